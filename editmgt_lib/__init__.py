@@ -1,0 +1,1 @@
+"""EditMGT: edit pictures by instruction with a masked generative transformer."""

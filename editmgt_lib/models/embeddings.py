@@ -1,0 +1,120 @@
+"""Everything that turns ids, timesteps and conditions into hidden states, and back into logits."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def sinusoid(
+    values: Tensor, width: int, *, cosine_first: bool = True, frequency_shift: float = 0.0
+) -> Tensor:
+    """Sinusoidal embedding [n, width] float32 of scalars [n]."""
+    half = width // 2
+    exponent = torch.arange(half, dtype=torch.float32, device=values.device)
+    frequency = torch.exp(-math.log(10000) * exponent / (half - frequency_shift))
+    angle = values.float()[:, None] * frequency
+    parts = (angle.cos(), angle.sin()) if cosine_first else (angle.sin(), angle.cos())
+    return torch.cat(parts, dim=-1)
+
+
+class TwoLayer(nn.Module):
+    """Linear, SiLU, linear."""
+
+    def __init__(self, in_width: int, out_width: int, *, bias: bool = True, operations=nn) -> None:
+        super().__init__()
+        self.linear_1 = operations.Linear(in_width, out_width, bias=bias)
+        self.linear_2 = operations.Linear(out_width, out_width, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in_width] -> [..., out_width]."""
+        return self.linear_2(F.silu(self.linear_1(x)))
+
+
+class TimeTextEmbedding(nn.Module):
+    """Sum of the timestep's and the condition vector's embeddings."""
+
+    def __init__(self, width: int, operations=nn) -> None:
+        super().__init__()
+        self.timestep_embedder = TwoLayer(256, width, operations=operations)
+        self.text_embedder = TwoLayer(width, width, operations=operations)
+
+    def forward(self, timestep: Tensor, vector: Tensor) -> Tensor:
+        """Timesteps [B] (already scaled) and vector [B, C] -> [B, C]."""
+        time = self.timestep_embedder(sinusoid(timestep, 256).to(vector.dtype))
+        return time + self.text_embedder(vector)
+
+
+def channels_last_norm(norm: nn.Module, x: Tensor) -> Tensor:
+    """Apply a norm over the channels of [B, C, H, W]."""
+    return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class TokenEmbedding(nn.Module):
+    """Token ids [B, H, W] -> features [B, C, H, W]: table, RMS norm, 1x1 convolution."""
+
+    def __init__(self, vocab_size: int, width: int, operations=nn) -> None:
+        super().__init__()
+        self.embeddings = operations.Embedding(vocab_size, width)
+        self.layer_norm = operations.RMSNorm(width, eps=1e-6)
+        self.conv = operations.Conv2d(width, width, 1, bias=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Embed ids."""
+        return self.conv(self.layer_norm(self.embeddings(ids)).permute(0, 3, 1, 2))
+
+
+class TokenHead(nn.Module):
+    """Features [B, C, H, W] -> logits [B, V, H, W] over the codebook.
+
+    The last projection has no bias, so guidance may be applied before it.
+    """
+
+    def __init__(self, width: int, codebook_size: int, operations=nn) -> None:
+        super().__init__()
+        self.conv1 = operations.Conv2d(width, width, 1, bias=False)
+        self.layer_norm = operations.RMSNorm(width, eps=1e-6)
+        self.conv2 = operations.Conv2d(width, codebook_size, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Project features to logits."""
+        return self.conv2(channels_last_norm(self.layer_norm, self.conv1(x)))
+
+
+class Resample(nn.Module):
+    """Norm and a strided 2x2 convolution (or its transpose) between token grid and positions."""
+
+    def __init__(self, width: int, *, up: bool, operations=nn) -> None:
+        super().__init__()
+        layer = operations.ConvTranspose2d if up else operations.Conv2d
+        self.norm = operations.RMSNorm(width, eps=1e-6)
+        self.conv = layer(width, width, 2, stride=2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> half or twice the height and width."""
+        return self.conv(channels_last_norm(self.norm, x))
+
+
+class DownBlock(nn.Module):
+    """Holds the downsampling layer under its published name; identity where there is none."""
+
+    def __init__(self, width: int, enabled: bool, operations=nn) -> None:
+        super().__init__()
+        self.downsample = Resample(width, up=False, operations=operations) if enabled else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Token grid -> position grid."""
+        return x if self.downsample is None else self.downsample(x)
+
+
+class UpBlock(nn.Module):
+    """Holds the upsampling layer under its published name; identity where there is none."""
+
+    def __init__(self, width: int, enabled: bool, operations=nn) -> None:
+        super().__init__()
+        self.upsample = Resample(width, up=True, operations=operations) if enabled else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Position grid -> token grid."""
+        return x if self.upsample is None else self.upsample(x)

@@ -1,0 +1,116 @@
+"""The transformer computes what the official implementation computes, block by block."""
+
+import pytest
+import torch
+
+from editmgt_lib.models.attention import STRENGTH_SCOPES, text_to_image
+from editmgt_lib.models.config import TransformerConfig
+from editmgt_lib.models.transformer import InjectionOptions, MaskedTransformer
+
+from .goldens import assert_close, case_dirs, case_id, load, meta
+
+REL = 1e-5
+CASES = case_dirs("transformer_")
+CAPTURES = case_dirs("attention_capture")
+
+
+def build(case, weights=None):
+    settings = meta(case)
+    values = dict(settings["config"])
+    if settings.get("connector_arguments"):
+        extra = settings["connector_arguments"]
+        values |= {
+            "qformer_latents": extra["num_latents"],
+            "qformer_heads": extra["heads"],
+            "qformer_time_width": extra["time_embedding_dim"],
+        }
+    model = MaskedTransformer(TransformerConfig.from_dict(values))
+    model.load_state_dict(load(case / "weights.safetensors" if weights is None else weights))
+    return model.train(False)
+
+
+def arguments(inputs, run):
+    """Inputs and injection options that a run's name stands for."""
+    timestep = inputs["timestep_float" if "float_timestep" in run else "timestep"]
+    options = {}
+    if "_strength_" in run:
+        options["strength"] = float(run.rsplit("_", 1)[1])
+    if run == "edit_reference_timestep_5":
+        options["timestep"] = 5
+    reference = None
+    if run.startswith("edit"):
+        reference = inputs["reference_tokens_other_grid" if "other_grid" in run else "reference_tokens"]
+    return {
+        "ids": inputs["image_tokens"],
+        "timestep": timestep,
+        "text": inputs["text"],
+        "pooled": inputs["pooled"],
+        "micro_conditions": inputs["micro_conds"],
+        "reference_ids": reference,
+        "injection": InjectionOptions(**options),
+    }
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda d: f"{d.parent.parent.name}-{d.name}")
+@torch.no_grad()
+def test_logits_of_every_run(case):
+    model, inputs, expected = build(case), load(case / "inputs.safetensors"), load(case / "outputs.safetensors")
+    runs = [k.removesuffix(".logits") for k in expected if k.endswith(".logits")]
+    assert {"t2i", "edit"} <= set(runs)
+    for run in runs:
+        logits = model(**arguments(inputs, run)).logits
+        assert_close(logits, expected[f"{run}.logits"], REL, run)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda d: f"{d.parent.parent.name}-{d.name}")
+@torch.no_grad()
+def test_hidden_states_of_every_block(case):
+    inputs, expected = load(case / "inputs.safetensors"), load(case / "outputs.safetensors")
+    runs = {k.split(".mid.")[0] for k in expected if ".mid." in k}
+    if not runs:
+        assert "linear" not in case.name, "linear cases carry intermediate states"
+        return
+    (run,) = runs
+    got = {}
+    model = build(case)
+    for i, block in enumerate(model.transformer_blocks):
+        block.register_forward_hook(lambda m, a, out, i=i: got.update({
+            f"double.{i}.text": out[0], f"double.{i}.image": out[1][0], f"double.{i}.reference": out[1][1]}))
+    for i, block in enumerate(model.single_transformer_blocks):
+        block.register_forward_hook(lambda m, a, out, i=i: got.update({
+            f"single.{i}.joint": out[0][0], f"single.{i}.reference": out[0][1]}))
+    given = arguments(inputs, run)
+    model(**given)
+    prepared = model.prepare(given["text"], given["pooled"], given["micro_conditions"],
+                             tuple(given["ids"].shape[-2:]), given["reference_ids"], given["injection"])
+    got |= {"text_in": prepared.text_in, "cond": prepared.vector, "reference_in": prepared.reference}
+    got["image_in"] = model.embed_tokens(given["ids"])
+    got["rope_cos"], got["rope_sin"] = prepared.context.joint_rotary
+    got["reference_rope_cos"], got["reference_rope_sin"] = prepared.context.rotary[1]
+    for name, value in expected.items():
+        prefix, _, part = name.partition(".mid.")
+        if part in got:
+            assert_close(got.pop(part), value, REL, part)
+    assert not got, f"nothing in the goldens to compare {sorted(got)} with"
+
+
+@pytest.mark.parametrize("case", CAPTURES, ids=lambda d: d.parent.parent.name)
+@torch.no_grad()
+def test_captured_maps(case):
+    settings, inputs = meta(case), load(case / "inputs.safetensors")
+    expected = load(case / "outputs.safetensors")
+    weights = case.parent / settings["weights"]
+    model = build(weights.parent, weights)
+    runs = [k.removesuffix(".logits") for k in expected if k.endswith(".logits")]
+    for run in runs:
+        maps = model(**arguments(inputs, run), probe=text_to_image, probed_blocks=settings["blocks"]).scores
+        assert sorted(maps) == settings["blocks"]
+        for block, got in maps.items():
+            assert_close(got, expected[f"{run}.text_to_image.{block}"], REL, f"{run} block {block}")
+
+
+def test_every_case_is_here():
+    names = {d.name for d in CASES}
+    assert CAPTURES and {f"transformer_{c}" for c in (
+        "none_flat", "linear_flat", "linear_updown", "mlp_updown", "fmlp_flat", "qformer_flat")} <= names
+    assert len(STRENGTH_SCOPES) == 2
