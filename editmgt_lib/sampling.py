@@ -1,0 +1,294 @@
+"""Drawing image tokens: mask schedule, token draw, region hold, ranking.
+
+Pure functions (logits, ids, noise) -> ids; nothing here knows images, text or devices.
+Where the paper and the published scheduler differ, an option names both.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .errors import Cancelled, EditMGTError, InputError
+from .localization import Localization, require_choice, require_number
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """Every knob of a sampling run; defaults reproduce the published inference. Raises InputError.
+
+    steps: forward passes, 1..1000. Published: 36 (its README: 16 for simple tasks).
+    guidance: text guidance, 0..100. Published: 6; active only above 1 (`guided`), as there.
+    strength: gamma, 0.01..100; log(gamma) is added to attention logits to and from the
+        reference. Published: 1.1; 1 is neutral.
+    strength_scope: "text+image" (published code: text rows too) or "image" (paper).
+    temperature: Gumbel weight of the ranking at the first and last step, 0..1000. Published:
+        (2, 0); one number t is (t, 0.01), as there.
+    schedule: share of tokens masked after a step, "cosine" (published) or "linear".
+    threshold: lambda, 0..1; tokens of lower relevance are held. Published: 0, off; the paper's
+        ablation is best at 0.05 to 0.1.
+    hold_rule: "proposal" (published code: a held token that is still masked takes the source
+        token as proposal and competes in the ranking) or "restore" (paper: after each step every
+        held token is the source token; mask counts then refer to the other tokens).
+    draw: "inverse" (one uniform number a token, inverse cumulative sum) or "race" (number for
+        number torch.multinomial on a CPU generator: the published draws). Same law.
+    seed: 0..2**64 - 1, item k of a batch using seed + k, or a tuple with one per item.
+    """
+
+    steps: int = 36
+    guidance: float = 6.0
+    strength: float = 1.1
+    strength_scope: str = "text+image"
+    temperature: float | tuple[float, float] = (2.0, 0.0)
+    schedule: str = "cosine"
+    threshold: float = 0.0
+    hold_rule: str = "proposal"
+    draw: str = "inverse"
+    seed: int | tuple[int, ...] = 0
+
+    def __post_init__(self) -> None:
+        require_number("steps", self.steps, 1, 1000, whole=True)
+        require_number("guidance", self.guidance, 0, 100)
+        require_number("strength", self.strength, 0.01, 100)
+        require_number("threshold", self.threshold, 0, 1)
+        require_choice("strength_scope", self.strength_scope, ("text+image", "image"))
+        require_choice("schedule", self.schedule, ("cosine", "linear"))
+        require_choice("hold_rule", self.hold_rule, ("proposal", "restore"))
+        require_choice("draw", self.draw, ("inverse", "race"))
+        ends = self._temperatures
+        if len(ends) != 2:
+            raise InputError(f"temperature is {ends!r}; use one number or (first, last)")
+        for end in ends:
+            require_number("temperature", end, 0, 1000)
+        for seed in self.seed if isinstance(self.seed, tuple) else (self.seed,):
+            require_number("seed", seed, 0, 2**64 - 1, whole=True)
+
+    @property
+    def guided(self) -> bool:
+        """Whether the negative half is needed: guidance above 1."""
+        return self.guidance > 1.0
+
+    @property
+    def _temperatures(self) -> tuple[float, ...]:
+        return self.temperature if isinstance(self.temperature, tuple) else (self.temperature, 0.01)
+
+    def temperature_at(self, step: int) -> float:
+        """Gumbel weight of a step, in float32."""
+        return float(torch.linspace(*self._temperatures, self.steps)[step])
+
+    def seeds(self, batch: int) -> tuple[int, ...]:
+        """One seed per item; InputError when a tuple of another length was given."""
+        if isinstance(self.seed, int):
+            return tuple((self.seed + k) % 2**64 for k in range(batch))
+        if len(self.seed) != batch:
+            raise InputError(f"seed has {len(self.seed)} entries for {batch} items; give as many")
+        return self.seed
+
+
+def mask_ratio(step: int, steps: int, schedule: str = "cosine") -> float:
+    """Share of tokens masked after step index `step` of `steps`, 0..1.
+
+    Float32, as published: after index 23 of 36, 2047 of 4096 tokens are masked, in float64 2048.
+    """
+    done = torch.tensor([step + 1]) / steps
+    return float(torch.cos(done * torch.pi / 2) if schedule == "cosine" else 1 - done)
+
+
+def n_masked(ratio: float, start_ratio: Tensor | float, masked: Tensor, positions: int) -> Tensor:
+    """How many tokens to mask again: floor(positions * start_ratio * ratio) in 1..masked - 1.
+
+    start_ratio: share masked at the start, [B] or a number; masked: int64 [B], now masked.
+    Returns int64 [B]. A single masked token waits for the last step (published code).
+    """
+    start = torch.as_tensor(start_ratio, dtype=torch.float32, device=masked.device)
+    wanted = (positions * (start * ratio)).floor().long()
+    return torch.minimum(wanted, masked - 1).clamp(min=1)
+
+
+def guide(negative: Tensor, positive: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance on logits, or on anything they are linear in."""
+    return negative + scale * (positive - negative)
+
+
+class StepNoise(NamedTuple):
+    """Float32, CPU. tokens: uniform [B, HW] or exponential [B, HW, V]; ranking: uniform [B, HW]."""
+
+    tokens: Tensor
+    ranking: Tensor
+
+
+class SharedNoise:
+    """One generator for the whole batch: with "race" the published layout at any batch size."""
+
+    def __init__(self, generator: torch.Generator, draw: str = "race") -> None:
+        self._generator, self._draw = generator, draw
+
+    def draw(self, batch: int, positions: int, codes: int, last: bool) -> StepNoise:
+        """Numbers of the next step; the last step of a run draws none for the ranking (zeros)."""
+        shape, generator = (batch, positions), self._generator
+        if self._draw == "race":  # order and shape of torch.multinomial's own draw
+            tokens = torch.empty(*shape, codes).exponential_(1, generator=generator)
+        else:
+            tokens = torch.rand(shape, generator=generator)
+        ranking = torch.zeros(shape) if last else torch.rand(shape, generator=generator)
+        return StepNoise(tokens, ranking)
+
+
+class ItemNoise:
+    """One CPU generator per item: the same numbers for item k in any batch, on any device."""
+
+    def __init__(self, seeds: Sequence[int], draw: str = "inverse") -> None:
+        self._items = [SharedNoise(torch.Generator().manual_seed(s), draw) for s in seeds]
+
+    def draw(self, batch: int, positions: int, codes: int, last: bool) -> StepNoise:
+        """As SharedNoise.draw; InputError unless there is one seed per item."""
+        if batch != len(self._items):
+            raise InputError(f"noise has {len(self._items)} seeds for {batch} items; give as many")
+        each = [item.draw(1, positions, codes, last) for item in self._items]
+        return StepNoise(*(torch.cat(parts) for parts in zip(*each, strict=True)))
+
+
+def draw_tokens(probs: Tensor, noise: Tensor) -> Tensor:
+    """One token per row of probs [M, V]: int64 [M].
+
+    noise: uniform [M], inverse cumulative sum; or exponential [M, V], race argmax(p / q).
+    """
+    if noise.ndim == probs.ndim:
+        return (probs / noise).argmax(-1)
+    upto = probs.cumsum(-1)
+    # A share of the row's own sum, and strictly above it: a token of probability 0 is never met.
+    goal = noise[:, None] * upto[:, -1:]
+    return torch.searchsorted(upto, goal, right=True)[:, 0].clamp(max=probs.shape[-1] - 1)
+
+
+class StepResult(NamedTuple):
+    """ids: int64 [B, H, W] after the step; proposal: the same before masking again."""
+
+    ids: Tensor
+    proposal: Tensor
+
+
+def reveal_step(
+    logits: Tensor,
+    ids: Tensor,
+    noise: StepNoise,
+    *,
+    step: int,
+    options: SamplingOptions,
+    mask_id: int,
+    start_ratio: Tensor | float = 1.0,
+    source: Tensor | None = None,
+    held: Tensor | None = None,
+) -> StepResult:
+    """One step: draw the masked tokens, hold, rank by confidence, mask the least sure again.
+
+    logits: [B, V, H, W] or [B, H * W, V], guided. ids, source: int64 [B, H, W]; held: bool
+    [B, H, W], with source. start_ratio: share masked at the start, [B] or a number. Known tokens
+    are never masked again; the last step masks none. EditMGTError when the logits are not finite.
+    """
+    flat = ids.flatten(1)
+    pending = flat == mask_id
+    rows = logits.flatten(2).transpose(1, 2) if logits.ndim == 4 else logits  # [B, HW, V]
+    probs = rows[pending].float().softmax(-1)  # [M, V]: known tokens cost nothing
+    drawn = draw_tokens(probs, noise.tokens[pending.to(noise.tokens.device)].to(probs.device))
+    proposal, ranked = flat.masked_scatter(pending, drawn), pending
+    if held is not None and source is not None:
+        kept, restore = held.flatten(1), options.hold_rule == "restore"
+        proposal = torch.where(kept if restore else kept & pending, source.flatten(1), proposal)
+        ranked = pending & ~kept if restore else pending
+    chance = probs.gather(-1, proposal[pending][:, None])[:, 0]
+    if not torch.isfinite(chance).all():
+        raise EditMGTError(f"logits of step {step} are not finite; compute in float32 or bfloat16")
+    following = proposal
+    if step < options.steps - 1:
+        sure = torch.ones(flat.shape, device=flat.device).masked_scatter(pending, chance)
+        sure = _confidence(sure, noise.ranking.to(flat.device), options.temperature_at(step))
+        ratio = mask_ratio(step, options.steps, options.schedule)
+        count = n_masked(ratio, start_ratio, ranked.sum(-1), flat.shape[1])
+        sure = sure.where(ranked, torch.inf)
+        cut = sure.sort(-1).values.gather(1, count.clamp(max=flat.shape[1] - 1)[:, None])
+        following = proposal.masked_fill(sure < cut, mask_id)
+    return StepResult(following.view_as(ids), proposal.view_as(ids))
+
+
+def _confidence(chance: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+    """log p + temperature * Gumbel noise, every logarithm kept finite as in the published code."""
+    gumbel = -torch.log((-torch.log(uniform.clamp(1e-20))).clamp(1e-20))
+    return torch.log(chance.clamp(1e-20)) + temperature * gumbel
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class StepEvent:
+    """What a callback sees after a step.
+
+    step: 0..steps - 1. ids: int64 [B, H, W] with masks; proposal: the whole picture as now guessed.
+    held: bool [B, H, W], tokens following the source, or None; pending: bool, still masked.
+    """
+
+    step: int
+    steps: int
+    ids: Tensor
+    proposal: Tensor
+    held: Tensor | None
+    pending: Tensor
+
+    def __repr__(self) -> str:
+        return f"StepEvent(step={self.step}, steps={self.steps}, ids={list(self.ids.shape)})"
+
+
+class SampleResult(NamedTuple):
+    """ids: int64 [B, H, W], none masked; localization: of the last step that had one, or None."""
+
+    ids: Tensor
+    localization: Localization | None
+
+
+@torch.no_grad()
+def sample_tokens(
+    predict: Callable[[Tensor, int, int], tuple[Tensor, Localization | None]],
+    start_ids: Tensor,
+    *,
+    options: SamplingOptions,
+    noise: SharedNoise | ItemNoise,
+    mask_id: int,
+    source: Tensor | None = None,
+    region: Tensor | None = None,
+    held: Tensor | None = None,
+    callback: Callable[[StepEvent], bool | None] | None = None,
+) -> SampleResult:
+    """The whole loop over predict(ids, step, timestep steps-1..0) -> (guided logits, Localization).
+
+    start_ids: int64 [B, H, W], mask_id where tokens are to be drawn. source: int64 [B, H, W], the
+    tokens of the picture. region: bool [B, H, W], True may change; the rest starts as the source
+    (published inpainting, mask counts per item). held: bool [B, H, W], held at every step on top of
+    what lies below options.threshold. callback: where it returns False, Cancelled is raised and
+    nothing is kept. InputError: a missing source, or one with ids that are no picture tokens.
+    """
+    if source is None and (region is not None or held is not None or options.threshold > 0):
+        raise InputError("source is None; region, held and threshold > 0 need tokens to keep")
+    ids = start_ids if region is None else torch.where(region, start_ids, source)
+    free, localization = ids == mask_id, None
+    for step in range(options.steps):
+        if options.hold_rule == "proposal" and not (ids == mask_id).any():
+            break  # nothing left to draw, and this rule puts nothing back
+        logits, found = predict(ids, step, options.steps - 1 - step)
+        localization = found or localization
+        codes, size = logits.shape[1 if logits.ndim == 4 else 2], ids[0].numel()
+        if step == 0 and source is not None and not 0 <= source.min() <= source.max() < codes:
+            raise InputError(f"source has ids outside 0..{codes - 1}; pass tokens without masks")
+        kept = held
+        if found is not None and options.threshold > 0:
+            low = found.held(options.threshold, *ids.shape[1:])
+            kept = low if held is None else low | held
+        changing = free & ~kept if options.hold_rule == "restore" and kept is not None else free
+        ids, proposal = reveal_step(
+            logits, ids, noise.draw(len(ids), size, codes, step == options.steps - 1),
+            step=step, options=options, mask_id=mask_id, source=source, held=kept,
+            start_ratio=changing.sum((1, 2)) / size,
+        )  # fmt: skip
+        event = StepEvent(step, options.steps, ids, proposal, kept, ids == mask_id)
+        if callback is not None and callback(event) is False:
+            raise Cancelled(f"the callback stopped the run at step {step + 1} of {options.steps}")
+    return SampleResult(ids, localization)

@@ -1,0 +1,112 @@
+"""The nouns of ToyWorld: objects, scenes, edit pairs, and their pictures."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import InputError
+from .drawing import check_size, ground_picture, slot_box, sprite
+from .language import BACKGROUNDS, CATEGORIES, COLORS, SHAPES, SLOT_NAMES, STYLES
+
+HELDOUT_MODULUS = 16
+"""One scene in this many belongs to the held-out split."""
+
+
+def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError(f"{name} is {value!r}; give one of {', '.join(allowed)}")
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An object: shape, colour and slot 0..8 (row by row from the top left)."""
+
+    shape: str
+    color: str
+    slot: int
+
+    def __post_init__(self) -> None:
+        _check("shape", self.shape, SHAPES)
+        _check("color", self.color, COLORS)
+        if self.slot not in range(len(SLOT_NAMES)):
+            raise InputError(f"slot is {self.slot!r}; give a whole number from 0 to 8")
+
+    @property
+    def name(self) -> str:
+        """Colour and shape: "red circle"."""
+        return f"{self.color} {self.shape}"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Objects in distinct slots, sorted by slot, on a background, in a whole-picture style.
+
+    In a style other than "plain" neither colours nor background are visible.
+    """
+
+    things: tuple[Thing, ...]
+    background: str
+    style: str = "plain"
+
+    def __post_init__(self) -> None:
+        _check("background", self.background, BACKGROUNDS)
+        _check("style", self.style, STYLES)
+        slots = [thing.slot for thing in self.things]
+        if slots != sorted(set(slots)):
+            raise InputError(f"slots of things are {slots}; give distinct slots in rising order")
+
+    @property
+    def free_slots(self) -> tuple[int, ...]:
+        """Slots without an object."""
+        taken = {thing.slot for thing in self.things}
+        return tuple(slot for slot in range(len(SLOT_NAMES)) if slot not in taken)
+
+
+@dataclass(frozen=True)
+class EditPair:
+    """One edit: what is asked, and the scene before and after.
+
+    words: the parts of the instruction, verbatim, that say where to act.
+    """
+
+    category: str
+    instruction: str
+    words: tuple[str, ...]
+    source: Scene
+    target: Scene
+
+    def __post_init__(self) -> None:
+        _check("category", self.category, CATEGORIES)
+        for word in self.words:
+            if word not in self.instruction:
+                raise InputError(f"words holds {word!r}, which is not in {self.instruction!r}")
+
+
+def is_heldout(scene: Scene) -> bool:
+    """Whether a scene belongs to the held-out split (a fixed hash, the same everywhere)."""
+    things = ";".join(f"{thing.slot}:{thing.color}:{thing.shape}" for thing in scene.things)
+    text = f"{scene.style}|{scene.background}|{things}"
+    return zlib.crc32(text.encode("ascii")) % HELDOUT_MODULUS == 0
+
+
+def render(scene: Scene, size: int = 256) -> np.ndarray:
+    """The picture of a scene: uint8 [size, size, 3].
+
+    Deterministic to the bit. size: a multiple of 16 from 64 to 2048, else InputError.
+    """
+    check_size(size)
+    size = int(size)  # one cache entry for numpy and plain integers
+    picture = ground_picture(scene.background, scene.style, size).copy()
+    for thing in scene.things:
+        y0, y1, x0, x1 = slot_box(thing.slot, size)
+        patch = sprite(thing.shape, thing.color, scene.background, scene.style, size)
+        picture[y0:y1, x0:x1] = patch
+    return picture
+
+
+def change_mask(pair: EditPair, size: int = 256) -> np.ndarray:
+    """Exactly the pixels in which the two pictures of a pair differ: bool [size, size]."""
+    return (render(pair.source, size) != render(pair.target, size)).any(-1)

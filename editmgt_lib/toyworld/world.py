@@ -1,0 +1,214 @@
+"""ToyWorld: random scenes, edit pairs and captions, each fully determined by its generator.
+
+The seven edit categories are those of CrispEdit-2M: add, replace, remove, color, background, style
+and motion. This module is the front door of the room; pictures come from `scenes` and `drawing`,
+sentences from `language`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace as with_
+from typing import TypeVar
+
+import numpy as np
+
+from ..errors import InputError
+from . import language
+from .drawing import slot_box, thing_mask
+from .language import BACKGROUNDS, CATEGORIES, COLORS, SHAPES, SLOT_NAMES, STYLES
+from .scenes import EditPair, Scene, Thing, change_mask, is_heldout, render
+
+__all__ = [
+    "BACKGROUNDS", "CATEGORIES", "COLORS", "SHAPES", "SLOT_NAMES", "STYLES",
+    "EditPair", "Scene", "Thing",
+    "caption", "change_mask", "is_heldout", "pair_at", "render",
+    "sample_pair", "sample_scene", "slot_box", "thing_mask",
+]  # fmt: skip
+
+T = TypeVar("T")
+COUNT_WEIGHTS = {1: 0.15, 2: 0.30, 3: 0.30, 4: 0.25}
+"""How often a scene has so many objects."""
+SHAPE_ONLY = 0.25
+"""How often an object whose shape is unique in the scene is named without its colour."""
+_COUNTS = {"add": (1, 2, 3), "remove": (2, 3, 4)}  # the other categories take any scene
+_PLEASE, _PERIOD = 0.06, 0.10
+
+
+def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
+    return options[int(rng.integers(len(options)))]
+
+
+def _pick_count(rng: np.random.Generator, counts: Sequence[int]) -> int:
+    point = rng.random() * sum(COUNT_WEIGHTS[count] for count in counts)
+    for count in counts:
+        point -= COUNT_WEIGHTS[count]
+        if point < 0:
+            return count
+    return counts[-1]
+
+
+def _any_scene(rng: np.random.Generator, count: int) -> Scene:
+    slots = sorted(int(slot) for slot in rng.permutation(len(SLOT_NAMES))[:count])
+    codes: dict[int, None] = {}  # distinct (shape, colour) pairs, in the order drawn
+    while len(codes) < count:
+        codes[int(rng.integers(len(SHAPES) * len(COLORS)))] = None
+    things = tuple(
+        Thing(SHAPES[code % len(SHAPES)], COLORS[code // len(SHAPES)], slot)
+        for code, slot in zip(codes, slots, strict=True)
+    )
+    return Scene(things, _pick(rng, BACKGROUNDS))
+
+
+def sample_scene(
+    rng: np.random.Generator, *, count: int | None = None, heldout: bool = False
+) -> Scene:
+    """A plain scene of 1..4 objects, no two of the same shape and colour.
+
+    heldout: draw from the held-out split instead of the training split; the two never share a
+    scene. count: number of objects, 1..4 (InputError otherwise); None draws it (COUNT_WEIGHTS).
+    """
+    if count is not None and count not in COUNT_WEIGHTS:
+        raise InputError(f"count is {count!r}; give a whole number from 1 to 4")
+    return _sample_scene(rng, tuple(COUNT_WEIGHTS) if count is None else (count,), heldout)
+
+
+def _sample_scene(rng: np.random.Generator, counts: Sequence[int], heldout: bool) -> Scene:
+    count = _pick_count(rng, counts)  # outside the loop: the split must not bend the weights
+    while True:
+        scene = _any_scene(rng, count)
+        if is_heldout(scene) == heldout:
+            return scene
+
+
+def _reference(rng: np.random.Generator, scene: Scene, thing: Thing) -> str:
+    """A name for an object that fits no other object of the scene."""
+    unique = sum(other.shape == thing.shape for other in scene.things) == 1
+    return thing.shape if rng.random() < SHAPE_ONLY and unique else thing.name
+
+
+def _new_thing(
+    rng: np.random.Generator, scene: Scene, slot: int, shapes: Sequence[str], colors: Sequence[str]
+) -> Thing:
+    """A new object for a slot, of one of these shapes and colours, unlike all of the scene."""
+    names = {thing.name for thing in scene.things}
+    options = [Thing(shape, color, slot) for shape in shapes for color in colors]
+    return _pick(rng, [thing for thing in options if thing.name not in names])
+
+
+def _with_things(scene: Scene, things: Sequence[Thing]) -> Scene:
+    return with_(scene, things=tuple(sorted(things, key=lambda thing: thing.slot)))
+
+
+def _others(options: Sequence[str], used: str) -> tuple[str, ...]:
+    return tuple(option for option in options if option != used)
+
+
+# What an edit draws: the target, the fields of its wording, and the words that say where to act.
+Draft = tuple[Scene, dict[str, str], tuple[str, ...]]
+
+
+def _add(rng: np.random.Generator, scene: Scene) -> Draft:
+    new = _new_thing(rng, scene, _pick(rng, scene.free_slots), SHAPES, COLORS)
+    fields = {"new": language.article(new.name), "place": language.place(new.slot)}
+    return _with_things(scene, [*scene.things, new]), fields, (SLOT_NAMES[new.slot],)
+
+
+def _replace(rng: np.random.Generator, scene: Scene) -> Draft:
+    old = _pick(rng, scene.things)
+    keep_color = rng.random() < 0.5
+    colors = (old.color,) if keep_color else _others(COLORS, old.color)
+    new = _new_thing(rng, scene, old.slot, _others(SHAPES, old.shape), colors)
+    name = _reference(rng, scene, old)
+    # A kept colour may stay unsaid: "replace the red circle with a star" means a red one.
+    noun = new.shape if keep_color and rng.random() < 0.5 else new.name
+    things = [new if thing == old else thing for thing in scene.things]
+    return _with_things(scene, things), {"thing": name, "new": language.article(noun)}, (name,)
+
+
+def _remove(rng: np.random.Generator, scene: Scene) -> Draft:
+    old = _pick(rng, scene.things)
+    name = _reference(rng, scene, old)
+    things = [thing for thing in scene.things if thing != old]
+    return _with_things(scene, things), {"thing": name}, (name,)
+
+
+def _color(rng: np.random.Generator, scene: Scene) -> Draft:
+    old = _pick(rng, scene.things)
+    new = _new_thing(rng, scene, old.slot, (old.shape,), _others(COLORS, old.color))
+    name = _reference(rng, scene, old)
+    things = [new if thing == old else thing for thing in scene.things]
+    return _with_things(scene, things), {"thing": name, "color": new.color}, (name,)
+
+
+def _background(rng: np.random.Generator, scene: Scene) -> Draft:
+    background = _pick(rng, _others(BACKGROUNDS, scene.background))
+    fields = {"ground": language.ground(background)}
+    return with_(scene, background=background), fields, ("background",)
+
+
+def _style(rng: np.random.Generator, scene: Scene) -> Draft:
+    style = _pick(rng, _others(STYLES, scene.style))
+    return with_(scene, style=style), {"style": language.article(style)}, (style,)
+
+
+def _motion(rng: np.random.Generator, scene: Scene) -> Draft:
+    old = _pick(rng, scene.things)
+    new = with_(old, slot=_pick(rng, scene.free_slots))
+    name, slot = _reference(rng, scene, old), SLOT_NAMES[new.slot]
+    things = [new if thing == old else thing for thing in scene.things]
+    fields = {"thing": name, "slot": slot, "place": language.place(new.slot)}
+    return _with_things(scene, things), fields, (name, slot)
+
+
+_EDITS: dict[str, Callable[[np.random.Generator, Scene], Draft]] = {
+    "add": _add, "replace": _replace, "remove": _remove, "color": _color,
+    "background": _background, "style": _style, "motion": _motion,
+}  # fmt: skip
+
+
+def sample_pair(
+    rng: np.random.Generator, category: str | None = None, heldout: bool = False
+) -> EditPair:
+    """A valid edit pair; the object it names is the only one the name fits.
+
+    category: one of CATEGORIES (InputError otherwise); None draws one, all alike. heldout: take
+    the source from the held-out split instead of the training split.
+    """
+    if category is None:
+        category = _pick(rng, CATEGORIES)
+    elif category not in CATEGORIES:
+        raise InputError(f"category is {category!r}; give one of {', '.join(CATEGORIES)}")
+    source = _sample_scene(rng, _COUNTS.get(category, tuple(COUNT_WEIGHTS)), heldout)
+    target, fields, words = _EDITS[category](rng, source)
+    text = _pick(rng, language.WORDINGS[category]).format(**fields)
+    if rng.random() < _PLEASE:
+        text = f"please {text}"
+    if rng.random() < _PERIOD:
+        text = f"{text}."
+    return EditPair(category, text, words, source, target)
+
+
+def pair_at(seed: int, index: int, heldout: bool, category: str | None = None) -> EditPair:
+    """Pair number `index` of the endless data set `seed`; always the same.
+
+    Same numpy generator stream, same pair; InputError as in sample_pair.
+    """
+    rng = np.random.default_rng([int(heldout), seed, index])
+    return sample_pair(rng, category, heldout)
+
+
+def caption(scene: Scene, rng: np.random.Generator) -> str:
+    """A text that says everything visible in a scene: objects, places, background or style.
+
+    At most language.CAPTION_TOKENS words and punctuation marks. The order of the objects and the
+    wording vary with the generator. Raises InputError on a scene without objects.
+    """
+    if not scene.things:
+        raise InputError("things is empty; a caption needs a scene with 1 to 4 objects")
+    plain = scene.style == "plain"
+    order = rng.permutation(len(scene.things))
+    things = [scene.things[int(index)] for index in order]
+    nouns = [(thing.name if plain else thing.shape, thing.slot) for thing in things]
+    choices = language.caption_choices(nouns, scene.background, scene.style)
+    return _pick(rng, choices)

@@ -1,0 +1,204 @@
+"""Localisation: options, consolidation and smoothing on grids the published code cannot take."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from editmgt_lib.errors import EditMGTError, InputError
+from editmgt_lib.localization import (
+    Localization,
+    LocalizationOptions,
+    consolidate,
+    default_layers,
+    mean_scores,
+    rescale,
+    smooth,
+)
+
+FILTERS = ("adaptive", "gaussian", "bilateral", "morphology")
+
+
+def _maps(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("layers", (3, 2)),
+        ("layers", (-1, 2)),
+        ("layers", (1,)),
+        ("layers", [1, 2]),
+        ("layers", (True, 2)),
+        ("words", ("",)),
+        ("words", "dog"),
+        ("rows", "some"),
+        ("filter", "median"),
+        ("filter_strength", 0.4),
+        ("filter_strength", 2.1),
+        ("filter_strength", float("nan")),
+        ("preserve_peaks", 1),
+    ],
+)
+def test_bad_options_name_option_and_value(name, value):
+    with pytest.raises(InputError, match=name) as error:
+        LocalizationOptions(**{name: value})
+    assert repr(value) in str(error.value)
+
+
+def test_options_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        LocalizationOptions().rows = "content"
+
+
+def test_published_depth_gives_published_layers():
+    assert default_layers(14, 28) == (28, 36)
+    assert list(LocalizationOptions().block_range(14, 28)) == list(range(28, 37))
+
+
+@given(st.integers(0, 40), st.integers(0, 60))
+def test_default_layers_fit_any_depth(double, single):
+    if double + single == 0:
+        return
+    first, last = default_layers(double, single)
+    assert 0 <= first <= last < double + single
+    assert single == 0 or first >= double
+
+
+def test_layers_beyond_the_model_are_refused():
+    assert list(LocalizationOptions(layers=(0, 1)).block_range(1, 1)) == [0, 1]
+    with pytest.raises(InputError, match="0 to 1"):
+        LocalizationOptions(layers=(0, 2)).block_range(1, 1)
+
+
+@pytest.mark.parametrize("grid", [(5, 9), (12, 7), (8, 8), (1, 24), (40, 24)])
+@pytest.mark.parametrize("strength", [0.5, 1.0, 2.0])
+def test_gaussian_is_scipy_on_any_grid(grid, strength):
+    ndimage = pytest.importorskip("scipy.ndimage")
+    field = _maps(1, *grid)
+    expected = ndimage.gaussian_filter(field[0].double().numpy(), 2 * strength, mode="reflect")
+    _compare(smooth(field, "gaussian", strength, False), field, expected)
+
+
+@pytest.mark.parametrize("grid", [(5, 9), (12, 7), (8, 8), (1, 24)])
+def test_adaptive_is_scipy_on_any_grid(grid):
+    ndimage = pytest.importorskip("scipy.ndimage")
+    field = _maps(1, *grid)
+    raw = field[0].double().numpy()
+    variance = ndimage.generic_filter(raw, np.var, size=5)
+    variance = (variance - variance.min()) / (variance.max() - variance.min() + 1e-8)
+    weight = 1 - 0.7 * variance
+    expected = weight * ndimage.gaussian_filter(raw, 1.5) + (1 - weight) * raw
+    _compare(smooth(field, "adaptive", 1.0, False), field, expected)
+
+
+@pytest.mark.parametrize("grid", [(5, 9), (12, 7), (30, 20)])
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_morphology_is_skimage_on_any_grid(grid, strength):
+    morphology = pytest.importorskip("skimage.morphology")
+    field = _maps(1, *grid)
+    disk = morphology.disk(max(3, int(strength * 5)))
+    expected = morphology.closing(morphology.opening(field[0].numpy(), disk), disk)
+    _compare(smooth(field, "morphology", strength, False), field, expected)
+
+
+def _compare(got: torch.Tensor, field: torch.Tensor, expected: np.ndarray) -> None:
+    span = expected.max() - expected.min()
+    if span > 0:
+        low, high = float(field.min()), float(field.max())
+        expected = (expected - expected.min()) / span * (high - low) + low
+    assert np.abs(got[0].numpy() - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize("kind", FILTERS)
+@pytest.mark.parametrize("peaks", [True, False])
+def test_items_of_a_batch_are_smoothed_alone(kind, peaks):
+    field = _maps(3, 12, 20)
+    together = smooth(field, kind, 1.0, peaks)
+    assert together.shape == field.shape and together.dtype == torch.float32
+    for k in range(3):
+        assert torch.equal(together[k : k + 1], smooth(field[k : k + 1], kind, 1.0, peaks))
+
+
+@pytest.mark.parametrize("kind", FILTERS)
+def test_smoothing_keeps_range_and_input(kind):
+    field = _maps(2, 16, 16)
+    before = field.clone()
+    got = smooth(field, kind)
+    assert torch.equal(field, before)
+    torch.testing.assert_close(got.amin((1, 2)), field.amin((1, 2)))
+    torch.testing.assert_close(got.amax((1, 2)), field.amax((1, 2)))
+
+
+@pytest.mark.parametrize("kind", FILTERS)
+def test_flat_map_stays_flat(kind):
+    field = torch.full((1, 8, 8), 0.25)
+    got = smooth(field, kind, preserve_peaks=False)
+    assert float(got.amax() - got.amin()) < 1e-6
+
+
+def test_no_filter_returns_the_scores():
+    field = _maps(2, 6, 5)
+    assert torch.equal(smooth(field, "none"), field)
+
+
+def test_isolated_speck_is_smoothed_and_block_stays():
+    field = torch.zeros(1, 32, 32)
+    field[0, 4, 4] = 1.0
+    field[0, 16:26, 16:26] = 1.0
+    got = smooth(field, "gaussian", preserve_peaks=False)
+    assert got[0, 20, 20] > 0.9 > 0.2 > got[0, 4, 4]
+
+
+@given(st.integers(0, 1000), st.integers(2, 9), st.integers(2, 9))
+@settings(max_examples=25, deadline=None)
+def test_transpose_commutes_with_smoothing(seed, rows, cols):
+    field = _maps(1, rows, cols, seed=seed)
+    for kind in ("adaptive", "gaussian", "morphology"):
+        turned = smooth(field.transpose(1, 2), kind).transpose(1, 2)
+        torch.testing.assert_close(turned, smooth(field, kind), rtol=0, atol=1e-6)
+
+
+def test_mean_is_over_blocks_heads_and_rows():
+    maps = [_maps(2, 3, 4, 6, seed=k) for k in range(5)]
+    expected = torch.stack(maps).mean((0, 2, 3))
+    torch.testing.assert_close(mean_scores(maps), expected)
+    torch.testing.assert_close(mean_scores([m.mean((1, 2)) for m in maps]), expected)
+    half = mean_scores([m.bfloat16() for m in maps])
+    assert half.dtype == torch.float32
+    with pytest.raises(InputError, match="at least one block"):
+        mean_scores([])
+
+
+def test_rescale_is_per_item():
+    got = rescale(torch.tensor([[1.0, 2.0, 3.0], [10.0, 30.0, 20.0]]))
+    torch.testing.assert_close(got, torch.tensor([[0, 0.5, 1], [0, 1, 0.5]]))
+    assert rescale(torch.ones(1, 4)).abs().max() == 0
+
+
+@pytest.mark.parametrize("kind", (*FILTERS, "none"))
+def test_consolidated_relevance_is_in_unit_range_on_any_grid(kind):
+    options = LocalizationOptions(filter=kind)
+    found = consolidate(_maps(2, 48 * 20) * 1e-3, (48, 20), options)
+    assert found.relevance.shape == (2, 48, 20) and found.options is options
+    assert found.relevance.min() >= 0 and found.relevance.max() <= 1 + 1e-6
+    assert len(repr(found)) < 250
+
+
+def test_consolidate_refuses_wrong_grid_and_broken_numbers():
+    with pytest.raises(InputError, match="4 x 6"):
+        consolidate(torch.rand(1, 25), (4, 6), LocalizationOptions())
+    with pytest.raises(EditMGTError, match="not finite"):
+        consolidate(torch.full((1, 24), torch.nan), (4, 6), LocalizationOptions())
+
+
+def test_held_is_below_the_threshold_on_the_token_grid():
+    found = Localization(_maps(2, 4, 6), LocalizationOptions())
+    assert found.upsample(4, 6) is found.relevance
+    assert found.upsample(8, 12).shape == (2, 8, 12)
+    assert torch.equal(found.held(0.5, 8, 12), found.upsample(8, 12) < 0.5)
+    assert not found.held(0.0, 4, 6).any()
