@@ -55,6 +55,10 @@ class LocalizationOptions:
     filter: "adaptive" (published), "gaussian", "bilateral", "morphology" or "none".
     filter_strength: window scale, 0.5..2 (published 1).
     preserve_peaks: keep values above the 90th percentile close to the raw map (published: yes).
+    update: "step" (published: the map is read anew at every sampling step) or "once" (the map
+        given to the sampler stays as it is).
+    state: what stands in the target stream when a map is read before sampling: "masked" (nothing
+        known yet, as at the first step) or "source" (the picture's own tokens, as at the last).
     Raises InputError.
     """
 
@@ -64,9 +68,13 @@ class LocalizationOptions:
     filter: str = "adaptive"
     filter_strength: float = 1.0
     preserve_peaks: bool = True
+    update: str = "step"
+    state: str = "masked"
 
     def __post_init__(self) -> None:
         require_choice("rows", self.rows, ("all", "content"))
+        require_choice("update", self.update, ("step", "once"))
+        require_choice("state", self.state, ("masked", "source"))
         require_choice("filter", self.filter, FILTERS)
         require_number("filter_strength", self.filter_strength, 0.5, 2.0)
         if not isinstance(self.preserve_peaks, bool):

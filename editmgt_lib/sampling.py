@@ -256,6 +256,7 @@ def sample_tokens(
     source: Tensor | None = None,
     region: Tensor | None = None,
     held: Tensor | None = None,
+    never_held: Tensor | None = None,
     callback: Callable[[StepEvent], bool | None] | None = None,
 ) -> SampleResult:
     """The whole loop over predict(ids, step, timestep steps-1..0) -> (guided logits, Localization).
@@ -263,7 +264,8 @@ def sample_tokens(
     start_ids: int64 [B, H, W], mask_id where tokens are to be drawn. source: int64 [B, H, W], the
     tokens of the picture. region: bool [B, H, W], True may change; the rest starts as the source
     (published inpainting, mask counts per item). held: bool [B, H, W], held at every step on top of
-    what lies below options.threshold. callback: where it returns False, Cancelled is raised and
+    what lies below options.threshold; never_held: bool [B, H, W], free whatever its relevance.
+    callback: where it returns False, Cancelled is raised and
     nothing is kept. InputError: a missing source, or one with ids that are no picture tokens.
     """
     if source is None and (region is not None or held is not None or options.threshold > 0):
@@ -282,6 +284,8 @@ def sample_tokens(
         if found is not None and options.threshold > 0:
             low = found.held(options.threshold, *ids.shape[1:])
             kept = low if held is None else low | held
+        if kept is not None and never_held is not None:
+            kept = kept & ~never_held
         changing = free & ~kept if options.hold_rule == "restore" and kept is not None else free
         ids, proposal = reveal_step(
             logits, ids, noise.draw(len(ids), size, codes, step == options.steps - 1),

@@ -1,0 +1,52 @@
+"""From the name a user gives to the folder of a checkpoint."""
+
+import re
+from pathlib import Path
+
+from ..errors import CheckpointError, InputError
+from .hub import Progress, download, find_downloaded, folder_for
+from .layout import check_folder
+
+TOY_NAME = "toyworld"
+TOY_FOLDER = Path(__file__).resolve().parent.parent / "toyworld" / "checkpoint"
+
+_HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+
+
+def resolve(
+    name: str | Path,
+    *,
+    local_dir: str | Path | None = None,
+    allow_download: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """The complete checkpoint folder that `name` stands for.
+
+    name: "toyworld" for the shipped toy model; a folder; or an "owner/name" of the Hugging Face
+        Hub that was downloaded before, into `local_dir` or into the Hub's own cache.
+    local_dir: where downloaded checkpoints are kept, one folder each; default ~/.cache/editmgt.
+    allow_download: fetch what is not there; without it the network is never touched.
+
+    Raises InputError when nothing of this name is here, CheckpointError naming the parts that a
+    folder lacks; with `allow_download` also what `hub.download` raises.
+    """
+    if str(name) == TOY_NAME:
+        if not TOY_FOLDER.is_dir():
+            raise CheckpointError(f"this installation lacks {TOY_FOLDER}; install it again")
+        return check_folder(TOY_FOLDER)
+    folder = Path(name).expanduser()
+    if str(name) and folder.is_dir():
+        return check_folder(folder)
+    if isinstance(name, Path) or not _HUB_ID.fullmatch(name):
+        raise InputError(
+            f"there is no checkpoint {name}; give a folder, {TOY_NAME!r} or a Hub name owner/name"
+        )
+    found = find_downloaded(name, local_dir)
+    if found is not None:
+        return found
+    if allow_download:
+        return download(name, folder=folder_for(name, local_dir), progress=progress)
+    raise InputError(
+        f"{name} is not downloaded ({folder_for(name, local_dir)} is not complete); fetch it with "
+        f"`editmgt download {name}` or pass allow_download=True"
+    )

@@ -1,0 +1,258 @@
+"""What a prompt becomes once it is encoded, and where each of its words sits in the text rows.
+
+`Instruction` outlives the text encoders: all that later stages need is a tensor or a plain field.
+"""
+
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
+
+import torch
+
+from .errors import InputError
+from .files import atomic_path
+
+DEFAULT_NEGATIVE = (
+    "worst quality, low quality, low res, blurry, distortion, watermark, logo, signature, text, "
+    "jpeg artifacts, signature, sketch, duplicate, ugly, identifying mark"
+)
+"""Negative prompt of the published example script."""
+
+_FORMAT = "editmgt.instruction.1"
+_TENSORS = ("states", "pooled", "negative_states", "negative_pooled")
+# Scripts written without spaces: every character is a word, a longer name is matched as a phrase.
+_UNSPACED = re.compile("[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+
+
+class WordRows(NamedTuple):
+    """A word of a prompt: its text, its characters [start, end), the text rows that carry it."""
+
+    word: str
+    start: int
+    end: int
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Instruction:
+    """Encoded prompts. B prompts, L text rows, D text width, P pooled width.
+
+    states, negative_states: [B, L, D] rows of the language model, padding rows included
+    pooled, negative_pooled: [B, P] pooled CLIP embedding
+    rows: per prompt, its words in order with the text rows of each (none where it was cut off)
+    content_rows: per prompt, all rows that carry prompt tokens (no padding, no start or end mark)
+    truncated: per prompt, how many of its tokens did not fit into L rows
+    Row indices belong to the tokenizer whose states are used; it pads on the left, so they lie at
+    the end. (The published code looks words up in the other tokenizer and so points at padding.)
+    Raises InputError when sizes contradict each other.
+    """
+
+    prompt: tuple[str, ...]
+    negative: tuple[str, ...]
+    states: torch.Tensor
+    pooled: torch.Tensor
+    negative_states: torch.Tensor
+    negative_pooled: torch.Tensor
+    rows: tuple[tuple[WordRows, ...], ...]
+    content_rows: tuple[tuple[int, ...], ...]
+    truncated: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        batch = len(self.prompt)
+        for name in ("negative", "rows", "content_rows", "truncated", *_TENSORS):
+            if len(getattr(self, name)) != batch or not batch:
+                raise InputError(
+                    f"instruction: {name} has {len(getattr(self, name))} entries for {batch} "
+                    "prompts; give one per prompt, and at least one prompt"
+                )
+        for name, ndim in zip(_TENSORS, (3, 2, 3, 2), strict=True):
+            other = getattr(self, name.removeprefix("negative_"))
+            tensor = getattr(self, name)
+            if tensor.ndim != ndim or tensor.shape != other.shape:
+                raise InputError(
+                    f"instruction: {name} is {tuple(tensor.shape)}, expected {ndim} axes and the "
+                    f"shape of its positive counterpart {tuple(other.shape)}"
+                )
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.states.shape))
+        first = self.prompt[0] if len(self.prompt[0]) <= 40 else self.prompt[0][:37] + "..."
+        more = f" +{len(self.prompt) - 1}" if len(self.prompt) > 1 else ""
+        kind = f"{self.states.dtype}, {self.states.device}"
+        return f"Instruction({first!r}{more}, states {shape}, {kind})"
+
+    @property
+    def batch(self) -> int:
+        """Number of prompts B."""
+        return len(self.prompt)
+
+    @property
+    def text_length(self) -> int:
+        """Number of text rows L."""
+        return self.states.shape[1]
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> "Instruction":
+        """The same instruction with its four tensors on `device` and in `dtype` (None keeps)."""
+        return replace(self, **{name: getattr(self, name).to(device, dtype) for name in _TENSORS})
+
+    def expand(self, batch: int) -> "Instruction":
+        """One prompt repeated for `batch` pictures (tensors are views); B prompts stay as they are.
+
+        Raises InputError when B is neither 1 nor `batch`.
+        """
+        if self.batch == batch:
+            return self
+        if self.batch != 1 or batch < 1:
+            raise InputError(
+                f"instruction holds {self.batch} prompts for {batch} pictures; give one prompt or "
+                f"{batch} prompts"
+            )
+        repeated = {
+            field.name: value.expand(batch, *value.shape[1:])
+            if isinstance(value := getattr(self, field.name), torch.Tensor)
+            else value * batch
+            for field in fields(self)
+        }
+        return Instruction(**repeated)
+
+    def rows_of(self, words: str | Sequence[str]) -> list[list[int]]:
+        """Text rows of words or phrases, per prompt: sorted, all occurrences, no row twice.
+
+        words: a sequence of words or phrases, or one string where commas separate them. Case does
+        not matter; only whole words match, and the words of a phrase must follow each other.
+        Raises InputError naming the words a prompt lacks (and listing those it has), or words cut
+        off because the prompt is longer than the text rows.
+        """
+        phrases = _phrases(words)
+        return [self._rows_of_item(item, phrases) for item in range(self.batch)]
+
+    def _rows_of_item(self, item: int, phrases: list[str]) -> list[int]:
+        found = {phrase: _match(self.rows[item], phrase) for phrase in phrases}
+        if missing := [phrase for phrase, hits in found.items() if not hits]:
+            have = ", ".join(dict.fromkeys(word.word for word in self.rows[item])) or "none"
+            raise InputError(
+                f"words: {', '.join(missing)} is not in the prompt {self.prompt[item]!r}; "
+                f"its words are: {have}"
+            )
+        rows = {
+            phrase: {row for word in hits for row in word.rows} for phrase, hits in found.items()
+        }
+        if lost := [phrase for phrase in phrases if not rows[phrase]]:
+            raise InputError(
+                f"words: {', '.join(lost)} was cut off, the prompt is {self.truncated[item]} "
+                f"tokens longer than the {self.text_length} text rows; shorten it"
+            )
+        return sorted(set().union(*rows.values()))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write one safetensors file, plain fields as JSON in its header.
+
+        Raises InputError when the place cannot be written; an older file then stays as it was.
+        """
+        from safetensors.torch import save_file
+
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _TENSORS}
+        # Clones: an expanded or shared tensor cannot be written as it is.
+        tensors = {
+            name: getattr(self, name).detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name in _TENSORS
+        }
+        with atomic_path(path) as unfinished:
+            save_file(tensors, unfinished, {"format": _FORMAT, "instruction": json.dumps(plain)})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, device: torch.device | str = "cpu") -> "Instruction":
+        """Read what `save` wrote. Raises InputError for any other file."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != _FORMAT:
+                    raise InputError(f"{path} is not a saved instruction (format {_FORMAT})")
+                plain = json.loads(metadata["instruction"])
+                tensors = {name: file.get_tensor(name) for name in _TENSORS}
+            plain = {name: tuple(value) for name, value in plain.items()}
+            plain["content_rows"] = tuple(map(tuple, plain["content_rows"]))
+            plain["rows"] = tuple(
+                tuple(WordRows(word, start, end, tuple(rows)) for word, start, end, rows in item)
+                for item in plain["rows"]
+            )
+            return cls(**plain, **tensors)
+        except FileNotFoundError as error:
+            raise InputError(f"no saved instruction at {path}") from error
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path} is not a saved instruction: {error}") from error
+
+
+def split_words(text: str) -> list[tuple[str, int, int]]:
+    """Words of a text with their characters [start, end).
+
+    A word is a run of letters, digits, underscores and the marks on them; in scripts without spaces
+    every character is one. Punctuation separates, so "t-shirt" is two words and one phrase.
+    """
+    words: list[tuple[str, int, int]] = []
+    start = None
+    for index, character in enumerate(text + " "):
+        mark = start is not None and unicodedata.category(character).startswith("M")
+        inside = mark or character.isalnum() or character == "_"
+        alone = inside and not mark and _UNSPACED.match(character)
+        if start is not None and (
+            not inside or alone or (_UNSPACED.match(text[start]) and not mark)
+        ):
+            words.append((text[start:index], start, index))
+            start = None
+        if inside and start is None:
+            start = index
+    return words
+
+
+def place_words(text: str, offsets: Sequence[tuple[int, int] | None]) -> tuple[WordRows, ...]:
+    """Words of `text` with the rows whose characters overlap them.
+
+    offsets: per text row, the characters [start, end) it carries, None for padding and marks.
+    """
+    spans = [
+        (row, *span) for row, span in enumerate(offsets) if span is not None and span[0] < span[1]
+    ]
+    return tuple(
+        WordRows(word, start, end, tuple(row for row, a, b in spans if a < end and start < b))
+        for word, start, end in split_words(text)
+    )
+
+
+def _phrases(words: str | Sequence[str]) -> list[str]:
+    """The phrases asked for; InputError when there is none or one holds no word."""
+    given: Iterable[str] = (
+        re.split("[,;\n\uff0c\u3001]", words) if isinstance(words, str) else words
+    )
+    phrases = list(dict.fromkeys(phrase.strip() for phrase in given if phrase.strip()))
+    if empty := [phrase for phrase in phrases if not split_words(phrase)]:
+        raise InputError(
+            f"words: {', '.join(empty)} holds no letter or digit; name words of the prompt"
+        )
+    if not phrases:
+        raise InputError(f"words={words!r} names nothing; name words of the prompt")
+    return phrases
+
+
+def _match(prompt: Sequence[WordRows], phrase: str) -> list[WordRows]:
+    """Every word of every occurrence of the phrase."""
+    wanted = [_fold(word) for word, _, _ in split_words(phrase)]
+    have = [_fold(word.word) for word in prompt]
+    size = len(wanted)
+    starts = [i for i in range(len(have) - size + 1) if have[i : i + size] == wanted]
+    return [prompt[i + k] for i in starts for k in range(size)]
+
+
+def _fold(word: str) -> str:
+    """Equal for words that differ only in case or in how their marks are encoded."""
+    return unicodedata.normalize("NFKC", word).casefold()

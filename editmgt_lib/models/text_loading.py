@@ -1,0 +1,137 @@
+"""The text encoders of a checkpoint folder, built without what is never used of them."""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..checkpoints import load_module, read_config, read_state_dict
+from ..errors import CheckpointError
+
+# Tensors a folder may hold although nothing here needs them: buffers that older versions of
+# transformers wrote, and the end of the language model (head, final norm, last layer).
+_UNUSED_CLIP = ("text_model.embeddings.position_ids",)
+_UNUSED_GEMMA = ("lm_head.weight", "norm.weight", "rotary_emb.inv_freq", "*.rotary_emb.inv_freq")
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a local folder; never runs code found there. Raises CheckpointError."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # transformers and tokenizers raise many kinds for a broken folder
+        raise CheckpointError(
+            f"the tokenizer in {folder} cannot be read: {error}; fetch it again"
+        ) from error
+
+
+def load_clip(folder: Path, device: torch.device | str, dtype: torch.dtype) -> nn.Module:
+    """`CLIPTextModelWithProjection` from config.json and safetensors. Raises CheckpointError."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    config = _read_config(CLIPTextConfig, folder)
+    return load_module(
+        partial(CLIPTextModelWithProjection, config),
+        read_state_dict(folder),
+        device=device,
+        dtype=dtype,
+        ignore=_UNUSED_CLIP,
+        fill=partial(_fill, CLIPTextModelWithProjection, config),
+        where=str(folder),
+    )
+
+
+def load_gemma(folder: Path, device: torch.device | str, dtype: torch.dtype) -> nn.Module:
+    """`second_last_gemma` from config.json and safetensors. Raises CheckpointError."""
+    from transformers import Gemma2Config
+
+    whole = _read_config(Gemma2Config, folder)
+    config = _without_last_layer(whole)
+    state = read_state_dict(folder)
+    return load_module(
+        partial(_headless, config),
+        {name.removeprefix("model."): tensor for name, tensor in state.items()},
+        device=device,
+        dtype=dtype,
+        ignore=(*_UNUSED_GEMMA, f"layers.{whole.num_hidden_layers - 1}.*"),
+        fill=partial(_fill, _headless, config),
+        where=str(folder),
+    )
+
+
+def second_last_gemma(config: Any) -> nn.Module:
+    """A `Gemma2Model` whose last_hidden_state equals hidden_states[-2] of `Gemma2ForCausalLM`.
+
+    config: the `Gemma2Config` of the whole model, N layers; the result has N-1 and no final norm.
+    """
+    return _headless(_without_last_layer(config))
+
+
+def _without_last_layer(config: Any) -> Any:
+    if config.num_hidden_layers < 2:
+        raise CheckpointError(
+            f"Gemma config: num_hidden_layers is {config.num_hidden_layers}; its second-last "
+            "states need at least 2"
+        )
+    return _with_layers(config, config.num_hidden_layers - 1)
+
+
+def _with_layers(config: Any, layers: int, **changes: Any) -> Any:
+    config = copy.deepcopy(config)
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):  # one entry per layer, in newer transformers only
+        config.layer_types = list(config.layer_types)[:layers]
+    for name, value in changes.items():
+        setattr(config, name, value)
+    return config
+
+
+def _headless(config: Any) -> nn.Module:
+    """Gemma-2 with all layers of `config` and no final norm.
+
+    Attention runs as plain matrix products: the fused kernel knows no soft cap on the logits, and
+    some versions of transformers silently leave the cap out with it.
+    """
+    from transformers import Gemma2Model
+
+    config = copy.deepcopy(config)
+    config._attn_implementation = "eager"
+    model = Gemma2Model(config)
+    model.norm = nn.Identity()
+    return model
+
+
+def _read_config(kind: type, folder: Path) -> Any:
+    found = read_config(folder).get("model_type")
+    path = folder / "config.json"
+    if found != kind.model_type:
+        raise CheckpointError(f"{path}: model_type is {found!r}, expected {kind.model_type!r}")
+    try:
+        return kind.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # validation errors differ between versions of transformers
+        raise CheckpointError(f"{path} describes no {kind.model_type} model: {error}") from error
+
+
+def _fill(build: Callable[[Any], nn.Module], config: Any, model: nn.Module) -> None:
+    """Give tensors that no file holds (rotary frequencies, scales, position ids) their values.
+
+    They follow from the config alone, so a twin without layers and words, built for real, has them.
+    """
+    with torch.random.fork_rng(devices=[]):  # the twin draws initial weights
+        twin = build(_with_layers(config, 0, vocab_size=1, pad_token_id=None))
+    for name, module in model.named_modules():
+        # Not only buffers: some versions keep a plain copy of the frequencies beside them.
+        for key, value in [*module._buffers.items(), *vars(module).items()]:
+            if isinstance(value, torch.Tensor) and value.is_meta:
+                source = getattr(twin.get_submodule(name), key)
+                if key in module._buffers:
+                    module.register_buffer(key, source, persistent=False)
+                else:
+                    setattr(module, key, source)

@@ -1,0 +1,114 @@
+"""The transformer as the sampler sees it: token ids in, guided logits and a relevance map out."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .instruction import Instruction
+from .localization import Localization, LocalizationOptions, consolidate, mean_scores
+from .models.attention import MeanOfRows
+from .models.transformer import Conditioning, InjectionOptions, MaskedTransformer
+from .sampling import SamplingOptions, guide
+
+AESTHETIC_SCORE = 6.0  # the published fifth micro-condition
+
+
+def micro_conditions(batch: int, height: int, width: int) -> Tensor:
+    """Width, height, crop x, crop y and aesthetic score, [batch, 5] (published order)."""
+    row = torch.tensor([width, height, 0.0, 0.0, AESTHETIC_SCORE], dtype=torch.float32)
+    return row.expand(batch, 5)
+
+
+def row_weights(instruction: Instruction, options: LocalizationOptions) -> Tensor:
+    """Weight of every text row in the consolidated map, [B, L], each row summing to one.
+
+    Raises:
+        InputError: words that are not in the prompt.
+    """
+    length = instruction.text_length
+    everything = [list(range(length))] * instruction.batch
+    rows: Sequence[Sequence[int]] = everything
+    if options.words:
+        rows = instruction.rows_of(options.words)
+    elif options.rows == "content":
+        rows = [r or e for r, e in zip(instruction.content_rows, everything, strict=True)]
+    weights = torch.zeros(instruction.batch, length)
+    for weight, chosen in zip(weights, rows, strict=True):
+        weight[list(chosen)] = 1 / len(chosen)
+    return weights
+
+
+class Predictor:
+    """One run's conditioning with the two halves of guidance; call it once per step.
+
+    Under guidance the batch is doubled: negative half first, then the conditional one, both seeing
+    the reference (published code). The relevance map reads the conditional half alone.
+
+    Args:
+        transformer: the network. instruction: of the batch B of the tokens.
+        size: canvas height and width in pixels. grid: token rows and columns.
+        reference_ids: [B, H, W] tokens to edit, or None (text to image).
+        options: guidance and strength.
+        localization: options to read a map at every step; a ready map, passed through; or None.
+    """
+
+    def __init__(
+        self,
+        transformer: MaskedTransformer,
+        instruction: Instruction,
+        *,
+        size: tuple[int, int],
+        grid: tuple[int, int],
+        reference_ids: Tensor | None,
+        options: SamplingOptions,
+        localization: LocalizationOptions | Localization | None = None,
+    ) -> None:
+        parameter = next(transformer.parameters())
+        self.transformer, self.options = transformer, options
+        self.instruction = instruction.to(parameter.device, parameter.dtype)
+        self.halves = 2 if options.guided else 1
+        self.conditioning = self._prepare(size, grid, reference_ids, parameter.device)
+        self.ready = localization if isinstance(localization, Localization) else None
+        self.reading = localization if isinstance(localization, LocalizationOptions) else None
+        self.probe, self.blocks = None, range(0)
+        if self.reading is not None:
+            config = transformer.config
+            self.blocks = self.reading.block_range(config.num_layers, config.num_single_layers)
+            self.probe = MeanOfRows(row_weights(instruction, self.reading).to(parameter.device))
+
+    @torch.no_grad()
+    def _prepare(
+        self,
+        size: tuple[int, int],
+        grid: tuple[int, int],
+        reference_ids: Tensor | None,
+        device: torch.device,
+    ) -> Conditioning:
+        i = self.instruction
+        states, pooled = i.states, i.pooled
+        if self.options.guided:
+            states = torch.cat([i.negative_states, states])
+            pooled = torch.cat([i.negative_pooled, pooled])
+        micro = micro_conditions(len(states), *size).to(device)
+        injection = InjectionOptions(self.options.strength, self.options.strength_scope)
+        if reference_ids is not None:
+            reference_ids = reference_ids.to(device).repeat(self.halves, 1, 1)
+        return self.transformer.prepare(states, pooled, micro, grid, reference_ids, injection)
+
+    @torch.no_grad()
+    def __call__(
+        self, ids: Tensor, step: int, timestep: int
+    ) -> tuple[Tensor, Localization | None]:
+        """Guided logits [B, V, H, W] float32 and the map of this step, for `sample_tokens`."""
+        times = torch.full((self.halves * len(ids),), timestep, device=ids.device)
+        prediction = self.transformer.step(
+            ids.repeat(self.halves, 1, 1), times, self.conditioning, self.probe, self.blocks
+        )
+        logits = prediction.logits.float()
+        if self.options.guided:
+            logits = guide(*logits.chunk(2), self.options.guidance)
+        if self.reading is None:
+            return logits, self.ready
+        scores = mean_scores([prediction.scores[b] for b in self.blocks])
+        return logits, consolidate(scores, self.conditioning.grid, self.reading)

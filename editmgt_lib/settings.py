@@ -1,0 +1,58 @@
+"""A checkpoint's own defaults: what its `editmgt.json` says, the published values otherwise."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from .checkpoints.layout import SETTINGS_FILE, read_settings
+from .errors import CheckpointError, InputError
+from .instruction import DEFAULT_NEGATIVE
+from .localization import LocalizationOptions
+from .sampling import SamplingOptions
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a checkpoint wants to be used.
+
+    Attributes:
+        resolution: side of the square canvas in pixels. text_length: text rows.
+        negative: negative prompt of an instruction that brings none.
+        sampling, localization: defaults of both kinds of options.
+    """
+
+    resolution: int = 1024
+    text_length: int = 256
+    negative: str = DEFAULT_NEGATIVE
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    localization: LocalizationOptions = field(default_factory=LocalizationOptions)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Settings":
+        """Read `editmgt.json`; without it, the published settings.
+
+        Raises:
+            CheckpointError: a value that cannot be, or a name that is unknown.
+        """
+        stated = read_settings(folder)
+        stated.pop("parts", None)
+        where = folder / SETTINGS_FILE
+        surplus = sorted(set(stated) - {f.name for f in fields(cls)})
+        if surplus:
+            raise CheckpointError(f"{where}: unknown settings {', '.join(surplus)}")
+        try:
+            stated["sampling"] = _options(SamplingOptions, stated.get("sampling", {}))
+            stated["localization"] = _options(LocalizationOptions, stated.get("localization", {}))
+        except (InputError, TypeError) as error:
+            raise CheckpointError(f"{where}: {error}") from error
+        return cls(**stated)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `editmgt.json` holds."""
+        return asdict(self)
+
+
+def _options(kind: type, values: Mapping[str, Any]) -> Any:
+    """An options object from JSON, whose lists are tuples here."""
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

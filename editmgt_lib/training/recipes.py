@@ -1,0 +1,109 @@
+"""Named recipes: what each stage trains, for how long, at which sizes."""
+
+from dataclasses import dataclass
+
+from ..models.config import TransformerConfig
+from ..models.vq import VQConfig
+from .generation import GenerationOptions
+from .loop import LoopOptions
+
+STAGES = ("tokenizer", "text-to-image", "edit")
+SPARE_CODES = 64  # rows of the embedding beyond the codebook, as published; the last is the mask
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Sizes and schedules of the three stages (the paper's order).
+
+    Attributes:
+        size: picture side in pixels. text_length: text rows.
+        tokenizer, transformer: the networks.
+        continuous: tokenizer steps before the codebook takes part.
+        loops: schedule of each stage. generation, edit: what those two stages optimise.
+    """
+
+    size: int
+    text_length: int
+    tokenizer: VQConfig
+    transformer: TransformerConfig
+    continuous: int
+    loops: dict[str, LoopOptions]
+    generation: GenerationOptions
+    edit: GenerationOptions
+
+
+def _tokenizer(width: int, codes: int, patch: int) -> VQConfig:
+    # No norms and a 1x1 encoder: a token is a function of its own cell, so none moves outside an
+    # edit; patches instead of strided convolutions: full-resolution ones are what a CPU is slow at.
+    return VQConfig(
+        block_out_channels=(width,),
+        layers_per_block=1,
+        latent_channels=16,
+        num_vq_embeddings=codes,
+        norm_num_groups=0,
+        patch_size=patch,
+        encoder_kernel_size=1,
+    )
+
+
+def _transformer(heads: int, axes: tuple[int, ...], double: int, single: int, codes: int):
+    return TransformerConfig(
+        num_layers=double,
+        num_single_layers=single,
+        num_attention_heads=heads,
+        attention_head_dim=sum(axes),
+        joint_attention_dim=128,
+        pooled_projection_dim=64,
+        axes_dims_rope=axes,
+        vocab_size=codes + SPARE_CODES,
+        codebook_size=codes,
+        downsample=True,
+        upsample=True,
+        connector_type="linear",
+    )
+
+
+CPU = Recipe(
+    size=128,
+    text_length=24,
+    tokenizer=_tokenizer(128, 2048, 8),
+    transformer=_transformer(4, (8, 20, 20), 2, 4, 2048),
+    continuous=100,
+    loops={
+        "tokenizer": LoopOptions(
+            1500, 16, 1e-3, warmup=50, cooldown=750, average=0.99, clip=0.3,
+            sheet_every=300, checkpoint_every=300,
+        ),
+        "text-to-image": LoopOptions(
+            1400, 32, 2e-3, warmup=150, cooldown=200, sheet_every=400, checkpoint_every=400
+        ),
+        "edit": LoopOptions(
+            5000, 32, 1.5e-3, warmup=100, cooldown=1500, sheet_every=500, checkpoint_every=500
+        ),
+    },
+    generation=GenerationOptions(edit=False, size=128, steps=16),
+    edit=GenerationOptions(
+        edit=True, size=128, steps=16, changed_weight=4.0, alignment=0.2, aligned_blocks=(4,),
+        generate_share=0.08,
+    ),
+)  # fmt: skip
+
+GPU = Recipe(
+    size=256,
+    text_length=24,
+    tokenizer=_tokenizer(192, 4096, 16),
+    transformer=_transformer(6, (8, 20, 20), 4, 8, 4096),
+    continuous=200,
+    loops={
+        "tokenizer": LoopOptions(6000, 64, 1e-3, cooldown=3000, average=0.99, clip=0.3),
+        "text-to-image": LoopOptions(8000, 256, 1e-3, warmup=500, cooldown=800),
+        "edit": LoopOptions(24000, 256, 1e-3, warmup=500, cooldown=6000),
+    },
+    generation=GenerationOptions(edit=False, size=256, steps=16),
+    edit=GenerationOptions(
+        edit=True, size=256, steps=16, changed_weight=4.0, alignment=0.2, aligned_blocks=(8, 9),
+        generate_share=0.08,
+    ),
+)  # fmt: skip
+
+RECIPES = {"toyworld-cpu": CPU, "toyworld-gpu": GPU}
