@@ -1,1 +1,51 @@
-"""EditMGT: edit pictures by instruction with a masked generative transformer."""
+"""EditMGT: edit pictures by instruction with a masked generative transformer.
+
+    import editmgt_lib
+    model = editmgt_lib.load("toyworld")
+    result = model.edit(image, "remove the red circle")
+
+Importing this package loads nothing heavy: names are looked up when they are first used.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "load": "loader",
+    "EditMGT": "pipeline",
+    "EditResult": "results",
+    "Decoded": "results",
+    "Tokens": "geometry",
+    "Canvas": "geometry",
+    "FitOptions": "geometry",
+    "Instruction": "instruction",
+    "Localization": "localization",
+    "LocalizationOptions": "localization",
+    "SamplingOptions": "sampling",
+    "StepEvent": "sampling",
+    "Settings": "settings",
+    "read_image": "images",
+    "read_mask": "images",
+    "write_image": "images",
+    "EditMGTError": "errors",
+    "InputError": "errors",
+    "CheckpointError": "errors",
+    "OutOfMemory": "errors",
+    "Cancelled": "errors",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,64 @@
+"""`editmgt`: edit, generate, info, download, train, evaluate.
+
+Exit codes: 0 done, 1 a defect of ours, 2 bad input (one line on the error stream says which value,
+and the fix), 130 stopped by Ctrl-C.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+
+from . import __version__
+from .commands import download, edit, evaluate, generate, info, train
+from .commands.console import DEFECT, INTERRUPTED, Parser, report, say, warnings_as_lines
+
+COMMANDS = (edit, generate, info, download, train, evaluate)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit code; never raises, but for what Python itself needs."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    with suppress(AttributeError):  # a file name may hold what the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        with warnings_as_lines():
+            args = parse(arguments)
+            return args.run(args)
+    except SystemExit as stop:  # --help and --version
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        say("stopped")
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DEFECT
+    except Exception as error:
+        return report(error, "--debug" in arguments)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of one command; raises InputError for what no command knows."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(arguments)
+    unknown = [word for word in rest if word.startswith("-") and len(word) > 1]
+    # argparse stops taking positional arguments at the first option after them: IN -o OUT "text".
+    if rest and not unknown and args.run is edit.run:
+        args.inputs += rest
+    elif rest:
+        words = " ".join(unknown or rest)
+        parser.error(f"unknown argument {words}")
+    return args
+
+
+def build_parser() -> Parser:
+    """The parser of all commands."""
+    parser = Parser(
+        prog="editmgt", description="Edit pictures by instruction with a masked transformer."
+    )
+    parser.add_argument("--version", action="version", version=f"editmgt {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add_parser(commands)
+    return parser

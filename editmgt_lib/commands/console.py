@@ -1,0 +1,107 @@
+"""What all commands share: the parser, one-line messages and progress bars."""
+
+import argparse
+import shutil
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ..errors import EditMGTError, InputError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+BAD_INPUT, DEFECT, INTERRUPTED = 2, 1, 130
+_LONGEST = 1000  # characters of a message; a prompt in it may have ten thousand
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises InputError instead of leaving the program."""
+
+    def __init__(self, **options: Any) -> None:
+        options = {"formatter_class": _Formatter, "allow_abbrev": False} | options
+        super().__init__(**options)
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see `{self.prog} --help`")
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Room for one option on one line."""
+
+    def __init__(self, prog: str) -> None:
+        width = max(100, shutil.get_terminal_size().columns - 2)
+        super().__init__(prog, max_help_position=26, width=width)
+
+
+def say(text: str) -> None:
+    """One line on the error stream."""
+    print(f"editmgt: {one_line(text)}", file=sys.stderr, flush=True)
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks, its middle left out where it is very long."""
+    lines = [line.strip() for line in str(text).splitlines() if line.strip()]
+    joined = "".join(line + (" " if line.endswith((":", ";", ",")) else "; ") for line in lines)
+    joined = joined.rstrip("; ")
+    if len(joined) <= _LONGEST:
+        return joined
+    half = _LONGEST // 2
+    return f"{joined[:half]} [...] {joined[-half:]}"
+
+
+def report(error: Exception, debug: bool, about: str = "") -> int:
+    """Say what went wrong in one line, with a traceback only under --debug; gives the exit code.
+
+    about: which of several inputs it happened to.
+    """
+    if debug:
+        traceback.print_exception(type(error), error, error.__traceback__)
+    prefix = f"{about}: " if about and about not in str(error) else ""
+    if isinstance(error, EditMGTError):
+        say(f"error: {prefix}{error}")
+        return BAD_INPUT
+    hint = "" if debug else "; please report it, with what --debug adds"
+    say(f"internal error: {prefix}{type(error).__name__}: {error}{hint}")
+    return DEFECT
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Show warnings meant for users (not those for programmers) as one line each, once each."""
+    shown: set[str] = set()
+
+    def show(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
+        text = f"warning: {message}"
+        if category is UserWarning and text not in shown:
+            shown.add(text)
+            say(text)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = show
+        yield
+
+
+@contextmanager
+def progress_bar(total: int | None, label: str, unit: str = "step") -> Iterator["tqdm"]:
+    """A bar on the error stream; none where that is not a terminal."""
+    from tqdm import tqdm
+
+    options = {"unit_scale": True, "unit_divisor": 1000} if unit == "B" else {}
+    with tqdm(
+        total=total, desc=label, unit=unit, leave=False, disable=None, file=sys.stderr, **options
+    ) as bar:
+        yield bar
+
+
+def on_step(bar: "tqdm") -> Callable[[object], None]:
+    """A sampling callback that moves the bar by one step."""
+
+    def advance(_: object) -> None:
+        bar.update(1)
+
+    return advance

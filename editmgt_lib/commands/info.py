@@ -1,0 +1,134 @@
+"""`editmgt info MODEL`."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CheckpointError
+from .options import add_common_options, add_json_option, find_folder
+from .outputs import Outputs, Records
+
+if TYPE_CHECKING:
+    from ..checkpoints import FolderReport, PartReport
+
+FLOAT32_ALWAYS = "vqvae"  # lower precision changes token assignments
+TEXT = ("text_encoder", "llm_encoder")
+_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+def add_parser(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("info", help="what a checkpoint holds")
+    parser.add_argument(
+        "model", nargs="?", default="toyworld", metavar="MODEL",
+        help="toyworld, a folder, or a downloaded owner/name (default: toyworld)",
+    )  # fmt: skip
+    add_json_option(parser, "the same as JSON, to FILE or the screen")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace FILE if it exists (default: refuse)"
+    )
+    add_common_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the parts. Raises CheckpointError, after printing, when one cannot be used."""
+    from ..checkpoints import describe
+
+    records = Records(args.json, Outputs([], args.overwrite))
+    report = describe(find_folder(args.model))
+    if not records.printing:
+        _print_table(report)
+    records.add(_as_json(report))
+    records.write()
+    if problems := [f"{p.part.name}: {p.problem}" for p in report.parts if p.problem]:
+        raise CheckpointError(f"{report.folder} cannot be used: {'; '.join(problems)}")
+    return 0
+
+
+def memory(report: "FolderReport") -> dict[str, dict[str, int]]:
+    """Bytes of the weights once loaded, by number format: in all, and with the text side freed.
+
+    An upper bound: the last layer of the language model is in the files, but not loaded.
+    """
+
+    def size(part: "PartReport", bytes_each: int) -> int:
+        return part.parameters * (4 if part.part.name == FLOAT32_ALWAYS else bytes_each)
+
+    return {
+        dtype: {
+            "all": sum(size(p, each) for p in report.parts),
+            "without_text": sum(size(p, each) for p in report.parts if p.part.name not in TEXT),
+        }
+        for dtype, each in _BYTES.items()
+    }
+
+
+def _print_table(report: "FolderReport") -> None:
+    print(report.folder)
+    rows = [("part", "what", "parameters", "dtype", "files", "size", "")]
+    rows += [_row(part) for part in report.parts]
+    rows.append(("all", "", count(report.parameters), "", "", size(report.file_bytes), ""))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (
+            text.rjust(width) if place in (2, 4, 5) else text.ljust(width)
+            for place, (text, width) in enumerate(zip(row, widths, strict=True))
+        )
+        print("  " + "  ".join(cells).rstrip())
+    for dtype, needed in memory(report).items():
+        print(
+            f"  weights in memory as {dtype}: {size(needed['all'])}; "
+            f"{size(needed['without_text'])} once the text is encoded"
+        )
+    resolution, rows_of_text = report.settings["resolution"], report.settings["text_length"]
+    print(f"  made for {resolution}x{resolution} pixels and {rows_of_text} text rows")
+
+
+def _row(part: "PartReport") -> tuple[str, ...]:
+    return (
+        part.part.name,
+        part.part.role,
+        count(part.parameters) if part.parameters else "",
+        ", ".join(sorted(part.dtypes)),
+        str(len(part.files)),
+        size(part.file_bytes),
+        "cannot be used" if part.problem else "",
+    )
+
+
+def _as_json(report: "FolderReport") -> dict[str, Any]:
+    parts = {
+        p.part.name: {
+            "role": p.part.role,
+            "present": p.present,
+            "problem": p.problem,
+            "parameters": p.parameters,
+            "tensor_bytes": p.tensor_bytes,
+            "dtypes": p.dtypes,
+            "files": p.files,
+        }
+        for p in report.parts
+    }
+    return {
+        "folder": str(Path(report.folder).absolute()),
+        "complete": report.complete,
+        "parameters": report.parameters,
+        "file_bytes": report.file_bytes,
+        "memory_bytes": memory(report),
+        "settings": report.settings,
+        "parts": parts,
+    }
+
+
+def count(number: int) -> str:
+    """A number in thousands, millions or billions."""
+    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:.2f} {unit}"
+    return str(number)
+
+
+def size(number: int) -> str:
+    """Bytes in a readable unit (powers of 1000)."""
+    return f"{count(number)}B" if number >= 1000 else f"{number} B"

@@ -1,0 +1,111 @@
+"""Options that several commands have, and what becomes of them in the library."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from ..pipeline import EditMGT
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+OWN = "default: the checkpoint's"  # published values in brackets behind it
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """--debug, which every command has."""
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """--model, --device and --dtype."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        metavar="MODEL",
+        default="toyworld",
+        help="toyworld, a folder, or a downloaded owner/name (default: toyworld)",
+    )
+    add_device_options(group)
+
+
+def add_device_options(parser: Any) -> None:
+    """--device and --dtype."""
+    parser.add_argument(
+        "--device",
+        metavar="NAME",
+        default="auto",
+        help="cpu, cuda, cuda:1, mps or auto (default: auto)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        metavar="NAME",
+        default="auto",
+        help=f"{', '.join(DTYPES[1:])} or auto (default: auto)",
+    )
+
+
+def add_sampling_options(parser: Any) -> None:
+    """--seed, --steps, --guidance and --negative."""
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help=f"0..2**64-1, same seed, same picture ({OWN} [0])"
+    )
+    parser.add_argument("--steps", type=int, metavar="N", help=f"passes, 1..1000 ({OWN} [36])")
+    parser.add_argument(
+        "--guidance", type=float, metavar="X", help=f"text guidance, 0..100, 1: off ({OWN} [6])"
+    )
+    parser.add_argument(
+        "--negative", metavar="TEXT", help=f"what the picture should not be ({OWN})"
+    )
+
+
+def add_output_options(parser: argparse.ArgumentParser, out: str) -> None:
+    """--out, --overwrite and --json."""
+    parser.add_argument("-o", "--out", metavar="OUT", required=True, help=out)
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace outputs that exist (default: refuse)"
+    )
+    add_json_option(parser, "JSON about each picture, to FILE or the screen")
+
+
+def add_json_option(parser: argparse.ArgumentParser, text: str) -> None:
+    """--json [FILE]; the value is None without it and "-" without a file."""
+    parser.add_argument(
+        "--json", nargs="?", const="-", metavar="FILE", help=f"{text} (default: none)"
+    )
+
+
+def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The options of these names that were given."""
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
+def text_of(args: argparse.Namespace, name: str) -> str:
+    """A text argument; InputError when it says nothing."""
+    text = getattr(args, name)
+    if not text.strip():
+        raise InputError(f"the {name} is empty; say what you want, as in 'make the sky red'")
+    return text
+
+
+def path_of(text: str) -> Path:
+    """A path from the command line; a "~name" that is no user stays a file name."""
+    return Path(os.path.expanduser(text))
+
+
+def load_model(args: argparse.Namespace) -> "EditMGT":
+    """The model of --model, --device and --dtype."""
+    from .. import load
+
+    return load(args.model, device=args.device, dtype=args.dtype)
+
+
+def find_folder(name: str) -> Path:
+    """The folder of a checkpoint, complete or not."""
+    from ..checkpoints import resolve
+
+    folder = path_of(name)
+    return folder if name and os.path.isdir(folder) else resolve(name)

@@ -1,0 +1,50 @@
+"""`editmgt train RECIPE --out DIR`."""
+
+import argparse
+from typing import Any
+
+from ..errors import InputError
+from .options import add_common_options, given, path_of
+
+
+def add_parser(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("train", help="train a ToyWorld checkpoint, or go on with one")
+    parser.add_argument(
+        "recipe", metavar="RECIPE", help="toyworld-cpu (2 cores) or toyworld-gpu (one GPU)"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", required=True, help="where it grows; a run in it is continued"
+    )
+    parser.add_argument(
+        "--stages", metavar="A,B", help="of tokenizer, text-to-image, edit (default: all)"
+    )
+    parser.add_argument(
+        "--minutes", type=float, metavar="X", help="per stage, above 0 (default: until done)"
+    )
+    parser.add_argument(
+        "--steps", type=int, metavar="N", help="per stage, from 1 up (default: the recipe's)"
+    )
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="of the CPU, from 1 up (default: torch's choice)"
+    )
+    add_common_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; the same call goes on after a stop. Raises EditMGTError."""
+    for name in ("minutes", "steps", "threads"):
+        value = getattr(args, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise InputError(f"{name} is {value}; use a number above 0")
+    options = given(args, "minutes", "steps", "threads")
+    if args.stages is not None:
+        options["stages"] = [stage.strip() for stage in args.stages.split(",") if stage.strip()]
+        if not options["stages"]:
+            raise InputError(f"stages is {args.stages!r}; name one, or leave it out for all")
+    from ..training.commands import run_training
+
+    folder = run_training(args.recipe, path_of(args.out), **options)
+    print(f"{folder}; use it with --model {folder}")
+    return 0

@@ -1,0 +1,67 @@
+"""What the last stage gives back, how it decodes, and how a full device is reported."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import OutOfMemory
+from .geometry import Tokens
+from .localization import Localization
+from .models.vq import VQModel
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Decoded:
+    """A picture [B, H, W, C] in 0..1 and where it may differ from the source, bool [B, H, W]."""
+
+    image: Tensor
+    changed: Tensor
+
+    def __repr__(self) -> str:
+        share = self.changed.float().mean()
+        return f"{type(self).__name__}({tuple(self.image.shape)}, {share:.1%} may differ)"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class EditResult(Decoded):
+    """An edited picture with the tokens behind it and, where one was used, the last map."""
+
+    tokens: Tokens
+    localization: Localization | None
+
+
+@contextmanager
+def memory_advice(doing: str, advice: str) -> Iterator[None]:
+    """Turn the device's out-of-memory error into one that says what to lower."""
+    try:
+        yield
+    except OutOfMemory:
+        raise
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemory(f"out of memory while {doing}; {advice}") from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error) and "out of memory" not in str(error):
+            raise
+        raise OutOfMemory(f"out of memory while {doing}; {advice}") from error
+
+
+@torch.no_grad()
+def decode_pixels(vq: VQModel, ids: Tensor) -> Tensor:
+    """Token ids [B, rows, cols] -> pixels [B, 3, H, W] float32 on the CPU, not clipped.
+
+    Item by item: the same pixels whatever the batch, and no more memory than one picture needs.
+    Where even that is too much, in bands (equal but for rounding).
+
+    Raises:
+        OutOfMemory.
+    """
+    ids = ids.to(next(vq.parameters()).device)
+    with memory_advice("decoding", "use a smaller picture"):
+        try:
+            return torch.cat([vq.decode(item[None]).cpu() for item in ids])
+        except torch.OutOfMemoryError:
+            pass  # retried outside: inside, the error would keep the failed attempt's tensors
+        return vq.decode_tiled(ids, rest="cpu").cpu()
