@@ -5,6 +5,7 @@ pinned revision, by an allow-list: weights as safetensors, configs and tokenizer
 """
 
 import hashlib
+import os
 import re
 import shutil
 import threading
@@ -58,7 +59,7 @@ def is_offline() -> bool:
 def folder_for(repo_id: str, local_dir: str | Path | None = None) -> Path:
     """Where `download` puts a repository by convention: one folder of its own in `local_dir`."""
     root = Path(local_dir) if local_dir is not None else Path.home() / ".cache" / "editmgt"
-    return root.expanduser() / repo_id.replace("/", "--")
+    return Path(os.path.expanduser(root)) / repo_id.replace("/", "--")
 
 
 def find_downloaded(repo_id: str, local_dir: str | Path | None = None) -> Path | None:
@@ -95,7 +96,7 @@ def download(
     repository is no EditMGT checkpoint or a file arrives with another size; Cancelled when
     `progress` gives False (a file under way may still be completed in the background).
     """
-    folder = Path(folder).expanduser()
+    folder = Path(os.path.expanduser(folder))
     revision = revision or PINNED.get(repo_id, "main")
     if is_offline():
         raise InputError(f"cannot download {repo_id}: offline mode is on; unset HF_HUB_OFFLINE")

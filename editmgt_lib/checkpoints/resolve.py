@@ -1,5 +1,6 @@
 """From the name a user gives to the folder of a checkpoint."""
 
+import os
 import re
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def resolve(
         if not TOY_FOLDER.is_dir():
             raise CheckpointError(f"this installation lacks {TOY_FOLDER}; install it again")
         return check_folder(TOY_FOLDER)
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     if str(name) and folder.is_dir():
         return check_folder(folder)
     if isinstance(name, Path) or not _HUB_ID.fullmatch(name):
