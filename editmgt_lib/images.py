@@ -237,8 +237,11 @@ def _write(file: BinaryIO, pixels: Tensor, format_: str, bits: int, icc: bytes |
 
 
 def _png16(pixels: Tensor, icc: bytes | None) -> Iterator[bytes]:
-    """A 16-bit PNG in pieces (Pillow writes 16 bits for grey only); rows are stored as the
-    difference to the row above (filter 2), strip by strip, so that memory stays small."""
+    """A 16-bit PNG in pieces; Pillow writes 16 bits for grey only.
+
+    Rows are stored as the difference to the row above (filter 2), strip by strip, so that memory
+    stays small.
+    """
     height, width, channels = pixels.shape
     kind = {1: 0, 3: 2, 4: 6}[channels]
     yield b"\x89PNG\r\n\x1a\n"

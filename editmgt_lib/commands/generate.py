@@ -6,6 +6,7 @@ from typing import Any
 
 from ..errors import InputError
 from .options import (
+    GENERATION,
     OWN,
     add_common_options,
     add_model_options,
@@ -17,7 +18,6 @@ from .options import (
 from .outputs import Outputs, Records, place
 
 MOST = 1000
-SAMPLING = ("seed", "steps", "guidance")
 
 
 def add_parser(commands: Any) -> None:
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"count is {args.count}; use a whole number from 1 to {MOST}")
     from ..sampling import SamplingOptions
 
-    SamplingOptions(**given(args, *SAMPLING))
+    SamplingOptions(**given(args, *GENERATION))
     outputs = Outputs([], args.overwrite)
     records = Records(args.json, outputs)
     names = [f"{number:04d}" for number in range(1, args.count + 1)]

@@ -12,8 +12,7 @@ from ..images import write_image
 from ..sampling import SamplingOptions
 from .console import on_step, progress_bar
 from .editing import Stopwatch, describe_run
-from .generate import SAMPLING
-from .options import given, load_model
+from .options import GENERATION, given, load_model
 from .outputs import Records
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ def generate_all(
     clock = Stopwatch()
     with clock.stage("load"):
         model = load_model(args)
-    sampling = replace(model.settings.sampling, threshold=0.0, **given(args, *SAMPLING))
+    sampling = replace(model.settings.sampling, threshold=0.0, **given(args, *GENERATION))
     model.blank_tokens(1, size)  # refuses a size that cannot be before the text is encoded
     with clock.stage("instruction"):
         instruction = model.encode_instruction(args.prompt, args.negative)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 OWN = "default: the checkpoint's"  # published values in brackets behind it
 
+GENERATION = ("seed", "steps", "guidance")  # the sampling options of `generate`
+
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """--debug, which every command has."""

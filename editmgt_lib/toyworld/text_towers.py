@@ -73,7 +73,7 @@ def build_towers(
         torch.manual_seed(seed)
         clip = _clip(clip_tokenizer, text_length, pooled)
         gemma = second_last_gemma(_gemma_config(len(gemma_tokenizer), width))
-    return TextTowers(clip.eval(), clip_tokenizer, gemma.eval(), gemma_tokenizer, text_length)
+    return TextTowers(clip.train(False), clip_tokenizer, gemma.train(False), gemma_tokenizer, text_length)
 
 
 def write_text_folders(

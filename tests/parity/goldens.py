@@ -1,7 +1,9 @@
 """Where the golden arrays are, and the one way tests compare with them.
 
-The arrays travel with the tests (`tests/goldens`, a subset); `EDITMGT_GOLDENS` names further folders of the
-same format, separated by the platform's path separator.
+A subset travels with the tests (`tests/goldens`). The full set is read where it lies beside the
+checkout (`../shared/goldens`), and `EDITMGT_GOLDENS` names further folders of the same format,
+separated by the platform's path separator. What each folder must hold is checked in
+`test_goldens.py`.
 """
 
 import json
@@ -26,7 +28,8 @@ def roots() -> list[Path]:
 
 def case_dirs(prefix: str) -> list[Path]:
     """All case folders whose name starts with `prefix`, over every golden folder."""
-    return [d for root in roots() for d in sorted(root.iterdir()) if d.is_dir() and d.name.startswith(prefix)]
+    cases = (d for root in roots() for d in sorted(root.iterdir()) if d.is_dir())
+    return [d for d in cases if d.name.startswith(prefix)]
 
 
 def case_id(path: Path) -> str:
@@ -47,7 +50,7 @@ def meta(case: Path) -> dict:
 def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
     """max|a - b| / max|b| (the largest |a - b| where b is all zero)."""
     if tuple(actual.shape) != tuple(expected.shape):
-        raise AssertionError(f"shape {tuple(actual.shape)} where {tuple(expected.shape)} is expected")
+        raise AssertionError(f"shape {tuple(actual.shape)}, not {tuple(expected.shape)}")
     difference = (actual.double() - expected.double()).abs().max().item()
     return difference / (expected.double().abs().max().item() or 1.0)
 
