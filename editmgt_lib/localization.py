@@ -6,13 +6,13 @@ transformer, the text encoder or pixels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .checks import require_choice, require_number
 from .errors import EditMGTError, InputError
 from .score_filters import FILTERS, smooth
 
@@ -25,21 +25,6 @@ __all__ = [
     "rescale",
     "smooth",
 ]
-
-
-def require_choice(option: str, value: Any, allowed: Sequence[str]) -> None:
-    """Raise InputError unless `value` is one of `allowed`."""
-    if value not in allowed:
-        raise InputError(f"{option} is {value!r}; use one of {', '.join(map(repr, allowed))}")
-
-
-def require_number(option: str, value: Any, low: float, high: float, whole: bool = False) -> None:
-    """Raise InputError unless `value` is a finite number (an int if `whole`) within low..high."""
-    kinds = int if whole else (int, float)
-    good = isinstance(value, kinds) and not isinstance(value, bool) and isfinite(value)
-    if not good or not low <= value <= high:
-        kind = "a whole number" if whole else "a number"
-        raise InputError(f"{option} is {value!r}; use {kind} from {low:g} to {high:g}")
 
 
 @dataclass(frozen=True)

@@ -5,59 +5,28 @@
     text ----encode_instruction--> Instruction --------------sample--> Tokens --decode--> picture
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from .errors import InputError, OutOfMemory
+from .checks import require_choice
+from .errors import InputError
 from .geometry import Canvas, FitOptions, Tokens, composite, fit, project_mask, support
 from .instruction import Instruction
-from .localization import Localization, LocalizationOptions, require_choice
+from .localization import Localization, LocalizationOptions
 from .models.text import TextTowers
 from .models.transformer import MaskedTransformer
 from .models.vq import VQModel
 from .prediction import Predictor
+from .results import Decoded, EditResult, decode_pixels, memory_advice
 from .sampling import ItemNoise, SamplingOptions, SharedNoise, StepEvent, sample_tokens
 from .settings import Settings
 
 Callback = Callable[[StepEvent], bool | None]
 COMBINATIONS = ("intersection", "union")
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Decoded:
-    """A picture [B, H, W, C] in 0..1 and where it may differ from the source, bool [B, H, W]."""
-
-    image: Tensor
-    changed: Tensor
-
-    def __repr__(self) -> str:
-        return f"Decoded({tuple(self.image.shape)}, {self.changed.float().mean():.1%} changed)"
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class EditResult(Decoded):
-    """An edited picture with the tokens behind it and, where one was used, the last map."""
-
-    tokens: Tokens
-    localization: Localization | None
-
-
-@contextmanager
-def memory_advice(doing: str, advice: str) -> Iterator[None]:
-    """Turn the device's out-of-memory error into one that says what to lower."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(f"out of memory while {doing}; {advice}") from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error) and "out of memory" not in str(error):
-            raise
-        raise OutOfMemory(f"out of memory while {doing}; {advice}") from error
 
 
 class EditMGT:
@@ -164,8 +133,8 @@ class EditMGT:
         options = options or self.settings.localization
         sampling = replace(sampling or self.settings.sampling, guidance=1.0)
         ids = tokens.ids.to(self.device)
-        predictor = self._predictor(tokens, instruction, sampling, options)
         with memory_advice("localising", "use a smaller picture or batch"):
+            predictor = Predictor.of(self.transformer, tokens, instruction, sampling, options)
             if options.state == "source":
                 return predictor(ids, sampling.steps - 1, 0)[1]
             masked = torch.full_like(ids, self.transformer.config.mask_token_id)
@@ -189,10 +158,12 @@ class EditMGT:
             tokens: the picture; from `encode_image`, from an earlier `sample` (edits chain), or
                 `blank_tokens` to generate.
             options: every knob; the checkpoint's own by default.
-            localization: with a threshold above 0, what to hold: options to read a map at every
-                step, or a map, read anew or used as it is (`update`). The checkpoint's by default.
+            localization: with a threshold above 0, what to hold by: options, or a map whose
+                options count; `update` says whether a map is read at every step or stays as it
+                is. The checkpoint's own by default.
             region: [B or 1, H, W] at picture size, above 0.5 where the picture may change.
-            combine: whether a token must be in the region AND relevant, or either (`"union"`).
+            combine: whether a token must be in the region AND relevant, or either (`"union"`);
+                with a threshold of 0 nothing is read off and the region alone counts.
             callback: called after every step; returning False or raising `Cancelled` stops.
             noise: random numbers; by default one CPU generator per item, from the seed.
 
@@ -207,16 +178,15 @@ class EditMGT:
         editing = tokens.source_ids is not None
         if not editing and (options.threshold > 0 or region is not None):
             raise InputError("threshold and region hold parts of a picture; there is none here")
-        guide_by = self._what_to_hold(options, localization)
-        predictor = self._predictor(tokens, instruction, options, guide_by)
+        guide_by = self._what_to_hold(tokens, instruction, options, localization)
         ids, mask_id = tokens.ids.to(self.device), self.transformer.config.mask_token_id
         place = None
         if region is not None:
             place = project_mask(region, tokens.canvas, required=True).to(self.device)
-        union = combine == "union" and guide_by is not None
+        union = combine == "union" and options.threshold > 0
         with memory_advice("sampling", "use a smaller batch or picture, bfloat16, or guidance 1"):
             result = sample_tokens(
-                predictor,
+                Predictor.of(self.transformer, tokens, instruction, options, guide_by),
                 torch.full_like(ids, mask_id),
                 options=options,
                 noise=noise or ItemNoise(options.seeds(len(ids)), options.draw),
@@ -229,33 +199,21 @@ class EditMGT:
         return tokens.with_ids(result.ids), result.localization
 
     def _what_to_hold(
-        self, options: SamplingOptions, given: Localization | LocalizationOptions | None
+        self,
+        tokens: Tokens,
+        instruction: Instruction,
+        options: SamplingOptions,
+        given: Localization | LocalizationOptions | None,
     ) -> Localization | LocalizationOptions | None:
-        """A ready map, options to read one at every step, or None where nothing is held."""
+        """A map that stays, options to read one at every step, or None where nothing needs one."""
         if options.threshold == 0 and given is None:
             return None
         given = given or self.settings.localization
         if isinstance(given, Localization):
             return given if given.options.update == "once" else given.options
+        if given.update == "once":
+            return self.localize(tokens, instruction, given, options)
         return given
-
-    def _predictor(
-        self,
-        tokens: Tokens,
-        instruction: Instruction,
-        options: SamplingOptions,
-        localization: Localization | LocalizationOptions | None,
-    ) -> Predictor:
-        canvas = tokens.canvas
-        return Predictor(
-            self.transformer,
-            instruction.expand(len(tokens.ids)),
-            size=canvas.size,
-            grid=(canvas.rows, canvas.cols),
-            reference_ids=None if tokens.source_ids is None else tokens.ids,
-            options=options,
-            localization=localization,
-        )
 
     def decode(self, tokens: Tokens, *, feather: float = 0.0, grow: int = 1) -> Decoded:
         """Stage 5: tokens -> picture at the original size, identical outside the support.
@@ -271,21 +229,12 @@ class EditMGT:
         Raises:
             InputError: a negative feather or grow; OutOfMemory.
         """
-        pixels = self._decode_pixels(tokens)
+        pixels = decode_pixels(self.vq, tokens.ids)
         if tokens.source_ids is None:
             image = composite(pixels, tokens.canvas)
             return Decoded(image, torch.ones(image.shape[:3], dtype=torch.bool))
         area = support(tokens.changed.cpu(), tokens.canvas, grow)
         return Decoded(composite(pixels, tokens.canvas, area, feather), area)
-
-    @torch.no_grad()
-    def _decode_pixels(self, tokens: Tokens) -> Tensor:
-        ids = tokens.ids.to(next(self.vq.parameters()).device)
-        try:
-            return torch.cat([self.vq.decode(i[None]).cpu() for i in ids])
-        except torch.OutOfMemoryError:
-            with memory_advice("decoding", "use a smaller picture"):
-                return self.vq.decode_tiled(ids, rest="cpu").cpu()
 
     def edit(
         self,
@@ -306,34 +255,17 @@ class EditMGT:
         Raises:
             InputError: as the stages, and an empty prompt.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not prompts or not all(p.strip() for p in prompts):
-            raise InputError("the prompt is empty; say what to change, e.g. 'remove the red circle'")
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        if not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):
+            raise InputError(f"prompt is {prompt!r}; say what to change, as in 'make the sky red'")
         tokens = self.encode_image(image, fit_options, region)
         instruction = self.encode_instruction(prompt, negative)
         edited, found = self.sample(
-            tokens, instruction, options,
-            localization=self._resolved(tokens, instruction, options, localization),
+            tokens, instruction, options, localization=localization,
             region=region, combine=combine, callback=callback,
         )  # fmt: skip
         decoded = self.decode(edited, feather=feather)
         return EditResult(decoded.image, decoded.changed, edited, found)
-
-    def _resolved(
-        self,
-        tokens: Tokens,
-        instruction: Instruction,
-        options: SamplingOptions | None,
-        given: Localization | LocalizationOptions | None,
-    ) -> Localization | LocalizationOptions | None:
-        """Read the map before sampling where the options say it stays as it is."""
-        sampling = options or self.settings.sampling
-        if sampling.threshold == 0 and given is None:
-            return None
-        given = given or self.settings.localization
-        if isinstance(given, LocalizationOptions) and given.update == "once":
-            return self.localize(tokens, instruction, given, sampling)
-        return given
 
     def blank_tokens(self, batch: int = 1, size: tuple[int, int] | None = None) -> Tokens:
         """All-masked tokens of a picture yet to be made; `size` is height and width in pixels."""

@@ -1,10 +1,13 @@
 """The transformer as the sampler sees it: token ids in, guided logits and a relevance map out."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from .canvas import Tokens
+from .errors import InputError
 from .instruction import Instruction
 from .localization import Localization, LocalizationOptions, consolidate, mean_scores
 from .models.attention import MeanOfRows
@@ -39,6 +42,21 @@ def row_weights(instruction: Instruction, options: LocalizationOptions) -> Tenso
     return weights
 
 
+def fitting(found: Localization, batch: int, grid: tuple[int, int]) -> Localization:
+    """A ready map for `batch` pictures of a token grid; one map serves them all.
+
+    Raises:
+        InputError: a map of other pictures.
+    """
+    shape = tuple(found.relevance.shape)
+    if len(shape) != 3 or shape[0] not in (1, batch) or shape[1] * grid[1] != shape[2] * grid[0]:
+        raise InputError(
+            f"the localization map is {shape}, the tokens are {(batch, *grid)}; "
+            "read the map from the same tokens"
+        )
+    return replace(found, relevance=found.relevance.expand(batch, -1, -1))
+
+
 class Predictor:
     """One run's conditioning with the two halves of guidance; call it once per step.
 
@@ -51,6 +69,10 @@ class Predictor:
         reference_ids: [B, H, W] tokens to edit, or None (text to image).
         options: guidance and strength.
         localization: options to read a map at every step; a ready map, passed through; or None.
+
+    Raises:
+        InputError: words that are not in the prompt, blocks that do not exist, a map or grid that
+        does not fit.
     """
 
     def __init__(
@@ -69,13 +91,41 @@ class Predictor:
         self.instruction = instruction.to(parameter.device, parameter.dtype)
         self.halves = 2 if options.guided else 1
         self.conditioning = self._prepare(size, grid, reference_ids, parameter.device)
-        self.ready = localization if isinstance(localization, Localization) else None
+        self.ready = None
+        if isinstance(localization, Localization):
+            ready = fitting(localization, instruction.batch, grid)
+            self.ready = replace(ready, relevance=ready.relevance.to(parameter.device))
         self.reading = localization if isinstance(localization, LocalizationOptions) else None
         self.probe, self.blocks = None, range(0)
         if self.reading is not None:
             config = transformer.config
             self.blocks = self.reading.block_range(config.num_layers, config.num_single_layers)
             self.probe = MeanOfRows(row_weights(instruction, self.reading).to(parameter.device))
+
+    @classmethod
+    def of(
+        cls,
+        transformer: MaskedTransformer,
+        tokens: Tokens,
+        instruction: Instruction,
+        options: SamplingOptions,
+        localization: LocalizationOptions | Localization | None = None,
+    ) -> "Predictor":
+        """For tokens: those of a picture are the reference, blank ones have none.
+
+        Raises:
+            InputError: as the constructor, and prompts that are neither one nor one per picture.
+        """
+        canvas = tokens.canvas
+        return cls(
+            transformer,
+            instruction.expand(canvas.batch),
+            size=canvas.size,
+            grid=(canvas.rows, canvas.cols),
+            reference_ids=None if tokens.source_ids is None else tokens.ids,
+            options=options,
+            localization=localization,
+        )
 
     @torch.no_grad()
     def _prepare(

@@ -4,15 +4,22 @@ Pure functions (logits, ids, noise) -> ids; nothing here knows images, text or d
 Where the paper and the published scheduler differ, an option names both.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .checks import require_choice, require_number
 from .errors import Cancelled, EditMGTError, InputError
-from .localization import Localization, require_choice, require_number
+from .localization import Localization
+from .noise import ItemNoise, SharedNoise, StepNoise, draw_tokens
+
+__all__ = [
+    "ItemNoise", "SampleResult", "SamplingOptions", "SharedNoise", "StepEvent", "StepNoise",
+    "StepResult", "draw_tokens", "guide", "mask_ratio", "n_masked", "reveal_step", "sample_tokens",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -112,57 +119,6 @@ def guide(negative: Tensor, positive: Tensor, scale: float) -> Tensor:
     return negative + scale * (positive - negative)
 
 
-class StepNoise(NamedTuple):
-    """Float32, CPU. tokens: uniform [B, HW] or exponential [B, HW, V]; ranking: uniform [B, HW]."""
-
-    tokens: Tensor
-    ranking: Tensor
-
-
-class SharedNoise:
-    """One generator for the whole batch: with "race" the published layout at any batch size."""
-
-    def __init__(self, generator: torch.Generator, draw: str = "race") -> None:
-        self._generator, self._draw = generator, draw
-
-    def draw(self, batch: int, positions: int, codes: int, last: bool) -> StepNoise:
-        """Numbers of the next step; the last step of a run draws none for the ranking (zeros)."""
-        shape, generator = (batch, positions), self._generator
-        if self._draw == "race":  # order and shape of torch.multinomial's own draw
-            tokens = torch.empty(*shape, codes).exponential_(1, generator=generator)
-        else:
-            tokens = torch.rand(shape, generator=generator)
-        ranking = torch.zeros(shape) if last else torch.rand(shape, generator=generator)
-        return StepNoise(tokens, ranking)
-
-
-class ItemNoise:
-    """One CPU generator per item: the same numbers for item k in any batch, on any device."""
-
-    def __init__(self, seeds: Sequence[int], draw: str = "inverse") -> None:
-        self._items = [SharedNoise(torch.Generator().manual_seed(s), draw) for s in seeds]
-
-    def draw(self, batch: int, positions: int, codes: int, last: bool) -> StepNoise:
-        """As SharedNoise.draw; InputError unless there is one seed per item."""
-        if batch != len(self._items):
-            raise InputError(f"noise has {len(self._items)} seeds for {batch} items; give as many")
-        each = [item.draw(1, positions, codes, last) for item in self._items]
-        return StepNoise(*(torch.cat(parts) for parts in zip(*each, strict=True)))
-
-
-def draw_tokens(probs: Tensor, noise: Tensor) -> Tensor:
-    """One token per row of probs [M, V]: int64 [M].
-
-    noise: uniform [M], inverse cumulative sum; or exponential [M, V], race argmax(p / q).
-    """
-    if noise.ndim == probs.ndim:
-        return (probs / noise).argmax(-1)
-    upto = probs.cumsum(-1)
-    # A share of the row's own sum, and strictly above it: a token of probability 0 is never met.
-    goal = noise[:, None] * upto[:, -1:]
-    return torch.searchsorted(upto, goal, right=True)[:, 0].clamp(max=probs.shape[-1] - 1)
-
-
 class StepResult(NamedTuple):
     """ids: int64 [B, H, W] after the step; proposal: the same before masking again."""
 
@@ -203,13 +159,11 @@ def reveal_step(
         raise EditMGTError(f"logits of step {step} are not finite; compute in float32 or bfloat16")
     following = proposal
     if step < options.steps - 1:
-        sure = torch.ones(flat.shape, device=flat.device).masked_scatter(pending, chance)
-        sure = _confidence(sure, noise.ranking.to(flat.device), options.temperature_at(step))
+        chances = torch.ones(flat.shape, device=flat.device).masked_scatter(pending, chance)
+        sure = _confidence(chances, noise.ranking.to(flat.device), options.temperature_at(step))
         ratio = mask_ratio(step, options.steps, options.schedule)
         count = n_masked(ratio, start_ratio, ranked.sum(-1), flat.shape[1])
-        sure = sure.where(ranked, torch.inf)
-        cut = sure.sort(-1).values.gather(1, count.clamp(max=flat.shape[1] - 1)[:, None])
-        following = proposal.masked_fill(sure < cut, mask_id)
+        following = proposal.masked_fill(_least_sure(sure, ranked, count), mask_id)
     return StepResult(following.view_as(ids), proposal.view_as(ids))
 
 
@@ -217,6 +171,13 @@ def _confidence(chance: Tensor, uniform: Tensor, temperature: float) -> Tensor:
     """log p + temperature * Gumbel noise, every logarithm kept finite as in the published code."""
     gumbel = -torch.log((-torch.log(uniform.clamp(1e-20))).clamp(1e-20))
     return torch.log(chance.clamp(1e-20)) + temperature * gumbel
+
+
+def _least_sure(sure: Tensor, ranked: Tensor, count: Tensor) -> Tensor:
+    """The `count` [B] positions of lowest confidence among the ranked ones, bool [B, HW]."""
+    sure = sure.where(ranked, torch.inf)
+    cut = sure.sort(-1).values.gather(1, count.clamp(max=sure.shape[1] - 1)[:, None])
+    return sure < cut
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -265,8 +226,8 @@ def sample_tokens(
     tokens of the picture. region: bool [B, H, W], True may change; the rest starts as the source
     (published inpainting, mask counts per item). held: bool [B, H, W], held at every step on top of
     what lies below options.threshold; never_held: bool [B, H, W], free whatever its relevance.
-    callback: where it returns False, Cancelled is raised and
-    nothing is kept. InputError: a missing source, or one with ids that are no picture tokens.
+    callback: where it returns False, Cancelled is raised and nothing is kept.
+    InputError: a missing source, or one with ids that are no picture tokens.
     """
     if source is None and (region is not None or held is not None or options.threshold > 0):
         raise InputError("source is None; region, held and threshold > 0 need tokens to keep")
@@ -280,12 +241,7 @@ def sample_tokens(
         codes, size = logits.shape[1 if logits.ndim == 4 else 2], ids[0].numel()
         if step == 0 and source is not None and not 0 <= source.min() <= source.max() < codes:
             raise InputError(f"source has ids outside 0..{codes - 1}; pass tokens without masks")
-        kept = held
-        if found is not None and options.threshold > 0:
-            low = found.held(options.threshold, *ids.shape[1:])
-            kept = low if held is None else low | held
-        if kept is not None and never_held is not None:
-            kept = kept & ~never_held
+        kept = _held(found, options.threshold, held, never_held, ids.shape[1:])
         changing = free & ~kept if options.hold_rule == "restore" and kept is not None else free
         ids, proposal = reveal_step(
             logits, ids, noise.draw(len(ids), size, codes, step == options.steps - 1),
@@ -296,3 +252,17 @@ def sample_tokens(
         if callback is not None and callback(event) is False:
             raise Cancelled(f"the callback stopped the run at step {step + 1} of {options.steps}")
     return SampleResult(ids, localization)
+
+
+def _held(
+    found: Localization | None,
+    threshold: float,
+    held: Tensor | None,
+    never_held: Tensor | None,
+    grid: tuple[int, int],
+) -> Tensor | None:
+    """The tokens held at a step, bool [B, H, W]; None where nothing asks for any."""
+    if found is not None and threshold > 0:
+        low = found.held(threshold, *grid)
+        held = low if held is None else low | held
+    return held if held is None or never_held is None else held & ~never_held

@@ -11,6 +11,8 @@ from .instruction import DEFAULT_NEGATIVE
 from .localization import LocalizationOptions
 from .sampling import SamplingOptions
 
+_KINDS = {"sampling": SamplingOptions, "localization": LocalizationOptions}
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -28,6 +30,10 @@ class Settings:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     localization: LocalizationOptions = field(default_factory=LocalizationOptions)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.negative, str):
+            raise InputError(f"negative is {self.negative!r}; use a text")
+
     @classmethod
     def read(cls, folder: Path) -> "Settings":
         """Read `editmgt.json`; without it, the published settings.
@@ -42,17 +48,19 @@ class Settings:
         if surplus:
             raise CheckpointError(f"{where}: unknown settings {', '.join(surplus)}")
         try:
-            stated["sampling"] = _options(SamplingOptions, stated.get("sampling", {}))
-            stated["localization"] = _options(LocalizationOptions, stated.get("localization", {}))
+            for name, kind in _KINDS.items():
+                stated[name] = _options(name, kind, stated.get(name, {}))
+            return cls(**stated)
         except (InputError, TypeError) as error:
             raise CheckpointError(f"{where}: {error}") from error
-        return cls(**stated)
 
     def to_dict(self) -> dict[str, Any]:
         """What `editmgt.json` holds."""
         return asdict(self)
 
 
-def _options(kind: type, values: Mapping[str, Any]) -> Any:
+def _options(name: str, kind: type, values: Mapping[str, Any]) -> Any:
     """An options object from JSON, whose lists are tuples here."""
+    if not isinstance(values, Mapping):
+        raise InputError(f"{name} is {values!r}; use an object of options")
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_cdt
 
+from editmgt_lib.compositing import _border_distance
 from editmgt_lib.errors import InputError
 from editmgt_lib.geometry import (
     Canvas,
     FitOptions,
     Tokens,
-    _border_distance,
     composite,
     fit,
     project_mask,

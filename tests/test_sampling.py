@@ -145,6 +145,7 @@ def test_ratio_is_float32_as_published():
     assert n_masked(ratio, 1.0, torch.tensor([4096]), 4096).item() == 2047
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300), st.sampled_from(["cosine", "linear"]))
 def test_schedule_falls_from_one_to_zero(steps, schedule):
     ratios = [mask_ratio(k, steps, schedule) for k in range(steps)]
@@ -152,6 +153,7 @@ def test_schedule_falls_from_one_to_zero(steps, schedule):
     assert ratios[0] < 1 and abs(ratios[-1]) < 1e-6
 
 
+@settings(deadline=None)
 @given(
     st.floats(0, 1), st.floats(0, 1), st.lists(st.integers(0, 500), min_size=1), st.integers(1, 500)
 )

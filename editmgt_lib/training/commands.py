@@ -1,7 +1,7 @@
 """`editmgt train`: the stages of a recipe one after the other, each going on where it stopped."""
 
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,23 +9,30 @@ import torch
 
 from ..checkpoints.loading import load_module
 from ..checkpoints.reading import read_config, read_state_dict
-from ..errors import InputError
+from ..checks import require_choice, require_number
+from ..errors import CheckpointError
 from ..files import atomic_write_json
-from ..localization import LocalizationOptions
+from ..loader import choose_device
+from ..models.attention import sdpa
 from ..models.text import TextTowers
 from ..models.transformer import MaskedTransformer
 from ..models.vq import VQConfig, VQModel
-from ..sampling import SamplingOptions
-from ..settings import Settings
-from ..toyworld.language import corpus
-from ..toyworld.text_towers import build_towers
 from .generation import GenerationStage
-from .initial import new_transformer, plain_attention
-from .loop import Run, train
+from .initial import (
+    code_features,
+    new_towers,
+    new_transformer,
+    plain_attention,
+    seed_with_codes,
+)
+from .loop import LoopOptions, Run, train
 from .recipes import RECIPES, STAGES, Recipe
+from .state import is_done, write_progress
 from .tokenizer import TokenizerStage
 
 CHECKPOINT = "checkpoint"
+# The folder a stage writes and the stages after it read.
+PART = {"tokenizer": "vqvae", "text-to-image": "editmgt", "edit": "editmgt"}
 
 
 def run_training(
@@ -36,76 +43,113 @@ def run_training(
     minutes: float | None = None,
     threads: int | None = None,
     steps: int | None = None,
+    device: str | torch.device = "cpu",
 ) -> Path:
     """Train the named stages into `out`; returns the folder of the checkpoint.
 
+    Stages that are done are left alone; one that was stopped goes on where it was saved.
+
     Args:
-        recipe: a name in `RECIPES`. out: holds a folder per stage (state, pictures) and `checkpoint`.
-        minutes: stop each stage after so long; run again to go on. steps: replaces every stage's.
+        recipe: a name in `RECIPES`.
+        out: holds a folder per stage (state, pictures) and `checkpoint`.
+        stages: names out of `STAGES`, trained in that order.
+        minutes: stop after so long in a stage; run again to go on.
+        threads: of the CPU, for this call.
+        steps: replaces every stage's.
+        device: where to train, `"auto"` for the fastest there is; only the CPU resumes bit for bit.
 
     Raises:
-        InputError: unknown recipe or stage. CheckpointError: a stage needs one that did not run.
+        InputError: unknown recipe, stage or device, a number that cannot be.
+        CheckpointError: a stage needs one that did not run, or a saved state cannot be read.
     """
-    if recipe not in RECIPES:
-        raise InputError(f"recipe is {recipe!r}; use one of {', '.join(RECIPES)}")
-    unknown = [s for s in stages if s not in STAGES]
-    if unknown:
-        raise InputError(f"stage {unknown[0]!r} is unknown; use {', '.join(STAGES)}")
-    if threads:
-        torch.set_num_threads(threads)
-    chosen = RECIPES[recipe]
-    for name in (s for s in STAGES if s in stages):
-        loop = chosen.loops[name]
-        if steps:
-            loop = replace(loop, steps=steps, cooldown=min(loop.cooldown, steps // 2))
-        stage = build_stage(name, chosen, out / CHECKPOINT)
-        run = train(stage, loop, out / name, name=name, minutes=minutes)
-        export(run, chosen, out / CHECKPOINT)
-        if run.step < loop.steps:
-            break
-    return out / CHECKPOINT
+    require_choice("recipe", recipe, tuple(RECIPES))
+    for name in stages:
+        require_choice("stages", name, STAGES)
+    require_number("minutes", minutes or 0, 0)
+    for name, value in (("steps", steps), ("threads", threads)):
+        require_number(name, 1 if value is None else value, 1, whole=True)
+    chosen, folder, place = RECIPES[recipe], out / CHECKPOINT, choose_device(device)
+    trained = False
+    with cpu_threads(threads):
+        for name in (s for s in STAGES if s in stages):
+            loop = shortened(chosen.loops[name], steps)
+            exported = is_done(out / name, loop.steps) and (folder / PART[name]).is_dir()
+            if exported and not trained:
+                continue
+            trained = True
+            run = Run(build_stage(name, chosen, folder, place), loop, out / name)
+            train(run, name=name, minutes=minutes)
+            export(run, folder)
+            if run.step < loop.steps:
+                break
+    return folder
 
 
-def build_stage(name: str, recipe: Recipe, folder: Path) -> TokenizerStage | GenerationStage:
-    """A stage, starting from what the stages before it left in `folder`."""
+def shortened(loop: LoopOptions, steps: int | None) -> LoopOptions:
+    """The schedule with another number of steps."""
+    return replace(loop, steps=steps, cooldown=min(loop.cooldown, steps // 2)) if steps else loop
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Use so many threads inside the block; None leaves the number as it is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def build_stage(
+    name: str, recipe: Recipe, folder: Path, device: torch.device | str = "cpu"
+) -> TokenizerStage | GenerationStage:
+    """A stage, starting from what the stages before it left in `folder`.
+
+    Raises CheckpointError when that is missing or does not fit the recipe.
+    """
     if name == "tokenizer":
-        return TokenizerStage(recipe.tokenizer, recipe.size, 0, recipe.continuous)
+        return TokenizerStage(recipe.tokenizer, recipe.size, 0, recipe.continuous, device)
+    _require_part(folder, name, "tokenizer")
     config = VQConfig.from_dict(read_config(folder / "vqvae"))
     vq = load_module(lambda: VQModel(config), read_state_dict(folder / "vqvae"))
     if name == "text-to-image":
-        towers = build_towers(corpus(), text_length=recipe.text_length)
+        towers = new_towers(recipe.transformer, recipe.text_length, seed=0)
         transformer = new_transformer(recipe.transformer, seed=0)
-        return GenerationStage(transformer, towers, vq, recipe.generation)
-    towers = TextTowers.from_folder(folder, text_length=recipe.text_length)
-    transformer = load_module(
-        lambda: MaskedTransformer(recipe.transformer, attention=plain_attention),
-        read_state_dict(folder / "editmgt"),
-    ).requires_grad_(True)
-    return GenerationStage(transformer, towers, vq, recipe.edit)
+        width = recipe.transformer.width // recipe.transformer.stride**2
+        seed_with_codes(transformer, code_features(vq, recipe.size, width, seed=0), seed=0)
+        options = recipe.generation
+    else:
+        _require_part(folder, name, "text-to-image")
+        towers = TextTowers.from_folder(folder, text_length=recipe.text_length)
+        transformer = load_module(
+            lambda: MaskedTransformer(recipe.transformer),
+            read_state_dict(folder / "editmgt"),
+            where=str(folder / "editmgt"),
+        ).requires_grad_(True)
+        options = recipe.edit
+    transformer.attention = plain_attention if torch.device(device).type == "cpu" else sdpa
+    return GenerationStage(transformer, towers, vq, options, device)
 
 
-def export(run: Run, recipe: Recipe, folder: Path) -> None:
-    """Write what a stage trained, averaged, and the settings and scheduler that go with it."""
-    run.with_averages(lambda: run.stage.export(folder))
-    if isinstance(run.stage, TokenizerStage):
-        return
-    steps = recipe.edit.steps
-    sampling = SamplingOptions(steps=steps, guidance=3.0, strength=recipe.edit.strength)
-    localization = LocalizationOptions()
-    settings = Settings(recipe.size, recipe.text_length, "", sampling, localization)
-    atomic_write_json(folder / "editmgt.json", settings.to_dict())
-    mask_id = recipe.transformer.mask_token_id
-    scheduler = {"mask_token_id": mask_id, "masking_schedule": sampling.schedule}
-    (folder / "scheduler").mkdir(parents=True, exist_ok=True)
-    atomic_write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+def _require_part(folder: Path, name: str, earlier: str) -> None:
+    part = folder / PART[earlier]
+    if not part.is_dir():
+        raise CheckpointError(
+            f"stage {name!r} goes on from {part}, which is missing; train stage {earlier!r} first"
+        )
 
 
-def shrink(folder: Path, target: Path) -> None:
-    """Copy a checkpoint with its weights in float16, for shipping."""
-    from safetensors.torch import load_file, save_file
-
-    shutil.copytree(folder, target, dirs_exist_ok=True)
-    for file in target.rglob("*.safetensors"):
-        tensors = load_file(str(file))
-        half = {n: t.half() if t.dtype == torch.float32 else t for n, t in tensors.items()}
-        save_file(half, str(file), metadata={"format": "pt"})
+def export(run: Run, folder: Path) -> None:
+    """Write what a stage trained, averaged, with the settings and the scheduler that go with it."""
+    stage = run.stage
+    run.with_averages(lambda: stage.export(folder))
+    if isinstance(stage, GenerationStage):
+        settings = stage.settings
+        atomic_write_json(folder / "editmgt.json", settings.to_dict())
+        scheduler = {
+            "mask_token_id": stage.config.mask_token_id,
+            "masking_schedule": settings.sampling.schedule,
+        }
+        atomic_write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    write_progress(run.folder, run.step, run.options.steps, exported=True)

@@ -1,7 +1,8 @@
 """Stages two and three: the masked transformer, first from text, then by attention injection.
 
-Both stages train the same parameters; the edit stage only adds the reference stream (paper, training
-section). Loss: cross-entropy on masked tokens, mask ratio cos(u pi/2) with u uniform (published code).
+Both stages train the same parameters; the edit stage only adds the reference stream (paper,
+training section). Loss: cross-entropy on masked tokens, mask ratio cos(u pi/2) with u uniform
+(published code).
 """
 
 from collections.abc import Sequence
@@ -13,20 +14,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoints.saving import save_module
+from ..checks import require_number
+from ..errors import InputError
+from ..localization import LocalizationOptions
 from ..models.attention import MeanOfRows
 from ..models.config import TransformerConfig
 from ..models.text import TextTowers
 from ..models.transformer import InjectionOptions, MaskedTransformer, Prediction
 from ..models.vq import VQModel
+from ..pipeline import EditMGT
+from ..prediction import micro_conditions
+from ..sampling import SamplingOptions
+from ..settings import Settings
 from ..toyworld.text_towers import save_text_folders
-from ..toyworld.world import EditPair, caption, sample_pair
+from ..toyworld.world import caption
 from .loop import StepRandom
-from .pictures import to_pixels, training_scene
+from .pictures import to_pixels, training_pair, training_scene
+from .progress import draw_edits, draw_generated
+
+GUIDANCE = 3.0  # what a ToyWorld checkpoint is sampled with
 
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """What a generation stage optimises besides plain cross-entropy.
+    """What a generation stage optimises besides plain cross-entropy. Raises InputError.
 
     Attributes:
         edit: train edits with a reference; else text to image.
@@ -34,10 +45,14 @@ class GenerationOptions:
         text_dropout: share of samples whose prompt is replaced by the empty one, for guidance.
         steps: the sampler's step count whose timesteps are trained. (The published code feeds the
             mask ratio times 1000 in training but the step index in sampling; we train what we use.)
-        changed_weight: weight of tokens that differ from the reference; 1 is the published loss.
+        changed_weight: weight of tokens that differ from the reference where these are few, falling
+            to 1 where all do; 1 is the published loss.
         alignment: weight of a term that draws the mean text-to-image attention of `aligned_blocks`
             to the tokens that change. Not in the paper; 0 turns it off.
         strength: reference strength during training.
+        first_step: share of samples with everything masked, as at the sampler's first step, where
+            the text alone decides; 0 is the published law.
+        patches: share of samples whose masked tokens lie together instead of being scattered.
         generate_share: share of edit-stage steps that generate from a caption instead, so that
             text to image is not forgotten.
     """
@@ -50,36 +65,73 @@ class GenerationOptions:
     alignment: float = 0.0
     aligned_blocks: tuple[int, ...] = ()
     strength: float = 1.0
+    first_step: float = 0.0
+    patches: float = 0.0
     generate_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("text_dropout", "first_step", "generate_share"):
+            require_number(name, getattr(self, name), 0, 1)
+        require_number("steps", self.steps, 1, 1000, whole=True)
+        require_number("changed_weight", self.changed_weight, 0)
+        require_number("alignment", self.alignment, 0)
+        require_number("strength", self.strength, 0.01, 100)
+        if self.alignment and not self.aligned_blocks:
+            raise InputError("aligned_blocks is empty; name the blocks that alignment is about")
 
 
 @dataclass(frozen=True, repr=False)
 class Batch:
-    """Token ids [B, H, W] and prompts of one step."""
+    """Token ids [B, H, W] and prompts of one step; source is None for text to image."""
 
     target: Tensor
     source: Tensor | None
     prompts: Sequence[str]
 
+    @property
+    def changed(self) -> Tensor:
+        """bool [B, H, W]: where the target differs from the source; nowhere without one."""
+        if self.source is None:
+            return torch.zeros_like(self.target, dtype=torch.bool)
+        return self.target != self.source
 
-def mask_tokens(target: Tensor, mask_id: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Mask a share cos(u pi/2) of each item's tokens, at least one.
 
-    Returns the masked ids [B, H, W] and u [B], the share of sampling that is over at that ratio.
+def mask_tokens(
+    target: Tensor,
+    mask_id: int,
+    generator: torch.Generator,
+    first_step: float = 0.0,
+    patches: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Mask a share cos(u pi/2) of each item's tokens, at least one; all for `first_step` of them.
+
+    The generator is on the CPU. Returns the masked ids [B, H, W] and u [B], the share of sampling
+    that is over at that ratio.
     """
     batch, positions = len(target), target[0].numel()
     u = torch.rand(batch, generator=generator)
+    if first_step:
+        u = u * (torch.rand(batch, generator=generator) >= first_step)
     count = (torch.cos(u * torch.pi / 2) * positions).round().clamp(min=1)
-    order = torch.rand(batch, positions, generator=generator).argsort(dim=1)
-    masked = (order < count[:, None]).view_as(target)
-    return target.masked_fill(masked, mask_id), u
+    noise = torch.rand(target.shape, generator=generator)
+    if patches:
+        # The sampler reveals what is certain first and leaves whole objects to the end.
+        coarse = torch.rand(batch, 1, 5, 5, generator=generator)
+        smooth = F.interpolate(coarse, target.shape[1:], mode="bilinear")[:, 0]
+        chosen = torch.rand(batch, 1, 1, generator=generator) < patches
+        noise = torch.where(chosen, smooth + 0.05 * noise, noise)
+    order = noise.flatten(1).argsort(dim=1).argsort(dim=1)
+    masked = (order < count[:, None]).view(target.shape).to(target.device)
+    return target.masked_fill(masked, mask_id), u.to(target.device)
 
 
 def alignment_loss(scores: Sequence[Tensor], changed: Tensor, stride: int) -> Tensor:
     """Cross-entropy between the normalised score maps [B, N] and the changed positions.
 
     Args:
-        changed: bool [B, H, W] on the token grid; items where nothing changes are left out.
+        scores: one map per block, N positions in reading order.
+        changed: bool [B, H, W] on the token grid; items where nothing changes add 0 to the mean.
+        stride: tokens per position, along each side.
     """
     wanted = F.max_pool2d(changed.float()[:, None], stride).flatten(1)
     total = wanted.sum(dim=1, keepdim=True)
@@ -89,7 +141,12 @@ def alignment_loss(scores: Sequence[Tensor], changed: Tensor, stride: int) -> Te
 
 
 class GenerationStage:
-    """Text-to-image or edit training of the transformer together with the small text encoders."""
+    """Text-to-image or edit training of the transformer together with the small text encoders.
+
+    Args:
+        vq: the trained tokenizer; it stays as it is.
+        device: where everything is moved to and trains.
+    """
 
     def __init__(
         self,
@@ -97,10 +154,14 @@ class GenerationStage:
         towers: TextTowers,
         vq: VQModel,
         options: GenerationOptions,
+        device: torch.device | str = "cpu",
     ) -> None:
-        self.options, self.towers, self.vq = options, towers, vq.requires_grad_(False)
+        self.device = torch.device(device)
+        self.options, self.towers = options, towers
+        self.vq = vq.requires_grad_(False).to(self.device)
         clip, gemma = towers.modules_to_train()
         self.modules = nn.ModuleDict({"transformer": transformer, "clip": clip, "gemma": gemma})
+        self.modules.to(self.device)
 
     @property
     def transformer(self) -> MaskedTransformer:
@@ -114,13 +175,14 @@ class GenerationStage:
 
     def draw(self, random: StepRandom, batch: int) -> Batch:
         """Sample pictures or edit pairs of the training split and tokenize them."""
+        size = self.options.size
         if not self.options.edit or random.data.random() < self.options.generate_share:
             scenes = [training_scene(random.data) for _ in range(batch)]
             prompts = [caption(s, random.data) for s in scenes]
-            return Batch(self.vq.encode(to_pixels(scenes, self.options.size)), None, prompts)
-        pairs: list[EditPair] = [sample_pair(random.data) for _ in range(batch)]
+            return Batch(self.vq.encode(to_pixels(scenes, size, self.device)), None, prompts)
+        pairs = [training_pair(random.data) for _ in range(batch)]
         scenes = [p.source for p in pairs] + [p.target for p in pairs]
-        source, target = self.vq.encode(to_pixels(scenes, self.options.size)).chunk(2)
+        source, target = self.vq.encode(to_pixels(scenes, size, self.device)).chunk(2)
         return Batch(target, source, [p.instruction for p in pairs])
 
     def loss(self, random: StepRandom, batch: int) -> tuple[Tensor, dict[str, float]]:
@@ -128,23 +190,25 @@ class GenerationStage:
         o, data = self.options, self.draw(random, batch)
         drop = torch.rand(batch, generator=random.masks) < o.text_dropout
         prompts = ["" if d else p for p, d in zip(data.prompts, drop.tolist(), strict=True)]
-        ids, u = mask_tokens(data.target, self.config.mask_token_id, random.masks)
+        mask_id = self.config.mask_token_id
+        ids, u = mask_tokens(data.target, mask_id, random.masks, o.first_step, o.patches)
         timestep = ((1 - u) * o.steps).floor().clamp(max=o.steps - 1)
         prediction = self._predict(ids, timestep, prompts, data.source)
-        masked = ids == self.config.mask_token_id
-        changed = torch.zeros_like(masked) if data.source is None else data.target != data.source
+        masked, changed = ids == mask_id, data.changed
         logits = prediction.logits.permute(0, 2, 3, 1)[masked].float()
         losses = F.cross_entropy(logits, data.target[masked], reduction="none")
-        weights = 1 + (o.changed_weight - 1) * changed[masked].float()
+        few = 1 - changed.float().mean(dim=(1, 2), keepdim=True)
+        weights = (1 + (o.changed_weight - 1) * few * changed)[masked]
         loss = (losses * weights).sum() / weights.sum()
         figures = {"nll": losses.mean().item()}
-        if data.source is not None:
-            figures["new"] = losses[changed[masked]].mean().nan_to_num().item()
-        if prediction.scores and data.source is not None:
-            told = changed & ~drop[:, None, None]
-            aligned = alignment_loss(
-                [prediction.scores[i] for i in o.aligned_blocks], told, self.config.stride
-            )
+        if data.source is None:
+            return loss, figures
+        figures["new"] = losses[changed[masked]].mean().nan_to_num().item()
+        if prediction.scores:
+            # A dropped prompt says nothing about where to act.
+            told = changed & ~drop.to(self.device)[:, None, None]
+            scores = [prediction.scores[i] for i in o.aligned_blocks]
+            aligned = alignment_loss(scores, told, self.config.stride)
             figures["align"] = aligned.item()
             loss = loss + o.alignment * aligned
         return loss, figures
@@ -152,27 +216,32 @@ class GenerationStage:
     def _predict(
         self, ids: Tensor, timestep: Tensor, prompts: Sequence[str], source: Tensor | None
     ) -> Prediction:
-        size = float(self.options.size)
-        micro = torch.tensor([[size, size, 0.0, 0.0, 6.0]]).expand(len(ids), 5)
-        blocks = self.options.aligned_blocks if self.options.alignment else ()
-        rows = torch.full((len(ids), self.towers.text_length), 1 / self.towers.text_length)
-        injection = InjectionOptions(strength=self.options.strength)
-        # The CPU has fast bfloat16 products; weights, optimiser and loss stay in float32.
-        with torch.autocast("cpu", torch.bfloat16):
+        o, batch, length = self.options, len(ids), self.towers.text_length
+        micro = micro_conditions(batch, o.size, o.size).to(self.device)
+        rows = torch.full((batch, length), 1 / length, device=self.device)
+        injection = InjectionOptions(strength=o.strength)
+        # CPUs and GPUs have fast bfloat16 products; weights, optimiser and loss stay in float32.
+        with torch.autocast(self.device.type, torch.bfloat16):
             states, pooled = self.towers.encode_ids(*self.towers.tokenize(prompts))
             return self.transformer(
                 ids, timestep, states, pooled, micro, source, injection,
-                probe=MeanOfRows(rows), probed_blocks=blocks,
+                probe=MeanOfRows(rows), probed_blocks=o.aligned_blocks if o.alignment else (),
             )  # fmt: skip
 
-    def after_step(self, step: int) -> None:
+    def after_step(self) -> None:
         """Nothing to do."""
 
-    def sheet(self, path: Path) -> None:
-        """Pictures of what the stage can do now; drawn by the evaluation room's sampler."""
-        from .progress import draw_progress
+    @property
+    def settings(self) -> Settings:
+        """How a checkpoint of this stage wants to be used."""
+        o = self.options
+        sampling = SamplingOptions(steps=o.steps, guidance=GUIDANCE, strength=o.strength)
+        return Settings(o.size, self.towers.text_length, "", sampling, LocalizationOptions())
 
-        draw_progress(self, path)
+    def sheet(self, path: Path) -> None:
+        """Held-out edits, or pictures of held-out captions, as the stage makes them now."""
+        model = EditMGT(self.transformer, self.vq, self.towers, self.settings)
+        (draw_edits if self.options.edit else draw_generated)(model, path)
 
     def export(self, folder: Path) -> None:
         """Write `editmgt/` and the text folders."""

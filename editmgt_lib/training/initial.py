@@ -1,13 +1,22 @@
 """Initial weights of a transformer trained from nothing, and the attention it trains with."""
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models.blocks import DoubleBlock, SingleBlock
 from ..models.config import TransformerConfig
+from ..models.text import TextTowers
 from ..models.transformer import MaskedTransformer
+from ..models.vq import VQModel
+from ..toyworld.language import corpus
+from ..toyworld.text_towers import build_towers
+from .pictures import crowded_scene, to_pixels
 
-SPREAD = 0.02
+SPREAD = 0.02  # of embeddings and head
+RESIDUAL = 0.5  # scale of the layers that write to the residual stream
+PICTURES = 400  # drawn to find out what each code stands for
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, key_bias: Tensor | None = None) -> Tensor:
@@ -17,7 +26,7 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, key_bias: Tensor | None = N
 
 
 def new_transformer(config: TransformerConfig, seed: int) -> MaskedTransformer:
-    """A transformer with small normal weights whose blocks start as plain pre-norm blocks.
+    """A transformer with fan-in-scaled weights whose blocks start as plain pre-norm blocks.
 
     Modulation starts at shift 0, scale 0, gate 1 for every condition: gates that start at 0 leave
     the blocks without gradient for the first hundreds of steps, which a short run can't spare.
@@ -25,11 +34,9 @@ def new_transformer(config: TransformerConfig, seed: int) -> MaskedTransformer:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MaskedTransformer(config, attention=plain_attention)
-        for name, parameter in model.named_parameters():
-            if parameter.ndim >= 2:
-                nn.init.normal_(parameter, std=SPREAD)
-            elif name.endswith("bias"):
-                nn.init.zeros_(parameter)
+        scale_by_fan_in(model)
+        for layer in (model.embed.embeddings, model.mlm_layer.conv2):
+            nn.init.normal_(layer.weight, std=SPREAD)
     for block in model.blocks:
         if isinstance(block, DoubleBlock):
             _open(block.norm1.linear, gates=(2, 5), parts=6)
@@ -37,6 +44,87 @@ def new_transformer(config: TransformerConfig, seed: int) -> MaskedTransformer:
         elif isinstance(block, SingleBlock):
             _open(block.norm.linear, gates=(2,), parts=3)
     return model
+
+
+def new_towers(config: TransformerConfig, text_length: int, seed: int) -> TextTowers:
+    """Small text encoders with ToyWorld's vocabulary, scaled like the transformer they feed."""
+    towers = build_towers(
+        corpus(),
+        text_length=text_length,
+        width=config.joint_attention_dim,
+        pooled=config.pooled_projection_dim,
+        seed=seed,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in towers.modules_to_train():
+            scale_by_fan_in(module)
+    return towers
+
+
+@torch.no_grad()
+def scale_by_fan_in(module: nn.Module) -> None:
+    """Normal weights of variance 1 / fan-in, zero biases; residual writers start smaller.
+
+    At these small widths the usual 0.02 would all but close the way from the text to the picture.
+    """
+    writers = ("to_out.0.weight", "to_add_out.weight", "net.2.weight", "proj_out.weight")
+    for name, parameter in module.named_parameters():
+        if parameter.ndim >= 2:
+            gain = RESIDUAL if name.endswith(writers) else 1.0
+            nn.init.normal_(parameter, std=gain * parameter[0].numel() ** -0.5)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
+
+
+@torch.no_grad()
+def code_features(vq: VQModel, size: int, width: int, seed: int) -> Tensor:
+    """What each code looks like, [codes, width] unit rows; similar codes get similar rows.
+
+    A row is the code's mean patch of pixels on the principal axes of all of them, halfway to white,
+    so that a transformer need not learn every code alone. Codes never seen get random rows.
+    """
+    rng, factor = np.random.default_rng(seed), vq.config.factor
+    codes = vq.config.num_vq_embeddings
+    sums, counts = torch.zeros(codes, 3 * factor**2), torch.zeros(codes, 1)
+    for _ in range(PICTURES // 20):
+        pixels = to_pixels([crowded_scene(rng) for _ in range(20)], size)
+        ids = vq.encode(pixels).flatten()
+        patches = F.pixel_unshuffle(pixels, factor).flatten(2).transpose(1, 2).flatten(0, 1)
+        sums.index_add_(0, ids, patches)
+        counts.index_add_(0, ids, torch.ones(len(ids), 1))
+    seen = counts[:, 0] > 0
+    mean = sums[seen] / counts[seen]
+    left, values, _ = torch.linalg.svd(mean - mean.mean(dim=0), full_matrices=False)
+    features = torch.randn(codes, width, generator=torch.Generator().manual_seed(seed))
+    axes = (left * values.sqrt())[:, :width]
+    features[seen] = F.pad(axes, (0, width - axes.shape[1]))
+    return F.normalize(features, dim=1)
+
+
+@torch.no_grad()
+def seed_with_codes(model: MaskedTransformer, features: Tensor, seed: int) -> None:
+    """Start embedding and head from the codes' features [codes, width / tokens per position].
+
+    Each of a position's tokens gets a slice of the hidden channels, on the way in and on the way
+    out, so that a hidden state carried through unchanged already predicts the token it came from.
+    """
+    codes, part = features.shape
+    identity = torch.eye(model.config.width)
+    noise = torch.randn(codes, model.config.width, generator=torch.Generator().manual_seed(seed))
+    model.embed.embeddings.weight[:codes] = SPREAD * noise
+    model.embed.embeddings.weight[:codes, :part] += features
+    model.mlm_layer.conv2.weight[:, :part, 0, 0] += features / 2
+    for layer in (model.embed.conv, model.mlm_layer.conv1):
+        layer.weight[..., 0, 0] += identity
+    for linear in (model.project_to_hidden, model.project_from_hidden):
+        linear.weight += identity
+    if model.config.stride == 2:
+        down, up = model.down_block.downsample.conv, model.up_block.upsample.conv
+        for slot in range(4):
+            rows, (i, j) = slice(slot * part, (slot + 1) * part), divmod(slot, 2)
+            down.weight[rows, :part, i, j] += torch.eye(part)
+            up.weight[rows, :part, i, j] += torch.eye(part)
 
 
 @torch.no_grad()

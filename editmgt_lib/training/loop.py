@@ -1,12 +1,12 @@
-"""The training loop every stage shares: optimise, average, checkpoint, resume, show.
+"""The training loop every stage shares: optimise, average, save, resume, show.
 
-Everything random in a step comes from generators seeded by (seed, step), so a resumed run repeats an
-uninterrupted one bit for bit on the CPU.
+Everything random in a step comes from generators seeded by (seed, step), so on the CPU a resumed
+run repeats an uninterrupted one bit for bit.
 """
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,24 +14,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..checks import require_number
 from ..errors import CheckpointError
-from ..files import atomic_path, atomic_write_json
+from .interrupts import deferred_interrupt
+from .state import Groups, read_state, write_state
 
-STATE = "state.safetensors"
-PROGRESS = "progress.json"
+ADAM = ("step", "exp_avg", "exp_avg_sq")  # what the optimiser keeps of a parameter
+EARLY = 10  # steps over which the average's decay rises
 
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """One stage's optimisation.
+    """One stage's optimisation. Raises InputError.
 
     Attributes:
-        steps: optimiser steps in all.
-        batch: samples per step.
-        learning_rate: its plateau; linear warm-up before, linear cool-down to zero after.
+        steps: optimiser steps in all, 1 or more.
+        batch: samples per step, 1 or more.
+        learning_rate: its plateau, above 0; linear warm-up before, linear cool-down to 0 after.
         warmup, cooldown: steps of each.
-        average: decay of the moving average of the weights, which is what gets exported.
-        clip: largest gradient norm.
+        weight_decay, betas: of AdamW.
+        average: decay of the moving average of the weights, 0..1; the average is what is exported.
+        clip: largest gradient norm, above 0.
         seed: of data and masks.
         checkpoint_every, sheet_every: steps between saved states and pictures.
     """
@@ -49,6 +52,16 @@ class LoopOptions:
     checkpoint_every: int = 500
     sheet_every: int = 500
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "checkpoint_every", "sheet_every"):
+            require_number(name, getattr(self, name), 1, whole=True)
+        for name in ("warmup", "cooldown", "seed"):
+            require_number(name, getattr(self, name), 0, whole=True)
+        for name in ("learning_rate", "clip"):
+            require_number(name, getattr(self, name), 1e-12)
+        require_number("weight_decay", self.weight_decay, 0)
+        require_number("average", self.average, 0, 1)
+
     def rate(self, step: int) -> float:
         """Learning rate of a step: warm-up, plateau, cool-down."""
         rise = min(1.0, (step + 1) / max(1, self.warmup))
@@ -58,7 +71,7 @@ class LoopOptions:
 
 @dataclass(frozen=True)
 class StepRandom:
-    """The random numbers of one training step."""
+    """The random numbers of one training step; both generators are on the CPU."""
 
     data: np.random.Generator
     masks: torch.Generator
@@ -71,14 +84,14 @@ class StepRandom:
 
 
 class Stage(Protocol):
-    """What the loop needs from a stage."""
+    """What the loop needs from a stage; `modules` holds all that a resumed run needs of it."""
 
     modules: nn.ModuleDict
 
     def loss(self, random: StepRandom, batch: int) -> tuple[Tensor, dict[str, float]]:
         """The loss of one batch and figures for the progress bar."""
 
-    def after_step(self, step: int) -> None:
+    def after_step(self) -> None:
         """Anything to do once the weights moved."""
 
     def sheet(self, path: Path) -> None:
@@ -88,25 +101,30 @@ class Stage(Protocol):
         """Write the trained parts in the published layout."""
 
 
-@dataclass
 class Run:
-    """A stage under training: weights, their average, optimiser state and the step count."""
+    """A stage under training: its weights, their average, optimiser state and step count.
 
-    stage: Stage
-    options: LoopOptions
-    folder: Path
-    step: int = 0
-    averages: dict[str, Tensor] = field(default_factory=dict)
+    Args:
+        folder: where `save` writes; a state found there is restored.
 
-    def __post_init__(self) -> None:
-        o = self.options
-        self.parameters = dict(self.stage.modules.named_parameters())
+    Raises:
+        CheckpointError: a state that cannot be read or belongs to another network.
+    """
+
+    def __init__(self, stage: Stage, options: LoopOptions, folder: Path) -> None:
+        self.stage, self.options, self.folder = stage, options, folder
+        self.step = 0
+        named = stage.modules.named_parameters()
+        self.parameters = {name: p for name, p in named if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), o.learning_rate, o.betas, weight_decay=o.weight_decay
+            self.parameters.values(),
+            options.learning_rate,
+            options.betas,
+            weight_decay=options.weight_decay,
         )
         self.averages = {n: t.detach().clone() for n, t in self._weights().items()}
-        if (self.folder / PROGRESS).exists():
-            self._restore()
+        if (found := read_state(folder)) is not None:
+            self._restore(*found)
 
     def _weights(self) -> dict[str, Tensor]:
         return {n: t for n, t in self.stage.modules.state_dict().items() if t.is_floating_point()}
@@ -122,48 +140,42 @@ class Run:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        self.stage.after_step(self.step)
+        self.stage.after_step()
         self._average()
         return {"loss": loss.item(), **figures}
 
     @torch.no_grad()
     def _average(self) -> None:
         # An average over fewer steps at first, or the initial weights would linger in it.
-        decay = min(self.options.average, self.step / (self.step + 10))
+        decay = min(self.options.average, self.step / (self.step + EARLY))
         weights = self._weights()
         old = list(self.averages.values())
         torch._foreach_lerp_(old, [weights[n] for n in self.averages], 1 - decay)
 
     def save(self) -> None:
         """Write everything needed to go on, replacing the state before it."""
-        from safetensors.torch import save_file
+        groups: Groups = {"weight": self.stage.modules.state_dict(), "average": self.averages}
+        states = {n: self.optimizer.state.get(p, {}) for n, p in self.parameters.items()}
+        groups["optimizer"] = {f"{k}.{n}": s[k] for n, s in states.items() for k in ADAM if s}
+        write_state(self.folder, self.step, self.options.steps, groups)
 
-        tensors = {f"weight.{n}": t for n, t in self.stage.modules.state_dict().items()}
-        tensors |= {f"average.{n}": t for n, t in self.averages.items()}
-        for name, parameter in self.parameters.items():
-            for key, value in self.optimizer.state[parameter].items():
-                tensors[f"optimizer.{key}.{name}"] = value
-        self.folder.mkdir(parents=True, exist_ok=True)
-        clones = {n: t.detach().contiguous().clone() for n, t in tensors.items()}
-        with atomic_path(self.folder / STATE) as path:
-            save_file(clones, str(path), metadata={"step": str(self.step)})
-        atomic_write_json(self.folder / PROGRESS, {"step": self.step, "steps": self.options.steps})
-
-    def _restore(self) -> None:
-        from safetensors import safe_open
-
-        path = self.folder / STATE
-        if not path.exists():
-            raise CheckpointError(f"{self.folder} has {PROGRESS} but no {STATE}; remove it")
-        with safe_open(str(path), "pt") as file:
-            self.step = int(file.metadata()["step"])
-            tensors = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
-        part = _grouped(tensors)
-        self.stage.modules.load_state_dict(part["weight"])
-        self.averages = {n: part["average"][n] for n in self.averages}
-        for name, parameter in self.parameters.items():
-            keys = ("step", "exp_avg", "exp_avg_sq")
-            self.optimizer.state[parameter] = {k: part[f"optimizer.{k}"][name] for k in keys}
+    def _restore(self, step: int, groups: Groups) -> None:
+        try:
+            self.stage.modules.load_state_dict(groups["weight"])
+            for name, average in self.averages.items():
+                average.copy_(groups["average"][name])
+            kept = groups.get("optimizer", {})
+            for name, parameter in self.parameters.items():
+                if f"step.{name}" in kept:  # a parameter that never had a gradient has none
+                    moments = {k: kept[f"{k}.{name}"].to(parameter.device) for k in ADAM[1:]}
+                    self.optimizer.state[parameter] = {"step": kept[f"step.{name}"], **moments}
+        except (RuntimeError, KeyError, AttributeError) as error:
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(
+                f"the state in {self.folder} is of another recipe ({reason}); train into another "
+                "folder, or remove this one to start anew"
+            ) from error
+        self.step = step
 
     def with_averages(self, action: Callable[[], Any]) -> Any:
         """Run `action` on the averaged weights, then put the trained ones back."""
@@ -175,41 +187,34 @@ class Run:
             self.stage.modules.load_state_dict(kept)
 
 
-def _grouped(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    groups: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        group, _, rest = name.partition(".")
-        if group == "optimizer":
-            key, _, rest = rest.partition(".")
-            group = f"optimizer.{key}"
-        groups.setdefault(group, {})[rest] = tensor
-    return groups
+def train(run: Run, *, name: str, minutes: float | None = None) -> None:
+    """Train to the end, or for `minutes`, going on from the step the run is at.
 
-
-def train(
-    stage: Stage, options: LoopOptions, folder: Path, *, name: str, minutes: float | None = None
-) -> Run:
-    """Train to the end, or for `minutes`, going on from what `folder` holds.
-
-    Raises:
-        CheckpointError: the folder's state cannot be read.
+    The first Ctrl-C ends the step and saves before it raises KeyboardInterrupt.
     """
     from tqdm import tqdm
 
-    run = Run(stage, options, folder)
+    o, stage = run.options, run.stage
     deadline = time.monotonic() + 60 * minutes if minutes else float("inf")
     smooth: dict[str, float] = {}
-    with tqdm(total=options.steps, initial=run.step, desc=name, mininterval=5) as bar:
-        while run.step < options.steps and time.monotonic() < deadline:
+    saved = run.step
+    with (
+        deferred_interrupt() as interrupted,
+        tqdm(total=o.steps, initial=run.step, desc=name, mininterval=5) as bar,
+    ):
+        while run.step < o.steps and time.monotonic() < deadline and not interrupted():
             for key, value in run.advance().items():
                 smooth[key] = 0.98 * smooth.get(key, value) + 0.02 * value
             bar.set_postfix({k: f"{v:.4f}" for k, v in smooth.items()}, refresh=False)
             bar.update()
-            last = run.step == options.steps
-            if last or run.step % options.sheet_every == 0:
-                picture = folder / f"sheet-{run.step:06d}.png"
+            last = run.step == o.steps
+            if last or run.step % o.sheet_every == 0:
+                picture = run.folder / f"sheet-{run.step:06d}.png"
                 run.with_averages(lambda p=picture: stage.sheet(p))
-            if last or run.step % options.checkpoint_every == 0:
+            if last or run.step % o.checkpoint_every == 0:
                 run.save()
-    run.save()
-    return run
+                saved = run.step
+        if run.step > saved:
+            run.save()
+    if interrupted():
+        raise KeyboardInterrupt

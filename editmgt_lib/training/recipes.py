@@ -75,16 +75,16 @@ CPU = Recipe(
             sheet_every=300, checkpoint_every=300,
         ),
         "text-to-image": LoopOptions(
-            1400, 32, 2e-3, warmup=150, cooldown=200, sheet_every=400, checkpoint_every=400
+            1400, 32, 1.2e-3, warmup=100, cooldown=200, sheet_every=200, checkpoint_every=200
         ),
         "edit": LoopOptions(
-            5000, 32, 1.5e-3, warmup=100, cooldown=1500, sheet_every=500, checkpoint_every=500
+            3050, 32, 7e-4, warmup=100, cooldown=550, sheet_every=250, checkpoint_every=250
         ),
     },
     generation=GenerationOptions(edit=False, size=128, steps=16),
     edit=GenerationOptions(
-        edit=True, size=128, steps=16, changed_weight=4.0, alignment=0.2, aligned_blocks=(4,),
-        generate_share=0.08,
+        edit=True, size=128, steps=16, changed_weight=3.0, alignment=0.1, aligned_blocks=(4,),
+        first_step=0.25, patches=0.5, generate_share=0.08,
     ),
 )  # fmt: skip
 
@@ -102,7 +102,7 @@ GPU = Recipe(
     generation=GenerationOptions(edit=False, size=256, steps=16),
     edit=GenerationOptions(
         edit=True, size=256, steps=16, changed_weight=4.0, alignment=0.2, aligned_blocks=(8, 9),
-        generate_share=0.08,
+        first_step=0.25, generate_share=0.08,
     ),
 )  # fmt: skip
 

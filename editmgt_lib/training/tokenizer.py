@@ -11,9 +11,10 @@ from ..models.vq import VQConfig, VQModel
 from .loop import StepRandom
 from .pictures import crowded_scene, save_grid, to_pixels
 
-COMMITMENT = 0.25
-DECAY = 0.97
+COMMITMENT = 0.25  # weight of the pull of latents to their codes, as published
+DECAY = 0.97  # of the moving averages
 IDLE_STEPS = 60  # a code unused for this long restarts on a latent of the batch
+PICTURES = 10  # on a sheet
 
 
 class TokenizerStage:
@@ -23,10 +24,21 @@ class TokenizerStage:
     to it, and codes that nothing chose restart on latents of the current batch. The first
     `continuous` steps leave the quantiser out, so that the codebook starts on latents that mean
     something already.
+
+    Args:
+        size: picture side in pixels. seed: of the initial weights. device: where it trains.
     """
 
-    def __init__(self, config: VQConfig, size: int, seed: int, continuous: int = 0) -> None:
+    def __init__(
+        self,
+        config: VQConfig,
+        size: int,
+        seed: int,
+        continuous: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.config, self.size, self.continuous = config, size, continuous
+        self.device = torch.device(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = VQModel(config)
@@ -37,6 +49,7 @@ class TokenizerStage:
         self.modules.register_buffer("sums", torch.zeros(codes, width))
         self.modules.register_buffer("idle", torch.full((codes,), IDLE_STEPS))
         self.modules.register_buffer("step", torch.zeros((), dtype=torch.long))
+        self.modules.to(self.device)
         self._latents = self._ids = None
 
     @property
@@ -44,15 +57,26 @@ class TokenizerStage:
         """The tokenizer under training."""
         return self.modules["vqvae"]
 
+    @property
+    def codes(self) -> Tensor:
+        """The codebook [codes, width]."""
+        return self.model.quantize.embedding.weight
+
+    @property
+    def quantizing(self) -> bool:
+        """Whether this step passes the codebook."""
+        return int(self.modules.step) >= self.continuous
+
     def loss(self, random: StepRandom, batch: int) -> tuple[Tensor, dict[str, float]]:
         """Absolute and squared error of the pixels, and the commitment to the codebook."""
-        pixels = to_pixels([crowded_scene(random.data) for _ in range(batch)], self.size)
+        scenes = [crowded_scene(random.data) for _ in range(batch)]
+        pixels = to_pixels(scenes, self.size, self.device)
         model, patch = self.model, self.config.patch_size
         latents = model.quant_conv(model.encoder(F.pixel_unshuffle(pixels, patch)))
         codes = self._quantize(latents, random.masks) if self.quantizing else latents
         through = latents + (codes - latents).detach()
-        # The decoder is the costly part, and the CPU has fast bfloat16 products.
-        with torch.autocast("cpu", torch.bfloat16):
+        # The decoder is the costly part, and CPUs and GPUs have fast bfloat16 products.
+        with torch.autocast(self.device.type, torch.bfloat16):
             out = model.decoder(model.post_quant_conv(through))
         out = F.pixel_shuffle(out, patch).float()
         commitment = F.mse_loss(latents, codes.detach())
@@ -60,11 +84,6 @@ class TokenizerStage:
         used = self._ids.unique().numel() if self.quantizing else 0
         figures = {"mse": squared.item(), "commit": commitment.item(), "codes": float(used)}
         return 4 * squared + absolute + COMMITMENT * commitment, figures
-
-    @property
-    def quantizing(self) -> bool:
-        """Whether this step passes the codebook."""
-        return int(self.modules.step) >= self.continuous
 
     def _quantize(self, latents: Tensor, generator: torch.Generator) -> Tensor:
         flat = latents.detach().movedim(1, -1).flatten(0, -2)
@@ -75,36 +94,38 @@ class TokenizerStage:
 
     @torch.no_grad()
     def _revive(self, latents: Tensor, generator: torch.Generator) -> None:
+        """Restart idle codes on latents [N, width] of the batch."""
         idle = (self.modules.idle >= IDLE_STEPS).nonzero()[:, 0]
         if not len(idle):
             return
-        distance = self._distance(latents)
         # Latents far from every code are the ones the codebook lacks.
-        weights = distance.clamp(min=1e-12)
+        weights = self._distance(latents).clamp(min=1e-12).cpu()
         chosen = torch.multinomial(weights, min(len(idle), len(weights)), generator=generator)
-        idle = idle[: len(chosen)]
-        self.model.quantize.embedding.weight[idle] = latents[chosen]
+        idle, chosen = idle[: len(chosen)], chosen.to(self.device)
+        self.codes[idle] = latents[chosen]
         self.modules.sums[idle], self.modules.counts[idle] = latents[chosen], 1.0
         self.modules.idle[idle] = 0
 
     def _distance(self, latents: Tensor) -> Tensor:
+        """Squared distance of each latent [N, width] to its nearest code."""
         nearest = self.model.quantize.nearest(latents.T[None, :, :, None]).flatten()
-        return (latents - self.model.quantize.embedding.weight[nearest]).square().sum(dim=1)
+        return (latents - self.codes[nearest]).square().sum(dim=1)
 
     @torch.no_grad()
-    def after_step(self, step: int) -> None:
+    def after_step(self) -> None:
         """Move every code towards the mean of the latents it got."""
         quantized = self.quantizing
         self.modules.step.add_(1)
         if not quantized:
             return
         counts, sums, idle = self.modules.counts, self.modules.sums, self.modules.idle
-        new = torch.zeros_like(counts).index_add_(0, self._ids, torch.ones(len(self._ids)))
+        ones = torch.ones(len(self._ids), device=self.device)
+        new = torch.zeros_like(counts).index_add_(0, self._ids, ones)
         total = torch.zeros_like(sums).index_add_(0, self._ids, self._latents)
         counts.mul_(DECAY).add_(new, alpha=1 - DECAY)
         sums.mul_(DECAY).add_(total, alpha=1 - DECAY)
         used = counts > 1e-3
-        self.model.quantize.embedding.weight[used] = sums[used] / counts[used, None]
+        self.codes[used] = sums[used] / counts[used, None]
         idle.add_(1)
         idle[new > 0] = 0
 
@@ -112,12 +133,14 @@ class TokenizerStage:
     def sheet(self, path: Path) -> None:
         """Pictures above their reconstructions."""
         rng, model = StepRandom.of(1, 0).data, self.model
-        pixels = to_pixels([crowded_scene(rng) for _ in range(10)], self.size)
-        rows = [pixels, model.decode(model.encode(pixels))]
-        if not self.quantizing:
+        scenes = [crowded_scene(rng) for _ in range(PICTURES)]
+        pixels = to_pixels(scenes, self.size, self.device)
+        if self.quantizing:
+            again = model.decode(model.encode(pixels))
+        else:
             latents = model.post_quant_conv(model.latents(pixels))
-            rows[1] = F.pixel_shuffle(model.decoder(latents), self.config.patch_size)
-        save_grid(rows, path)
+            again = F.pixel_shuffle(model.decoder(latents), self.config.patch_size)
+        save_grid([pixels, again], path)
 
     def export(self, folder: Path) -> None:
         """Write `vqvae/`."""

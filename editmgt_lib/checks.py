@@ -1,0 +1,75 @@
+"""Checks of what a caller gives; every message names the thing, its value and the way to fix it."""
+
+from collections.abc import Sequence
+from math import inf
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+
+
+def require_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
+    """Raise InputError unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise InputError(f"{name} is {value!r}; use one of {', '.join(map(repr, allowed))}")
+
+
+def require_number(
+    name: str, value: Any, low: float, high: float = inf, whole: bool = False
+) -> None:
+    """Raise InputError unless `value` is a finite number (an int if `whole`) within low..high."""
+    kinds = int if whole else (int, float)
+    good = isinstance(value, kinds) and not isinstance(value, bool)
+    if not good or not low <= value <= high or value == inf:  # NaN fails too
+        kind = "a whole number" if whole else "a number"
+        bounds = f"from {low} up" if high == inf else f"from {low} to {high}"
+        raise InputError(f"{name} is {value!r}; use {kind} {bounds}")
+
+
+def checked_image(image: Tensor) -> Tensor:
+    """Pictures [B, H, W, C] as float32; uint8 is taken as 0..255. InputError otherwise."""
+    if not isinstance(image, Tensor):
+        raise InputError(f"image is a {type(image).__name__}; give a tensor [B, H, W, C].")
+    if image.ndim != 4 or image.shape[-1] not in (1, 3, 4) or not image.numel():
+        raise InputError(
+            f"image has shape {tuple(image.shape)}; use [B, H, W, C] without a zero, C 1, 3 or 4."
+        )
+    if image.dtype == torch.uint8:
+        return image.to(torch.float32) / 255
+    if not image.is_floating_point():
+        raise InputError(f"image is {image.dtype}; use a float type (0..1) or uint8 (0..255).")
+    low, high = (float(value) for value in image.aminmax())
+    if not (low >= -1 and high <= 2):  # NaN and infinities fail too
+        raise InputError(
+            f"image holds values from {low:g} to {high:g}; use finite values in 0..1 "
+            "(divide 0..255 by 255; NaN mostly comes from a float16 VAE)."
+        )
+    return image.to(torch.float32)
+
+
+def checked_mask(mask: Tensor, batch: int, height: int, width: int) -> Tensor:
+    """bool [batch, height, width] of a mask's pixels above 0.5; InputError if it does not fit.
+
+    mask: [batch or 1, height, width], bool or float; one mask serves all items.
+    """
+    if not isinstance(mask, Tensor) or mask.ndim != 3:
+        got = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise InputError(f"mask is {got}; give a tensor [B or 1, H, W].")
+    if mask.shape[1:] != (height, width):
+        raise InputError(
+            f"mask is {mask.shape[1]}x{mask.shape[2]} (height x width), the picture "
+            f"{height}x{width}; resize the mask to the picture."
+        )
+    if mask.shape[0] not in (1, batch):
+        raise InputError(
+            f"there are {mask.shape[0]} masks for {batch} pictures; give one, or one for each."
+        )
+    if mask.dtype != torch.bool:
+        if not mask.is_floating_point():
+            raise InputError(f"mask is {mask.dtype}; use bool, or float in 0..1.")
+        if bool(mask.aminmax().max.isnan()):
+            raise InputError("mask holds NaN; use bool, or float in 0..1.")
+        mask = mask > 0.5
+    return mask.expand(batch, -1, -1)

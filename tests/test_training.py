@@ -1,0 +1,537 @@
+"""Training: resume to the bit, the losses, the codebook, and a whole recipe in miniature."""
+
+import copy
+import dataclasses
+import json
+import signal
+
+import pytest
+import torch
+
+import editmgt_lib
+from editmgt_lib.checkpoints import read_state_dict
+from editmgt_lib.checkpoints.copying import copy_checkpoint
+from editmgt_lib.errors import CheckpointError, InputError
+from editmgt_lib.models.config import TransformerConfig
+from editmgt_lib.models.vq import VQConfig, VQModel
+from editmgt_lib.toyworld.scenes import is_heldout
+from editmgt_lib.toyworld.text_towers import build_towers
+from editmgt_lib.training import commands, generation, initial
+from editmgt_lib.training.generation import (
+    GenerationOptions,
+    GenerationStage,
+    alignment_loss,
+    mask_tokens,
+)
+from editmgt_lib.training.loop import LoopOptions, Run, StepRandom, train
+from editmgt_lib.training.recipes import RECIPES, STAGES, Recipe
+from editmgt_lib.training.state import STATE
+from editmgt_lib.training.tokenizer import DECAY, IDLE_STEPS, TokenizerStage
+
+SIZE, CODES, MASK = 64, 32, 39
+CORPUS = ("make the red circle blue", "remove the green square", "a star at the top left")
+VQ = VQConfig(
+    block_out_channels=(16,),
+    layers_per_block=1,
+    latent_channels=4,
+    num_vq_embeddings=CODES,
+    norm_num_groups=0,
+    patch_size=16,
+    encoder_kernel_size=1,
+)
+TRANSFORMER = TransformerConfig(
+    num_layers=1,
+    num_single_layers=2,
+    num_attention_heads=2,
+    attention_head_dim=16,
+    joint_attention_dim=16,
+    pooled_projection_dim=16,
+    axes_dims_rope=(4, 6, 6),
+    vocab_size=MASK + 1,
+    codebook_size=CODES,
+    downsample=True,
+    upsample=True,
+    connector_type="linear",
+)
+EDIT = GenerationOptions(
+    edit=True,
+    size=SIZE,
+    steps=3,
+    changed_weight=4.0,
+    alignment=0.2,
+    aligned_blocks=(1,),
+    generate_share=0.3,
+)
+TEXT = GenerationOptions(edit=False, size=SIZE, steps=3)
+LOOP = LoopOptions(6, 4, 1e-2, warmup=2, cooldown=2, average=0.9, checkpoint_every=2)
+RECIPE = Recipe(
+    size=SIZE,
+    text_length=16,
+    tokenizer=VQ,
+    transformer=TRANSFORMER,
+    continuous=1,
+    loops={stage: LOOP for stage in STAGES},
+    generation=TEXT,
+    edit=EDIT,
+)
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """Transformer, text towers and tokenizer to copy."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vq = VQModel(VQ).requires_grad_(False)
+        vq.quantize.embedding.weight.normal_()  # codes far apart
+    towers = build_towers(CORPUS, text_length=16, width=16, pooled=16)
+    return initial.new_transformer(TRANSFORMER, seed=0), towers, vq
+
+
+@pytest.fixture
+def edit_stage(networks):
+    return GenerationStage(*copy.deepcopy(networks), EDIT)
+
+
+@pytest.fixture
+def tokenizer_stage():
+    return TokenizerStage(VQ, SIZE, seed=0)
+
+
+def stage_of(kind, networks):
+    if kind == "tokenizer":
+        return TokenizerStage(VQ, SIZE, seed=0, continuous=2)
+    return GenerationStage(*copy.deepcopy(networks), EDIT if kind == "edit" else TEXT)
+
+
+def weights_of(stage):
+    return {n: t.clone() for n, t in stage.modules.state_dict().items()}
+
+
+def state_of(run):
+    """All that decides how a run goes on."""
+    adam = {n: run.optimizer.state[p] for n, p in run.parameters.items()}
+    moments = {f"{n}.{k}": t for n, state in adam.items() for k, t in state.items()}
+    averages = {f"average.{n}": t for n, t in run.averages.items()}
+    return weights_of(run.stage) | averages | moments
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    different = [n for n in one if not torch.equal(one[n], other[n])]
+    assert not different
+
+
+def advance(run, steps):
+    for _ in range(steps):
+        run.advance()
+    return run
+
+
+# --- the loop ---
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "text-to-image", "edit"])
+def test_a_resumed_run_repeats_an_uninterrupted_one(kind, networks, tmp_path):
+    straight = advance(Run(stage_of(kind, networks), LOOP, tmp_path / "straight"), 6)
+    advance(Run(stage_of(kind, networks), LOOP, tmp_path / "resumed"), 3).save()
+    stage = stage_of(kind, networks)
+    with torch.no_grad():  # so that all that counts has to come from the file
+        for tensor in stage.modules.state_dict().values():
+            tensor.add_(1)
+    resumed = Run(stage, LOOP, tmp_path / "resumed")
+    assert resumed.step == 3
+    assert_same(state_of(straight), state_of(advance(resumed, 3)))
+    start = stage_of(kind, networks).modules.state_dict()
+    assert any(not torch.equal(t, start[n]) for n, t in weights_of(stage).items())
+
+
+def test_averages_are_exported_and_trained_weights_kept(edit_stage, tmp_path):
+    run = advance(Run(edit_stage, LOOP, tmp_path / "edit"), 3)
+    before = weights_of(edit_stage)
+    commands.export(run, tmp_path / "checkpoint")
+    saved = read_state_dict(tmp_path / "checkpoint" / "editmgt")
+    for name, tensor in saved.items():
+        assert torch.equal(tensor, run.averages[f"transformer.{name}"])
+    assert any(not torch.equal(t, before[f"transformer.{n}"]) for n, t in saved.items())
+    assert_same(before, weights_of(edit_stage))
+
+
+def test_trained_weights_come_back_when_drawing_fails(tokenizer_stage, tmp_path):
+    run = advance(Run(tokenizer_stage, LOOP, tmp_path), 2)
+    before = weights_of(tokenizer_stage)
+    with pytest.raises(ZeroDivisionError):
+        run.with_averages(lambda: 1 / 0)
+    assert_same(before, weights_of(tokenizer_stage))
+
+
+def test_average_lies_between_what_the_weights_have_been(tokenizer_stage, tmp_path):
+    run, name = Run(tokenizer_stage, LOOP, tmp_path), "vqvae.quant_conv.bias"
+    seen = [run.parameters[name].detach().clone()]
+    for _ in range(4):
+        run.advance()
+        seen.append(run.parameters[name].detach().clone())
+    path = torch.stack(seen)
+    assert (run.averages[name] >= path.amin(0)).all() and (run.averages[name] <= path.amax(0)).all()
+    assert not torch.equal(run.averages[name], seen[-1])
+
+
+def test_learning_rate_rises_stays_and_falls():
+    loop = LoopOptions(100, 1, 2.0, warmup=10, cooldown=20)
+    rates = [loop.rate(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.2) and rates[9:81] == [2.0] * 72
+    assert rates[-1] == pytest.approx(0.1) and rates[80:] == sorted(rates[80:], reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("steps", 0), ("batch", 1.5), ("learning_rate", 0), ("average", 1.1), ("clip", float("nan"))],
+)
+def test_loop_options_are_checked(name, value):
+    with pytest.raises(InputError, match=name):
+        LoopOptions(**{"steps": 1, "batch": 1, "learning_rate": 1.0} | {name: value})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"text_dropout": 2}, {"first_step": -1}, {"alignment": -1}, {"aligned_blocks": ()}],
+    ids=str,
+)
+def test_generation_options_are_checked(change):
+    with pytest.raises(InputError, match=next(iter(change))):
+        dataclasses.replace(EDIT, **change)
+
+
+def test_same_step_same_numbers_other_step_others():
+    one, same, other = (StepRandom.of(5, step) for step in (2, 2, 3))
+    draws = [(r.data.random(), torch.rand(1, generator=r.masks).item()) for r in (one, same, other)]
+    assert draws[0] == draws[1] != draws[2] and draws[0][0] != draws[0][1]
+
+
+# --- interruptions ---
+
+
+def interrupt_at(stage, monkeypatch, step, stop):
+    calls, loss = [], stage.loss
+
+    def interrupted(random, batch):
+        calls.append(1)
+        if len(calls) == step:
+            stop()
+        return loss(random, batch)
+
+    monkeypatch.setattr(stage, "loss", interrupted)
+
+
+def test_an_error_in_a_step_leaves_the_last_saved_state(tokenizer_stage, monkeypatch, tmp_path):
+    def stop():
+        raise KeyboardInterrupt
+
+    interrupt_at(tokenizer_stage, monkeypatch, 4, stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(Run(tokenizer_stage, LOOP, tmp_path), name="test")
+    again = Run(TokenizerStage(VQ, SIZE, seed=0), LOOP, tmp_path)
+    assert again.step == 2
+    straight = advance(Run(TokenizerStage(VQ, SIZE, seed=0), LOOP, tmp_path / "none"), 2)
+    assert_same(state_of(straight), state_of(again))
+
+
+def test_control_c_ends_the_step_and_saves(tokenizer_stage, monkeypatch, tmp_path):
+    interrupt_at(tokenizer_stage, monkeypatch, 3, lambda: signal.raise_signal(signal.SIGINT))
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(Run(tokenizer_stage, LOOP, tmp_path), name="test")
+    assert signal.getsignal(signal.SIGINT) is handler
+    again = Run(TokenizerStage(VQ, SIZE, seed=0), LOOP, tmp_path)
+    straight = advance(Run(TokenizerStage(VQ, SIZE, seed=0), LOOP, tmp_path / "none"), 3)
+    assert again.step == 3
+    assert_same(state_of(straight), state_of(again))
+
+
+def test_a_second_control_c_stops_at_once(tokenizer_stage, monkeypatch, tmp_path):
+    def twice():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    interrupt_at(tokenizer_stage, monkeypatch, 1, twice)
+    with pytest.raises(KeyboardInterrupt):
+        train(Run(tokenizer_stage, LOOP, tmp_path), name="test")
+    assert not (tmp_path / STATE).exists()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
+def test_a_corrupt_state_is_named(damage, tokenizer_stage, tmp_path):
+    advance(Run(tokenizer_stage, LOOP, tmp_path), 1).save()
+    path = tmp_path / STATE
+    whole = path.read_bytes()
+    path.write_bytes({"truncated": whole[:-100], "empty": b"", "text": b"x" * 400}[damage])
+    with pytest.raises(CheckpointError, match=STATE):
+        Run(tokenizer_stage, LOOP, tmp_path)
+
+
+def test_a_state_of_another_network_is_named(tokenizer_stage, edit_stage, tmp_path):
+    advance(Run(tokenizer_stage, LOOP, tmp_path), 1).save()
+    wider = dataclasses.replace(VQ, block_out_channels=(24,))
+    for stage in (edit_stage, TokenizerStage(wider, SIZE, seed=0)):
+        with pytest.raises(CheckpointError, match="another recipe"):
+            Run(stage, LOOP, tmp_path)
+
+
+# --- the generation stages ---
+
+
+def test_masked_share_follows_the_cosine():
+    target = torch.zeros(6000, 4, 4, dtype=torch.long)
+    ids, u = mask_tokens(target, MASK, torch.Generator().manual_seed(0))
+    assert set(ids.unique().tolist()) == {0, MASK}
+    count = (ids == MASK).sum((1, 2))
+    expected = (torch.cos(u * torch.pi / 2) * 16).round().clamp(min=1)
+    assert torch.equal(count, expected.long())
+    assert count.min() == 1 and count.max() == 16
+    assert u.mean() == pytest.approx(0.5, abs=0.02)
+    assert (count / 16).mean() == pytest.approx(2 / torch.pi, abs=0.02)
+    everywhere = (ids == MASK).float().mean(0)  # no place is preferred
+    assert everywhere.max() - everywhere.min() < 0.05
+
+
+def test_some_items_start_like_the_sampler_with_everything_masked():
+    target = torch.zeros(4000, 4, 4, dtype=torch.long)
+    ids, u = mask_tokens(target, MASK, torch.Generator().manual_seed(0), first_step=0.25)
+    whole = (ids == MASK).all(2).all(1)
+    assert (u == 0).float().mean() == pytest.approx(0.25, abs=0.03)
+    assert whole[u == 0].all() and whole[u > 0.4].sum() == 0
+
+
+def test_masks_in_patches_lie_together_and_keep_their_share():
+    target = torch.zeros(500, 8, 8, dtype=torch.long)
+    joined = {}
+    for patches in (0.0, 1.0):
+        ids, u = mask_tokens(target, MASK, torch.Generator().manual_seed(0), patches=patches)
+        masked = ids == MASK
+        expected = (torch.cos(u * torch.pi / 2) * 64).round().clamp(min=1)
+        assert torch.equal(masked.sum((1, 2)), expected.long())
+        joined[patches] = (masked[:, 1:] == masked[:, :-1]).float().mean()
+    assert joined[1.0] > joined[0.0] + 0.05
+
+
+def test_only_masked_tokens_change():
+    target = torch.randint(CODES, (8, 4, 4), generator=torch.Generator().manual_seed(1))
+    ids, _ = mask_tokens(target, MASK, torch.Generator().manual_seed(0))
+    assert torch.equal(ids[ids != MASK], target[ids != MASK])
+
+
+def test_alignment_prefers_attention_on_what_changes():
+    changed = torch.zeros(1, 4, 4, dtype=torch.bool)
+    changed[0, 1, 2:] = True  # the upper right one of 2 x 2 positions
+    on, off = torch.tensor([[0.1, 0.7, 0.1, 0.1]]), torch.tensor([[0.7, 0.1, 0.1, 0.1]])
+    assert alignment_loss([on], changed, 2) < alignment_loss([off], changed, 2)
+    assert alignment_loss([3 * on], changed, 2) == pytest.approx(
+        alignment_loss([on], changed, 2).item()
+    )
+    assert alignment_loss([on, off], changed, 2) > alignment_loss([on, on], changed, 2)
+
+
+def test_alignment_ignores_items_without_change():
+    changed = torch.zeros(2, 4, 4, dtype=torch.bool)
+    changed[0, 0, 0] = True
+    scores = torch.tensor([[0.4, 0.2, 0.2, 0.2], [0.9, 0.1, 0.0, 0.0]], requires_grad=True)
+    loss = alignment_loss([scores], changed, 2)
+    loss.backward()
+    assert scores.grad[0].abs().sum() > 0 and (scores.grad[1] == 0).all()
+    assert alignment_loss([scores[1:]], changed[1:], 2) == 0
+
+
+def test_dropped_prompts_really_are_empty(networks, monkeypatch):
+    """The published code draws the mask the wrong way round and overwrites what it drops."""
+    transformer, towers, vq = networks
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        empty, _ = towers.encode_ids(*towers.tokenize([""] * 16))
+    given = []
+    prepare = transformer.prepare
+    monkeypatch.setattr(transformer, "prepare", lambda t, *a: given.append(t) or prepare(t, *a))
+    for share, dropped in ((0.0, [0]), (1.0, [16]), (0.5, range(3, 14))):
+        options = dataclasses.replace(EDIT, text_dropout=share, generate_share=0)
+        GenerationStage(transformer, towers, vq, options).loss(StepRandom.of(0, 1), 16)
+        same = (given.pop() - empty).abs().amax((1, 2)) < 1e-3 * empty.abs().max()
+        assert int(same.sum()) in dropped
+
+
+def test_held_out_scenes_are_never_trained_on(edit_stage, networks, monkeypatch):
+    seen = []
+
+    def spy(scenes, size, device="cpu"):
+        seen.extend(scenes)
+        return torch.zeros(len(scenes), 3, SIZE, SIZE)
+
+    monkeypatch.setattr(generation, "to_pixels", spy)
+    text = GenerationStage(*networks, TEXT)
+    for stage in (edit_stage, text):
+        for step in range(30):
+            stage.draw(StepRandom.of(0, step), 16)
+    assert len(seen) > 1000
+    assert not any(map(is_heldout, seen))
+
+
+def test_loss_falls_on_edits(edit_stage, tmp_path):
+    run = Run(edit_stage, LoopOptions(16, 4, 1e-2, warmup=2), tmp_path)
+    losses = [run.advance()["loss"] for _ in range(16)]
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+# --- the codebook ---
+
+
+def test_dead_codes_restart_on_latents_of_the_batch(tokenizer_stage):
+    stage = tokenizer_stage
+    stage.loss(StepRandom.of(0, 0), 8)
+    stage.after_step()
+    with torch.no_grad():
+        stage.codes[:10] = 1e3  # nothing is near these
+    before = stage.codes.clone()
+    stage.modules.idle[:] = 0
+    stage.modules.idle[:5] = IDLE_STEPS
+    stage.loss(StepRandom.of(0, 1), 8)
+    latents = stage._latents
+    for code in stage.codes[:5]:
+        assert (latents == code).all(1).any()
+    assert torch.equal(stage.codes[5:], before[5:])
+    assert (stage.modules.idle[:5] == 0).all() and (stage.modules.counts[:5] == 1).all()
+
+
+def test_idle_steps_are_counted_from_the_last_use(tokenizer_stage):
+    stage = tokenizer_stage
+    stage.loss(StepRandom.of(0, 0), 4)
+    with torch.no_grad():
+        stage.codes[0] = 1e3
+    for step in (1, 2):
+        stage.loss(StepRandom.of(0, step), 4)
+        used = stage._ids.unique()
+        stage.after_step()
+    assert (stage.modules.idle[used] == 0).all() and stage.modules.idle[0] == 2
+
+
+def test_codes_move_by_averages(tokenizer_stage):
+    stage = tokenizer_stage
+    stage.loss(StepRandom.of(0, 0), 8)
+    code = int(stage._ids.mode().values)
+    given = stage._latents[stage._ids == code]
+    count, total = stage.modules.counts[code].clone(), stage.modules.sums[code].clone()
+    stage.after_step()
+    wanted = (DECAY * total + (1 - DECAY) * given.sum(0)) / (
+        DECAY * count + (1 - DECAY) * len(given)
+    )
+    assert torch.allclose(stage.codes[code], wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_codebook_has_no_gradient_and_the_encoder_has(tokenizer_stage, tmp_path):
+    run = Run(tokenizer_stage, LOOP, tmp_path)
+    loss, figures = tokenizer_stage.loss(StepRandom.of(0, 0), 4)
+    codes = tokenizer_stage.codes.clone()
+    loss.backward()
+    run.optimizer.step()
+    assert tokenizer_stage.codes.grad is None and torch.equal(tokenizer_stage.codes, codes)
+    assert tokenizer_stage.model.quant_conv.weight.grad.abs().sum() > 0
+    assert figures["codes"] > 1
+
+
+def test_the_first_steps_leave_the_codebook_out(tmp_path):
+    run = Run(TokenizerStage(VQ, SIZE, seed=0, continuous=2), LOOP, tmp_path)
+    codes = run.stage.codes.clone()
+    assert [run.advance()["codes"] for _ in range(2)] == [0, 0]
+    assert torch.equal(run.stage.codes, codes)
+    assert run.advance()["codes"] > 0 and not torch.equal(run.stage.codes, codes)
+
+
+# --- shipping ---
+
+
+def test_a_copy_in_half_precision_is_the_same_checkpoint(tiny_checkpoint, tmp_path):
+    copied = copy_checkpoint(tiny_checkpoint, tmp_path / "half", torch.float16)
+    for part in ("editmgt", "vqvae", "text_encoder", "llm_encoder"):
+        whole, half = read_state_dict(tiny_checkpoint / part), read_state_dict(copied / part)
+        assert whole.keys() == half.keys()
+        for name, tensor in whole.items():
+            wanted = tensor.half() if tensor.is_floating_point() else tensor
+            assert half[name].dtype == wanted.dtype and torch.equal(half[name], wanted)
+    files = [{p.relative_to(f) for p in f.rglob("*")} for f in (tiny_checkpoint, copied)]
+    assert files[0] == files[1]
+    editmgt_lib.load(copied, device="cpu")
+    for target in (copied, tiny_checkpoint / "inside"):
+        with pytest.raises(InputError, match="choose a new folder"):
+            copy_checkpoint(tiny_checkpoint, target, torch.float16)
+
+
+# --- whole recipes ---
+
+
+@pytest.fixture
+def tiny_recipe(monkeypatch):
+    monkeypatch.setitem(RECIPES, "tiny", RECIPE)
+    monkeypatch.setattr(initial, "corpus", lambda: CORPUS)
+    monkeypatch.setattr(initial, "PICTURES", 20)
+
+
+@pytest.mark.filterwarnings("ignore:prompt .* is ignored there")
+def test_a_recipe_ends_in_a_checkpoint_that_edits_and_generates(tiny_recipe, tmp_path):
+    folder = commands.run_training("tiny", tmp_path, steps=2, threads=1)
+    model = editmgt_lib.load(folder, device="cpu")
+    assert model.settings.resolution == SIZE and model.settings.sampling.steps == 3
+    picture = torch.rand(1, SIZE, SIZE, 3, generator=torch.Generator().manual_seed(0))
+    assert model.edit(picture, "make the red circle blue").image.shape == picture.shape
+    assert model.generate("a star").shape == picture.shape
+    for stage in STAGES:
+        assert list((tmp_path / stage).glob("sheet-000002.png"))
+        progress = json.loads((tmp_path / stage / "progress.json").read_text())
+        assert progress == {"step": 2, "steps": 2, "exported": True}
+    # Again: nothing is left to do. With more steps: every stage goes on.
+    weights = folder / "editmgt" / "model.safetensors"
+    before = weights.stat().st_mtime_ns, weights.read_bytes()
+    commands.run_training("tiny", tmp_path, steps=2, threads=1)
+    assert (weights.stat().st_mtime_ns, weights.read_bytes()) == before
+    commands.run_training("tiny", tmp_path, steps=3, threads=1)
+    assert weights.read_bytes() != before[1]
+
+
+def test_a_stage_cut_short_goes_on(tiny_recipe, tmp_path):
+    commands.run_training("tiny", tmp_path, stages=("tokenizer",), minutes=1e-9, steps=3)
+    progress = json.loads((tmp_path / "tokenizer" / "progress.json").read_text())
+    assert progress["step"] < 3
+    commands.run_training("tiny", tmp_path, stages=("tokenizer",), steps=3)
+    progress = json.loads((tmp_path / "tokenizer" / "progress.json").read_text())
+    assert progress["step"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"recipe": "toy"}, "recipe is 'toy'"),
+        ({"stages": ("tokenizer", "edits")}, "'edits'"),
+        ({"steps": 0}, "steps is 0"),
+        ({"threads": -1}, "threads is -1"),
+        ({"minutes": -1}, "minutes is -1"),
+        ({"device": "gpu"}, "device 'gpu'"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_trained_is_named(arguments, named, tmp_path):
+    with pytest.raises(InputError, match=named):
+        commands.run_training(**{"recipe": "toyworld-cpu", "out": tmp_path} | arguments)
+
+
+def test_a_stage_without_its_predecessor_says_which(tiny_recipe, tmp_path):
+    with pytest.raises(CheckpointError, match="train stage 'tokenizer' first"):
+        commands.run_training("tiny", tmp_path, stages=("edit",))
+    commands.run_training("tiny", tmp_path, stages=("tokenizer",), steps=1)
+    with pytest.raises(CheckpointError, match="train stage 'text-to-image' first"):
+        commands.run_training("tiny", tmp_path, stages=("edit",))
+
+
+@pytest.mark.parametrize("name", ["toyworld-cpu", "toyworld-gpu"])
+def test_shipped_recipes_fit_together(name):
+    recipe = RECIPES[name]
+    assert recipe.transformer.codebook_size == recipe.tokenizer.num_vq_embeddings
+    assert recipe.size % (recipe.tokenizer.factor * recipe.transformer.stride) == 0
+    blocks = recipe.transformer.num_layers + recipe.transformer.num_single_layers
+    assert max(recipe.edit.aligned_blocks) < blocks
+    assert recipe.edit.edit and not recipe.generation.edit
+    assert recipe.size == recipe.edit.size == recipe.generation.size
+    assert set(recipe.loops) == set(STAGES)
