@@ -60,6 +60,7 @@ def test_published_depth_gives_published_layers():
     assert list(LocalizationOptions().block_range(14, 28)) == list(range(28, 37))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 40), st.integers(0, 60))
 def test_default_layers_fit_any_depth(double, single):
     if double + single == 0:

@@ -73,7 +73,9 @@ def build_towers(
         torch.manual_seed(seed)
         clip = _clip(clip_tokenizer, text_length, pooled)
         gemma = second_last_gemma(_gemma_config(len(gemma_tokenizer), width))
-    return TextTowers(clip.train(False), clip_tokenizer, gemma.train(False), gemma_tokenizer, text_length)
+    for tower in (clip, gemma):
+        tower.train(False)
+    return TextTowers(clip, clip_tokenizer, gemma, gemma_tokenizer, text_length)
 
 
 def write_text_folders(

@@ -1,0 +1,26 @@
+"""Markdown tables that read well as plain text."""
+
+from collections.abc import Sequence
+
+
+def markdown(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table with padded columns; the first column is left-aligned, the others right-aligned."""
+    widths = [max(len(line[k]) for line in (heading, *lines)) for k in range(len(heading))]
+
+    def row(cells: Sequence[str]) -> str:
+        first = cells[0].ljust(widths[0])
+        others = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+        return f"| {' | '.join([first, *others])} |"
+
+    rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join([row(heading), f"| {' | '.join(rule)} |", *map(row, lines)])
+
+
+def number(value: float | None, digits: int) -> str:
+    """A number with so many decimals, or a dash where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def percent(value: float | None) -> str:
+    """A share 0..1 in whole percent with one decimal where it matters, or a dash."""
+    return "-" if value is None else f"{100 * value:.1f} %".replace(".0 %", " %")
