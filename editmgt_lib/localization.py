@@ -126,8 +126,12 @@ class Localization:
         return grown[:, 0]
 
     def held(self, threshold: float, rows: int, cols: int) -> Tensor:
-        """Tokens to keep: bool [B, rows, cols], relevance below `threshold` (lambda, 0..1)."""
-        return self.upsample(rows, cols) < threshold
+        """Tokens to keep: bool [B, rows, cols], relevance below `threshold` (lambda, 0..1).
+
+        At 1 all of them: the most relevant token has exactly 1, and upsampling overshoots it.
+        """
+        low = self.upsample(rows, cols) < threshold
+        return low if threshold < 1 else torch.ones_like(low)
 
     def __repr__(self) -> str:
         return f"Localization(relevance={list(self.relevance.shape)}, options={self.options})"

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -242,14 +241,18 @@ def test_a_picture_that_cannot_be_judged_is_refused(picture, message):
         judge(picture, PAIRS[0])
 
 
-def test_the_shipped_tokenizer_passes_its_own_targets():
-    folder = Path(success.__file__).parents[1] / "toyworld" / "checkpoint"
-    if not (folder / "vqvae").is_dir():
-        pytest.skip("no checkpoint in this tree")
+@pytest.mark.parametrize("blueprint", [
+    False,
+    pytest.param(True, marks=pytest.mark.xfail(
+        strict=True, reason="the shipped tokenizer breaks the blueprint's thin white lines")),
+])  # fmt: skip
+def test_the_shipped_tokenizer_passes_its_own_targets(blueprint):
     import editmgt_lib
 
-    model = editmgt_lib.load("toyworld")
-    for pair in PAIRS[:14]:
+    model = editmgt_lib.load("toyworld", text=False)
+    pairs = [p for p in PAIRS[:28] if (p.target.style == "blueprint") == blueprint]
+    assert pairs
+    for pair in pairs:
         pixels = torch.from_numpy(shown(pair.target, model.settings.resolution))
         pixels = pixels.permute(2, 0, 1)[None]
         again = model.vq.decode(model.vq.encode(pixels)).clamp(0, 1)[0].permute(1, 2, 0)

@@ -67,7 +67,6 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     assert size < 25e6
 
 
-@pytest.mark.skipif(not TOY.is_dir(), reason="the toy checkpoint is not trained yet")
 def test_the_wheel_holds_the_toy_checkpoint(wheel):
     files = [p for p in TOY.rglob("*") if p.is_file()]
     assert files and {p.relative_to(ROOT).as_posix() for p in files} <= wheel[0]

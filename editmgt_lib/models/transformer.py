@@ -173,7 +173,7 @@ class MaskedTransformer(nn.Module):
         if reference_ids is not None:
             reference_grid = self._positions(tuple(reference_ids.shape[-2:]))
             reference = self.embed_tokens(reference_ids)
-            embedding = self.time_text_embed(still.to(vector.dtype), vector)
+            embedding = self.time_text_embed(still, vector)
             modulations = tuple(b.modulations((embedding,))[0] for b in self.blocks)
         text_length = self.config.qformer_latents if timed else text.shape[1]
         context = self._context(text_length, positions, reference_grid, injection, text.device)
@@ -225,7 +225,7 @@ class MaskedTransformer(nn.Module):
         """
         probes = dict.fromkeys(probed_blocks, probe)
         c = conditioning
-        time = timestep.to(c.vector.dtype) * TIME_SCALE
+        time = timestep.float() * TIME_SCALE  # float16 ends at 65,504, bfloat16 rounds
         embedding = self.time_text_embed(time, c.vector)
         text = self.embed_text(c.text, time) if c.text_in is None else c.text_in
         streams = (self.embed_tokens(ids),)

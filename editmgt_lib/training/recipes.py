@@ -101,8 +101,8 @@ GPU = Recipe(
     },
     generation=GenerationOptions(edit=False, size=256, steps=16),
     edit=GenerationOptions(
-        edit=True, size=256, steps=16, changed_weight=4.0, alignment=0.2, aligned_blocks=(8, 9),
-        first_step=0.25, generate_share=0.08,
+        edit=True, size=256, steps=16, changed_weight=3.0, alignment=0.1, aligned_blocks=(8, 9),
+        first_step=0.25, patches=0.5, generate_share=0.08,
     ),
 )  # fmt: skip
 
