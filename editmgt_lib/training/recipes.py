@@ -1,8 +1,8 @@
 """Named recipes: what each stage trains, for how long, at which sizes.
 
 The shipped checkpoint's edit stage ran its first 1,250 steps at learning rate 1.2e-3, a weight of 4
-on every changed token and an alignment of 0.2; its steps to 2,000 at a weight of 1; the rest as here.
-Its text encoders collapsed to telling kinds of edit apart, not words: freeze them, as the paper does.
+on every changed token and an alignment of 0.2, those to 2,000 at a weight of 1, the rest as here.
+Its text encoders collapsed to kinds of edit instead of words: freeze them, as the paper does.
 """
 
 from dataclasses import dataclass
