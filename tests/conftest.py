@@ -18,44 +18,22 @@ def write_tiny_checkpoint(folder, settings=SETTINGS):
     """64x64 pixels, 4x4 tokens, 2x2 positions, ToyWorld's words; by the library's own functions."""
     from editmgt_lib.checkpoints import save_module
     from editmgt_lib.files import atomic_write_json
-    from editmgt_lib.models.config import TransformerConfig
     from editmgt_lib.models.transformer import MaskedTransformer
-    from editmgt_lib.models.vq import VQConfig, VQModel
+    from editmgt_lib.models.vq import VQModel
     from editmgt_lib.toyworld.language import corpus
     from editmgt_lib.toyworld.text_towers import write_text_folders
 
-    vq = VQConfig(
-        block_out_channels=(16,),
-        layers_per_block=1,
-        latent_channels=4,
-        num_vq_embeddings=32,
-        norm_num_groups=0,
-        patch_size=16,
-        encoder_kernel_size=1,
-    )
-    transformer = TransformerConfig(
-        num_layers=1,
-        num_single_layers=2,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        joint_attention_dim=16,
-        pooled_projection_dim=16,
-        axes_dims_rope=(4, 6, 6),
-        vocab_size=40,
-        codebook_size=32,
-        downsample=True,
-        upsample=True,
-        connector_type="linear",
-    )
+    from .tiny import TRANSFORMER, VQ
+
     name = "diffusion_pytorch_model.safetensors"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        networks = {"vqvae": VQModel(vq), "editmgt": MaskedTransformer(transformer)}
+        networks = {"vqvae": VQModel(VQ), "editmgt": MaskedTransformer(TRANSFORMER)}
         networks["vqvae"].quantize.embedding.weight.data.normal_()  # codes far apart
-    for part, config in (("vqvae", vq), ("editmgt", transformer)):
+    for part, config in (("vqvae", VQ), ("editmgt", TRANSFORMER)):
         save_module(folder / part, networks[part], config.to_dict(), weights_name=name)
     write_text_folders(folder, corpus(), text_length=settings["text_length"], width=16, pooled=16)
-    schedule = {"masking_schedule": "cosine", "mask_token_id": transformer.mask_token_id}
+    schedule = {"masking_schedule": "cosine", "mask_token_id": TRANSFORMER.mask_token_id}
     atomic_write_json(folder / "scheduler" / "scheduler_config.json", schedule)
     atomic_write_json(folder / "editmgt.json", settings)
     return folder

@@ -12,8 +12,7 @@ import editmgt_lib
 from editmgt_lib.checkpoints import read_state_dict
 from editmgt_lib.checkpoints.copying import copy_checkpoint
 from editmgt_lib.errors import CheckpointError, InputError
-from editmgt_lib.models.config import TransformerConfig
-from editmgt_lib.models.vq import VQConfig, VQModel
+from editmgt_lib.models.vq import VQModel
 from editmgt_lib.toyworld.scenes import is_heldout
 from editmgt_lib.toyworld.text_towers import build_towers
 from editmgt_lib.training import commands, generation, initial
@@ -28,31 +27,10 @@ from editmgt_lib.training.recipes import RECIPES, STAGES, Recipe
 from editmgt_lib.training.state import STATE
 from editmgt_lib.training.tokenizer import DECAY, IDLE_STEPS, TokenizerStage
 
-SIZE, CODES, MASK = 64, 32, 39
+from .tiny import CODES, MASK, TRANSFORMER, VQ
+
+SIZE = 64
 CORPUS = ("make the red circle blue", "remove the green square", "a star at the top left")
-VQ = VQConfig(
-    block_out_channels=(16,),
-    layers_per_block=1,
-    latent_channels=4,
-    num_vq_embeddings=CODES,
-    norm_num_groups=0,
-    patch_size=16,
-    encoder_kernel_size=1,
-)
-TRANSFORMER = TransformerConfig(
-    num_layers=1,
-    num_single_layers=2,
-    num_attention_heads=2,
-    attention_head_dim=16,
-    joint_attention_dim=16,
-    pooled_projection_dim=16,
-    axes_dims_rope=(4, 6, 6),
-    vocab_size=MASK + 1,
-    codebook_size=CODES,
-    downsample=True,
-    upsample=True,
-    connector_type="linear",
-)
 EDIT = GenerationOptions(
     edit=True,
     size=SIZE,
