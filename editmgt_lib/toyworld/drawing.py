@@ -52,6 +52,7 @@ _SUPERSAMPLE = 4
 # Lengths in pixels of a 64-pixel box.
 _BOX_PX = 64.0
 _OUTLINE_PX = 3.0
+_LINE_PX = 6.0  # of a style that draws lines only; thinner ones get lost in a token
 _ROUNDING_PX = 2.5
 _EXTENT_PX = {"square": 52.0, "diamond": 60.0}
 _EXTENT_DEFAULT_PX = 58.0
@@ -113,8 +114,8 @@ def _polygon_distance(points: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.nd
 
 
 @lru_cache(maxsize=64)
-def _coverage(shape: str, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel coverage [box, box] in 0..1 of the whole shape and of its inside without outline."""
+def _coverage(shape: str, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixel coverage [box, box] in 0..1: whole shape, inside the outline, inside the thick line."""
     box = BOX * size // GRID
     n = box * _SUPERSAMPLE
     axis = ((np.arange(n) + 0.5) / n - 0.5) * _BOX_PX
@@ -130,10 +131,11 @@ def _coverage(shape: str, size: int) -> tuple[np.ndarray, np.ndarray]:
         grid = np.broadcast_arrays(x, y)
         distance = _polygon_distance(points, *grid) - _ROUNDING_PX
     fold = (box, _SUPERSAMPLE, box, _SUPERSAMPLE)
-    both = tuple((distance < edge).reshape(fold).mean((1, 3)) for edge in (0, -_OUTLINE_PX))
-    for mask in both:
+    edges = (0, -_OUTLINE_PX, -_LINE_PX)
+    masks = tuple((distance < edge).reshape(fold).mean((1, 3)) for edge in edges)
+    for mask in masks:
         mask.flags.writeable = False
-    return both
+    return masks
 
 
 def thing_mask(shape: str, size: int) -> np.ndarray:
@@ -183,7 +185,7 @@ def ground_picture(background: str, style: str, size: int) -> np.ndarray:
 @lru_cache(maxsize=1024)
 def sprite(shape: str, color: str, background: str, style: str, size: int) -> np.ndarray:
     """A slot with an object in it, background included: uint8 [box, box, 3], read-only."""
-    whole, inner = (mask[..., None] for mask in _coverage(shape, size))
+    whole, inner, inside = (mask[..., None] for mask in _coverage(shape, size))
     box = whole.shape[0]
     under = ground_picture(background, style, size)[:box, :box].astype(float)
     if style == "plain":
@@ -191,7 +193,7 @@ def sprite(shape: str, color: str, background: str, style: str, size: int) -> np
         painted = under * (1 - whole) + OUTLINE_TONE * fill * (whole - inner) + fill * inner
     else:
         _, _, ink, filled = STYLE[style]
-        cover = whole if filled else whole - inner
+        cover = whole if filled else whole - inside
         painted = under * (1 - cover) + np.array(ink, float) * cover
     patch = np.rint(painted).astype(np.uint8)
     patch.flags.writeable = False

@@ -28,11 +28,17 @@ from .initial import (
 from .loop import LoopOptions, Run, train
 from .recipes import RECIPES, STAGES, Recipe
 from .state import is_done, write_progress
+from .text import TextStage
 from .tokenizer import TokenizerStage
 
 CHECKPOINT = "checkpoint"
 # The folder a stage writes and the stages after it read.
-PART = {"tokenizer": "vqvae", "text-to-image": "editmgt", "edit": "editmgt"}
+PART = {
+    "text": "llm_encoder",
+    "tokenizer": "vqvae",
+    "text-to-image": "editmgt",
+    "edit": "editmgt",
+}
 
 
 def run_training(
@@ -103,25 +109,28 @@ def cpu_threads(count: int | None) -> Iterator[None]:
 
 def build_stage(
     name: str, recipe: Recipe, folder: Path, device: torch.device | str = "cpu"
-) -> TokenizerStage | GenerationStage:
+) -> TextStage | TokenizerStage | GenerationStage:
     """A stage, starting from what the stages before it left in `folder`.
 
     Raises CheckpointError when that is missing or does not fit the recipe.
     """
+    if name == "text":
+        towers = new_towers(recipe.transformer, recipe.text_length, seed=0)
+        return TextStage(towers, seed=0, device=device)
     if name == "tokenizer":
         return TokenizerStage(recipe.tokenizer, recipe.size, 0, recipe.continuous, device)
+    _require_part(folder, name, "text")
     _require_part(folder, name, "tokenizer")
+    towers = TextTowers.from_folder(folder, text_length=recipe.text_length)
     config = VQConfig.from_dict(read_config(folder / "vqvae"))
     vq = load_module(lambda: VQModel(config), read_state_dict(folder / "vqvae"))
     if name == "text-to-image":
-        towers = new_towers(recipe.transformer, recipe.text_length, seed=0)
         transformer = new_transformer(recipe.transformer, seed=0)
         width = recipe.transformer.width // recipe.transformer.stride**2
         seed_with_codes(transformer, code_features(vq, recipe.size, width, seed=0), seed=0)
         options = recipe.generation
     else:
         _require_part(folder, name, "text-to-image")
-        towers = TextTowers.from_folder(folder, text_length=recipe.text_length)
         transformer = load_module(
             lambda: MaskedTransformer(recipe.transformer),
             read_state_dict(folder / "editmgt"),

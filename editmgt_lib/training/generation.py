@@ -6,7 +6,7 @@ training section). Loss: cross-entropy on masked tokens, mask ratio cos(u pi/2) 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,13 +26,12 @@ from ..pipeline import EditMGT
 from ..prediction import micro_conditions
 from ..sampling import SamplingOptions
 from ..settings import Settings
-from ..toyworld.text_towers import save_text_folders
 from ..toyworld.world import caption
 from .loop import StepRandom
 from .pictures import to_pixels, training_pair, training_scene
 from .progress import draw_edits, draw_generated
 
-GUIDANCE = 3.0  # what a ToyWorld checkpoint is sampled with
+GUIDANCE = 1.0  # what a ToyWorld checkpoint is sampled with: more than that helped no edit
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,8 @@ class GenerationOptions:
             mask ratio times 1000 in training but the step index in sampling; we train what we use.)
         changed_weight: weight of tokens that differ from the reference where these are few, falling
             to 1 where all do; 1 is the published loss.
-        alignment: weight of a term that draws the mean text-to-image attention of `aligned_blocks`
-            to the tokens that change. Not in the paper; 0 turns it off.
+        alignment: weight of a term that draws the text-to-image attention of `aligned_blocks`, mean
+            over the prompt's rows, to the tokens that change. Not in the paper; 0 turns it off.
         strength: reference strength during training.
         first_step: share of samples with everything masked, as at the sampler's first step, where
             the text alone decides; 0 is the published law.
@@ -141,10 +140,10 @@ def alignment_loss(scores: Sequence[Tensor], changed: Tensor, stride: int) -> Te
 
 
 class GenerationStage:
-    """Text-to-image or edit training of the transformer together with the small text encoders.
+    """Text-to-image or edit training of the transformer.
 
     Args:
-        vq: the trained tokenizer; it stays as it is.
+        towers, vq: the trained text encoders and tokenizer; both stay as they are.
         device: where everything is moved to and trains.
     """
 
@@ -157,11 +156,9 @@ class GenerationStage:
         device: torch.device | str = "cpu",
     ) -> None:
         self.device = torch.device(device)
-        self.options, self.towers = options, towers
+        self.options, self.towers = options, towers.to(self.device)
         self.vq = vq.requires_grad_(False).to(self.device)
-        clip, gemma = towers.modules_to_train()
-        self.modules = nn.ModuleDict({"transformer": transformer, "clip": clip, "gemma": gemma})
-        self.modules.to(self.device)
+        self.modules = nn.ModuleDict({"transformer": transformer}).to(self.device)
 
     @property
     def transformer(self) -> MaskedTransformer:
@@ -216,13 +213,16 @@ class GenerationStage:
     def _predict(
         self, ids: Tensor, timestep: Tensor, prompts: Sequence[str], source: Tensor | None
     ) -> Prediction:
-        o, batch, length = self.options, len(ids), self.towers.text_length
+        o, batch = self.options, len(ids)
         micro = micro_conditions(batch, o.size, o.size).to(self.device)
-        rows = torch.full((batch, length), 1 / length, device=self.device)
         injection = InjectionOptions(strength=o.strength)
+        clip_ids, text_ids = self.towers.tokenize(prompts)
+        with torch.no_grad():
+            states, pooled = self.towers.encode_ids(clip_ids, text_ids)
+        said = (text_ids != self.towers.gemma_tokenizer.pad_token_id).float().to(self.device)
+        rows = said / said.sum(dim=1, keepdim=True)
         # CPUs and GPUs have fast bfloat16 products; weights, optimiser and loss stay in float32.
         with torch.autocast(self.device.type, torch.bfloat16):
-            states, pooled = self.towers.encode_ids(*self.towers.tokenize(prompts))
             return self.transformer(
                 ids, timestep, states, pooled, micro, source, injection,
                 probe=MeanOfRows(rows), probed_blocks=o.aligned_blocks if o.alignment else (),
@@ -236,7 +236,11 @@ class GenerationStage:
         """How a checkpoint of this stage wants to be used."""
         o = self.options
         sampling = SamplingOptions(steps=o.steps, guidance=GUIDANCE, strength=o.strength)
-        return Settings(o.size, self.towers.text_length, "", sampling, LocalizationOptions())
+        localization = LocalizationOptions(rows="content")
+        if o.aligned_blocks:
+            layers = min(o.aligned_blocks), max(o.aligned_blocks)
+            localization = replace(localization, layers=layers)
+        return Settings(o.size, self.towers.text_length, "", sampling, localization)
 
     def sheet(self, path: Path) -> None:
         """Held-out edits, or pictures of held-out captions, as the stage makes them now."""
@@ -244,6 +248,5 @@ class GenerationStage:
         (draw_edits if self.options.edit else draw_generated)(model, path)
 
     def export(self, folder: Path) -> None:
-        """Write `editmgt/` and the text folders."""
+        """Write `editmgt/`."""
         save_module(folder / "editmgt", self.transformer, self.config.to_dict())
-        save_text_folders(folder, self.towers)

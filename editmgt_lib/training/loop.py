@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import require_number
-from ..errors import CheckpointError
+from ..errors import CheckpointError, InputError
 from .interrupts import deferred_interrupt
 from .state import Groups, read_state, write_state
 
-ADAM = ("step", "exp_avg", "exp_avg_sq")  # what the optimiser keeps of a parameter
 EARLY = 10  # steps over which the average's decay rises
 
 
@@ -31,6 +30,8 @@ class LoopOptions:
         steps: optimiser steps in all, 1 or more.
         batch: samples per step, 1 or more.
         learning_rate: its plateau, above 0; linear warm-up before, linear cool-down to 0 after.
+        muon: plateau for the matrices inside transformer blocks, which Muon then moves instead of
+            AdamW (twice the progress per step at these sizes); 0 leaves them to AdamW.
         warmup, cooldown: steps of each.
         weight_decay, betas: of AdamW.
         average: decay of the moving average of the weights, 0..1; the average is what is exported.
@@ -48,6 +49,7 @@ class LoopOptions:
     betas: tuple[float, float] = (0.9, 0.99)
     average: float = 0.999
     clip: float = 1.0
+    muon: float = 0.0
     seed: int = 0
     checkpoint_every: int = 500
     sheet_every: int = 500
@@ -59,14 +61,15 @@ class LoopOptions:
             require_number(name, getattr(self, name), 0, whole=True)
         for name in ("learning_rate", "clip"):
             require_number(name, getattr(self, name), 1e-12)
-        require_number("weight_decay", self.weight_decay, 0)
+        for name in ("weight_decay", "muon"):
+            require_number(name, getattr(self, name), 0)
         require_number("average", self.average, 0, 1)
 
-    def rate(self, step: int) -> float:
-        """Learning rate of a step: warm-up, plateau, cool-down."""
+    def schedule(self, step: int) -> float:
+        """Share of the plateau, 0..1, that learning rates have at a step."""
         rise = min(1.0, (step + 1) / max(1, self.warmup))
         fall = min(1.0, (self.steps - step) / max(1, self.cooldown))
-        return self.learning_rate * min(rise, fall)
+        return min(rise, fall)
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,41 @@ class Stage(Protocol):
         """Write the trained parts in the published layout."""
 
 
+# What an optimiser keeps of a parameter.
+KEPT = {torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq")}
+if hasattr(torch.optim, "Muon"):
+    KEPT[torch.optim.Muon] = ("momentum_buffer",)
+
+
+def build_optimizers(
+    parameters: dict[str, nn.Parameter], options: LoopOptions
+) -> list[torch.optim.Optimizer]:
+    """AdamW, and Muon for the matrices inside blocks where `options.muon` asks for it.
+
+    Raises InputError where this torch has no Muon.
+    """
+    o = options
+    if o.muon and not hasattr(torch.optim, "Muon"):
+        raise InputError(f"torch {torch.__version__} has no Muon optimiser; install torch >= 2.9")
+    inside = {n for n, p in parameters.items() if o.muon and _is_hidden_matrix(n, p)}
+    rest = [p for n, p in parameters.items() if n not in inside]
+    adam = torch.optim.AdamW(rest, o.learning_rate, o.betas, weight_decay=o.weight_decay)
+    adam.param_groups[0]["plateau"] = o.learning_rate
+    if not inside:
+        return [adam]
+    hidden = [p for n, p in parameters.items() if n in inside]
+    muon = torch.optim.Muon(
+        hidden, o.muon, weight_decay=o.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    muon.param_groups[0]["plateau"] = o.muon
+    return [adam, muon]
+
+
+def _is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Matrices between hidden states; a modulation maps a condition to many small vectors."""
+    return parameter.ndim == 2 and "_blocks." in name and ".norm" not in name
+
+
 class Run:
     """A stage under training: its weights, their average, optimiser state and step count.
 
@@ -116,12 +154,7 @@ class Run:
         self.step = 0
         named = stage.modules.named_parameters()
         self.parameters = {name: p for name, p in named if p.requires_grad}
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(),
-            options.learning_rate,
-            options.betas,
-            weight_decay=options.weight_decay,
-        )
+        self.optimizers = build_optimizers(self.parameters, options)
         self.averages = {n: t.detach().clone() for n, t in self._weights().items()}
         if (found := read_state(folder)) is not None:
             self._restore(*found)
@@ -132,13 +165,15 @@ class Run:
     def advance(self) -> dict[str, float]:
         """One optimiser step; returns the figures to show."""
         o = self.options
-        for group in self.optimizer.param_groups:
-            group["lr"] = o.rate(self.step)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["plateau"] * o.schedule(self.step)
         loss, figures = self.stage.loss(StepRandom.of(o.seed, self.step), o.batch)
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters.values(), o.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.stage.after_step()
         self._average()
@@ -155,9 +190,14 @@ class Run:
     def save(self) -> None:
         """Write everything needed to go on, replacing the state before it."""
         groups: Groups = {"weight": self.stage.modules.state_dict(), "average": self.averages}
-        states = {n: self.optimizer.state.get(p, {}) for n, p in self.parameters.items()}
-        groups["optimizer"] = {f"{k}.{n}": s[k] for n, s in states.items() for k in ADAM if s}
+        states = {n: o.state.get(p, {}) for o in self.optimizers for n, p in self._of(o)}
+        groups["optimizer"] = {f"{k}.{n}": t for n, s in states.items() for k, t in s.items()}
         write_state(self.folder, self.step, self.options.steps, groups)
+
+    def _of(self, optimizer: torch.optim.Optimizer) -> list[tuple[str, nn.Parameter]]:
+        """Names and parameters one optimiser is in charge of."""
+        owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        return [(n, p) for n, p in self.parameters.items() if id(p) in owned]
 
     def _restore(self, step: int, groups: Groups) -> None:
         try:
@@ -165,10 +205,15 @@ class Run:
             for name, average in self.averages.items():
                 average.copy_(groups["average"][name])
             kept = groups.get("optimizer", {})
-            for name, parameter in self.parameters.items():
-                if f"step.{name}" in kept:  # a parameter that never had a gradient has none
-                    moments = {k: kept[f"{k}.{name}"].to(parameter.device) for k in ADAM[1:]}
-                    self.optimizer.state[parameter] = {"step": kept[f"step.{name}"], **moments}
+            for optimizer in self.optimizers:
+                keys = KEPT[type(optimizer)]
+                for name, parameter in self._of(optimizer):
+                    if f"{keys[-1]}.{name}" in kept:  # one that never had a gradient has none
+                        state = {k: kept[f"{k}.{name}"] for k in keys}
+                        optimizer.state[parameter] = {
+                            k: t if k == "step" else t.to(parameter.device)
+                            for k, t in state.items()
+                        }
         except (RuntimeError, KeyError, AttributeError) as error:
             reason = str(error).splitlines()[0]
             raise CheckpointError(

@@ -12,6 +12,7 @@ from ..toyworld.scenes import EditPair, Scene, Thing, is_heldout, render
 from ..toyworld.world import BACKGROUNDS, COLORS, SHAPES, STYLES, sample_pair, sample_scene
 
 STYLED = 0.15  # share of training pictures in one of the styles
+CROWDED_STYLED = 0.3  # more of them where there is a codebook to fill
 
 
 def to_pixels(scenes: Sequence[Scene], size: int, device: torch.device | str = "cpu") -> Tensor:
@@ -42,7 +43,7 @@ def training_pair(rng: np.random.Generator) -> EditPair:
 def crowded_scene(rng: np.random.Generator) -> Scene:
     """A scene with an object in every slot: what a tokenizer learns most from."""
     things = (Thing(_pick(rng, SHAPES), _pick(rng, COLORS), slot) for slot in range(9))
-    style = _pick(rng, STYLES) if rng.random() < STYLED else "plain"
+    style = _pick(rng, STYLES) if rng.random() < CROWDED_STYLED else "plain"
     return Scene(tuple(things), _pick(rng, BACKGROUNDS), style)
 
 

@@ -1,9 +1,4 @@
-"""Named recipes: what each stage trains, for how long, at which sizes.
-
-The shipped checkpoint's edit stage ran its first 1,250 steps at learning rate 1.2e-3, a weight of 4
-on every changed token and an alignment of 0.2, those to 2,000 at a weight of 1, the rest as here.
-Its text encoders collapsed to kinds of edit instead of words: freeze them, as the paper does.
-"""
+"""Named recipes: what each stage trains, for how long, at which sizes."""
 
 from dataclasses import dataclass
 
@@ -12,7 +7,7 @@ from ..models.vq import VQConfig
 from .generation import GenerationOptions
 from .loop import LoopOptions
 
-STAGES = ("tokenizer", "text-to-image", "edit")
+STAGES = ("text", "tokenizer", "text-to-image", "edit")
 SPARE_CODES = 64  # rows of the embedding beyond the codebook, as published; the last is the mask
 
 
@@ -57,7 +52,7 @@ def _transformer(heads: int, axes: tuple[int, ...], double: int, single: int, co
         num_single_layers=single,
         num_attention_heads=heads,
         attention_head_dim=sum(axes),
-        joint_attention_dim=128,
+        joint_attention_dim=192,
         pooled_projection_dim=64,
         axes_dims_rope=axes,
         vocab_size=codes + SPARE_CODES,
@@ -68,46 +63,51 @@ def _transformer(heads: int, axes: tuple[int, ...], double: int, single: int, co
     )
 
 
+_TEXT = LoopOptions(700, 64, 3e-3, warmup=50, cooldown=350, average=0.99)
+
 CPU = Recipe(
     size=128,
-    text_length=24,
+    text_length=32,
     tokenizer=_tokenizer(128, 2048, 8),
     transformer=_transformer(4, (8, 20, 20), 2, 4, 2048),
     continuous=100,
     loops={
+        "text": _TEXT,
         "tokenizer": LoopOptions(
             1500, 16, 1e-3, warmup=50, cooldown=750, average=0.99, clip=0.3,
             sheet_every=300, checkpoint_every=300,
         ),
         "text-to-image": LoopOptions(
-            1400, 32, 1.2e-3, warmup=100, cooldown=200, sheet_every=200, checkpoint_every=200
+            2400, 16, 1.2e-3, muon=2e-3, warmup=60, sheet_every=400, checkpoint_every=200
         ),
         "edit": LoopOptions(
-            3050, 32, 7e-4, warmup=100, cooldown=550, sheet_every=250, checkpoint_every=250
+            9000, 16, 1.2e-3, muon=2e-3, warmup=60, cooldown=4000,
+            sheet_every=500, checkpoint_every=250,
         ),
     },
-    generation=GenerationOptions(edit=False, size=128, steps=16),
+    generation=GenerationOptions(edit=False, size=128, steps=16, first_step=0.25, patches=0.5),
     edit=GenerationOptions(
-        edit=True, size=128, steps=16, changed_weight=3.0, alignment=0.1, aligned_blocks=(4,),
-        first_step=0.25, patches=0.5, generate_share=0.08,
+        edit=True, size=128, steps=16, text_dropout=0.05, changed_weight=3.0, alignment=0.05,
+        aligned_blocks=(4,), first_step=0.25, patches=0.5, generate_share=0.08,
     ),
 )  # fmt: skip
 
 GPU = Recipe(
     size=256,
-    text_length=24,
+    text_length=32,
     tokenizer=_tokenizer(192, 4096, 16),
     transformer=_transformer(6, (8, 20, 20), 4, 8, 4096),
     continuous=200,
     loops={
+        "text": _TEXT,
         "tokenizer": LoopOptions(6000, 64, 1e-3, cooldown=3000, average=0.99, clip=0.3),
-        "text-to-image": LoopOptions(8000, 256, 1e-3, warmup=500, cooldown=800),
-        "edit": LoopOptions(24000, 256, 1e-3, warmup=500, cooldown=6000),
+        "text-to-image": LoopOptions(8000, 64, 1e-3, muon=2e-3, warmup=200),
+        "edit": LoopOptions(24000, 64, 1e-3, muon=2e-3, warmup=200, cooldown=10000),
     },
-    generation=GenerationOptions(edit=False, size=256, steps=16),
+    generation=GenerationOptions(edit=False, size=256, steps=16, first_step=0.25, patches=0.5),
     edit=GenerationOptions(
-        edit=True, size=256, steps=16, changed_weight=3.0, alignment=0.1, aligned_blocks=(8, 9),
-        first_step=0.25, patches=0.5, generate_share=0.08,
+        edit=True, size=256, steps=16, text_dropout=0.05, changed_weight=3.0, alignment=0.05,
+        aligned_blocks=(8, 9), first_step=0.25, patches=0.5, generate_share=0.08,
     ),
 )  # fmt: skip
 

@@ -1,0 +1,91 @@
+"""Stage one: small text encoders that know the toy language, as the published ones know English.
+
+Everything after it leaves them as they are, like the paper does: encoders trained along with the
+transformer forget the words and keep only what kind of edit was asked for.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..models.text import TextTowers
+from ..toyworld.text_towers import save_text_folders
+from ..toyworld.world import caption
+from .loop import StepRandom
+from .pictures import training_pair, training_scene
+
+OFFSETS = (-6, -5, -4, -3, -2, -1, 0, 1)
+"""Words a text row has to tell, relative to its own: what led to it, itself, and what may follow.
+
+The transformer sees the rows of a prompt as a set, so a row has to carry its context with it.
+"""
+
+
+def training_prompt(rng: np.random.Generator) -> str:
+    """An instruction or a caption of the training split, half and half."""
+    if rng.random() < 0.5:
+        return training_pair(rng).instruction
+    return caption(training_scene(rng), rng)
+
+
+class TextStage:
+    """Gemma learns to predict words around each row, CLIP which words a prompt holds.
+
+    Args:
+        towers: freshly built encoders; trained in place.
+        device: where they train. seed: of the heads, which are thrown away afterwards.
+    """
+
+    def __init__(
+        self, towers: TextTowers, seed: int = 0, device: torch.device | str = "cpu"
+    ) -> None:
+        self.towers, self.device = towers, torch.device(device)
+        clip, gemma = towers.modules_to_train()
+        width, pooled = gemma.config.hidden_size, clip.config.projection_dim
+        words = len(towers.gemma_tokenizer)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            around = nn.Sequential(nn.RMSNorm(width), nn.Linear(width, words * len(OFFSETS)))
+            contents = nn.Linear(pooled, words)
+        self.modules = nn.ModuleDict(
+            {"clip": clip, "gemma": gemma, "around": around, "contents": contents}
+        ).to(self.device)
+
+    def loss(self, random: StepRandom, batch: int) -> tuple[Tensor, dict[str, float]]:
+        """Cross-entropy of the words around each row, and of the set of words in the prompt."""
+        prompts = [training_prompt(random.data) for _ in range(batch)]
+        clip_ids, ids = self.towers.tokenize(prompts)
+        states, pooled = self.towers.encode_ids(clip_ids, ids)
+        ids = ids.to(self.device)
+        padding = ids == self.towers.gemma_tokenizer.pad_token_id
+        logits = self.modules["around"](states).unflatten(-1, (len(OFFSETS), -1))
+        wrong = [
+            _shifted_loss(logits[:, :, i], ids, padding, offset) for i, offset in enumerate(OFFSETS)
+        ]
+        said = torch.zeros_like(self.modules["contents"](pooled))
+        said.scatter_(1, ids, 1.0)
+        contents = F.binary_cross_entropy_with_logits(self.modules["contents"](pooled), said)
+        figures = {"recall": sum(wrong[:-1]).item() / len(wrong[:-1]), "next": wrong[-1].item()}
+        return sum(wrong) + 10 * contents, {**figures, "contents": contents.item()}
+
+    def after_step(self) -> None:
+        """Nothing to do."""
+
+    def sheet(self, path: Path) -> None:
+        """Nothing to see."""
+
+    def export(self, folder: Path) -> None:
+        """Write the text folders."""
+        save_text_folders(folder, self.towers)
+
+
+def _shifted_loss(logits: Tensor, ids: Tensor, padding: Tensor, offset: int) -> Tensor:
+    """Cross-entropy of rows [B, L, V] with the words `offset` rows on, both no padding."""
+    length = ids.shape[1]
+    rows = slice(max(0, -offset), length - max(0, offset))
+    words = slice(max(0, offset), length + min(0, offset))
+    real = ~(padding[:, rows] | padding[:, words])
+    return F.cross_entropy(logits[:, rows][real], ids[:, words][real])
