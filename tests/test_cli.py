@@ -492,10 +492,11 @@ def test_train_passes_what_was_asked(tmp_path, monkeypatch):
     asked = {}
     monkeypatch.setattr(commands, "run_training", lambda *a, **k: asked.update(a=a, k=k))
     assert main(["train", "toyworld-cpu", "--out", str(tmp_path)]) == 0
-    assert asked == {"a": ("toyworld-cpu", tmp_path), "k": {}}
-    words = ["--stages", "tokenizer, edit", "--minutes", "1.5", "--threads", "2"]
+    assert asked == {"a": ("toyworld-cpu", tmp_path), "k": {"device": "auto"}}
+    words = ["--stages", "tokenizer, edit", "--minutes", "1.5", "--threads", "2", "--device", "cpu"]
     assert main(["train", "toyworld-cpu", "--out", str(tmp_path), *words]) == 0
-    assert asked["k"] == {"stages": ["tokenizer", "edit"], "minutes": 1.5, "threads": 2}
+    options = {"stages": ["tokenizer", "edit"], "minutes": 1.5, "threads": 2, "device": "cpu"}
+    assert asked["k"] == options
 
 
 @pytest.mark.parametrize(

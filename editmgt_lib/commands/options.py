@@ -33,14 +33,19 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add_device_options(group)
 
 
-def add_device_options(parser: Any) -> None:
-    """--device and --dtype."""
+def add_device_option(parser: Any) -> None:
+    """--device."""
     parser.add_argument(
         "--device",
         metavar="NAME",
         default="auto",
         help="cpu, cuda, cuda:1, mps or auto (default: auto)",
     )
+
+
+def add_device_options(parser: Any) -> None:
+    """--device and --dtype."""
+    add_device_option(parser)
     parser.add_argument(
         "--dtype",
         choices=DTYPES,

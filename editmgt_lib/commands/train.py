@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from ..errors import InputError
-from .options import add_common_options, given, path_of
+from .options import add_common_options, add_device_option, given, path_of
 
 
 def add_parser(commands: Any) -> None:
@@ -17,7 +17,7 @@ def add_parser(commands: Any) -> None:
         "--out", metavar="DIR", required=True, help="where it grows; a run in it is continued"
     )
     parser.add_argument(
-        "--stages", metavar="A,B", help="of tokenizer, text-to-image, edit (default: all)"
+        "--stages", metavar="A,B", help="of text, tokenizer, text-to-image, edit (default: all)"
     )
     parser.add_argument(
         "--minutes", type=float, metavar="X", help="per stage, above 0 (default: until done)"
@@ -28,6 +28,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--threads", type=int, metavar="N", help="of the CPU, from 1 up (default: torch's choice)"
     )
+    add_device_option(parser)
     add_common_options(parser)
     parser.set_defaults(run=run)
 
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and not 0 < value < float("inf"):
             raise InputError(f"{name} is {value}; use a number above 0")
-    options = given(args, "minutes", "steps", "threads")
+    options = given(args, "minutes", "steps", "threads", "device")
     if args.stages is not None:
         options["stages"] = [stage.strip() for stage in args.stages.split(",") if stage.strip()]
         if not options["stages"]:
