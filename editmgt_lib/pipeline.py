@@ -24,6 +24,7 @@ from .prediction import Predictor
 from .results import Decoded, EditResult, decode_pixels, memory_advice
 from .sampling import ItemNoise, SamplingOptions, SharedNoise, StepEvent, sample_tokens
 from .settings import Settings
+from .workplace import workplace
 
 Callback = Callable[[StepEvent], bool | None]
 COMBINATIONS = ("intersection", "union")
@@ -55,13 +56,13 @@ class EditMGT:
 
     @property
     def device(self) -> torch.device:
-        """Where the transformer is."""
-        return next(self.transformer.parameters()).device
+        """Where the transformer computes."""
+        return workplace(self.transformer)[0]
 
     @property
     def dtype(self) -> torch.dtype:
-        """Number format of the transformer's weights."""
-        return next(self.transformer.parameters()).dtype
+        """Number format the transformer computes in."""
+        return workplace(self.transformer)[1]
 
     def to(self, device: torch.device | str) -> "EditMGT":
         """Move all networks, in place."""
@@ -90,7 +91,7 @@ class EditMGT:
             resolution, factor = self.settings.resolution, self.vq.config.factor
             fit_options = FitOptions(fit_options, resolution=resolution, factor=factor)
         pixels, canvas = fit(image, fit_options, mask)
-        device = next(self.vq.parameters()).device
+        device = workplace(self.vq)[0]
         with memory_advice("tokenizing", "use a smaller picture or batch"):
             # Item by item: the same ids whatever the batch, and no more memory than one needs.
             ids = torch.cat([self.vq.encode(p[None].to(device)) for p in pixels])
@@ -136,9 +137,9 @@ class EditMGT:
         with memory_advice("localising", "use a smaller picture or batch"):
             predictor = Predictor.of(self.transformer, tokens, instruction, sampling, options)
             if options.state == "source":
-                return predictor(ids, sampling.steps - 1, 0)[1]
+                return predictor.read(ids, 0)
             masked = torch.full_like(ids, self.transformer.config.mask_token_id)
-            return predictor(masked, 0, sampling.steps - 1)[1]
+            return predictor.read(masked, sampling.steps - 1)
 
     def sample(
         self,

@@ -11,8 +11,14 @@ from .errors import InputError
 from .instruction import Instruction
 from .localization import Localization, LocalizationOptions, consolidate, mean_scores
 from .models.attention import MeanOfRows
-from .models.transformer import Conditioning, InjectionOptions, MaskedTransformer
+from .models.transformer import (
+    Conditioning,
+    InjectionOptions,
+    MaskedTransformer,
+    Prediction,
+)
 from .sampling import SamplingOptions, guide
+from .workplace import workplace
 
 AESTHETIC_SCORE = 6.0  # the published fifth micro-condition
 
@@ -86,21 +92,21 @@ class Predictor:
         options: SamplingOptions,
         localization: LocalizationOptions | Localization | None = None,
     ) -> None:
-        parameter = next(transformer.parameters())
+        device, dtype = workplace(transformer)
         self.transformer, self.options = transformer, options
-        self.instruction = instruction.to(parameter.device, parameter.dtype)
+        self.instruction = instruction.to(device, dtype)
         self.halves = 2 if options.guided else 1
-        self.conditioning = self._prepare(size, grid, reference_ids, parameter.device)
+        self.conditioning = self._prepare(size, grid, reference_ids, device)
         self.ready = None
         if isinstance(localization, Localization):
             ready = fitting(localization, instruction.batch, grid)
-            self.ready = replace(ready, relevance=ready.relevance.to(parameter.device))
+            self.ready = replace(ready, relevance=ready.relevance.to(device))
         self.reading = localization if isinstance(localization, LocalizationOptions) else None
         self.probe, self.blocks = None, range(0)
         if self.reading is not None:
             config = transformer.config
             self.blocks = self.reading.block_range(config.num_layers, config.num_single_layers)
-            self.probe = MeanOfRows(row_weights(instruction, self.reading).to(parameter.device))
+            self.probe = MeanOfRows(row_weights(instruction, self.reading).to(device))
 
     @classmethod
     def of(
@@ -150,15 +156,27 @@ class Predictor:
     def __call__(
         self, ids: Tensor, step: int, timestep: int
     ) -> tuple[Tensor, Localization | None]:
-        """Guided logits [B, V, H, W] float32 and the map of this step, for `sample_tokens`."""
+        """For `sample_tokens`: guided logits [M, V] float32 of the M masked tokens, and the map."""
+        prediction = self._step(ids, timestep)
+        masked = ids == self.transformer.config.mask_token_id
+        rows = [part[masked] for part in prediction.features.chunk(self.halves)]
+        # Logits are linear in the features: guided before the one costly projection, not after two.
+        guided = guide(*rows, self.options.guidance) if self.options.guided else rows[0]
+        return self.transformer.logits(guided).float(), self._found(prediction)
+
+    @torch.no_grad()
+    def read(self, ids: Tensor, timestep: int) -> Localization | None:
+        """The map alone."""
+        return self._found(self._step(ids, timestep))
+
+    def _step(self, ids: Tensor, timestep: int) -> Prediction:
         times = torch.full((self.halves * len(ids),), timestep, device=ids.device)
-        prediction = self.transformer.step(
+        return self.transformer.step(
             ids.repeat(self.halves, 1, 1), times, self.conditioning, self.probe, self.blocks
         )
-        logits = prediction.logits.float()
-        if self.options.guided:
-            logits = guide(*logits.chunk(2), self.options.guidance)
+
+    def _found(self, prediction: Prediction) -> Localization | None:
         if self.reading is None:
-            return logits, self.ready
+            return self.ready
         scores = mean_scores([prediction.scores[b] for b in self.blocks])
-        return logits, consolidate(scores, self.conditioning.grid, self.reading)
+        return consolidate(scores, self.conditioning.grid, self.reading)

@@ -11,6 +11,7 @@ from .errors import OutOfMemory
 from .geometry import Tokens
 from .localization import Localization
 from .models.vq import VQModel
+from .workplace import workplace
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -58,7 +59,7 @@ def decode_pixels(vq: VQModel, ids: Tensor) -> Tensor:
     Raises:
         OutOfMemory.
     """
-    ids = ids.to(next(vq.parameters()).device)
+    ids = ids.to(workplace(vq)[0])
     with memory_advice("decoding", "use a smaller picture"):
         try:
             return torch.cat([vq.decode(item[None]).cpu() for item in ids])

@@ -140,14 +140,13 @@ def reveal_step(
 ) -> StepResult:
     """One step: draw the masked tokens, hold, rank by confidence, mask the least sure again.
 
-    logits: [B, V, H, W] or [B, H * W, V], guided. ids, source: int64 [B, H, W]; held: bool
-    [B, H, W], with source. start_ratio: share masked at the start, [B] or a number. Known tokens
-    are never masked again; the last step masks none. EditMGTError when the logits are not finite.
+    logits: guided, [M, V] of the M masked tokens in reading order. ids, source: int64 [B, H, W];
+    held: bool [B, H, W], with source. start_ratio: share masked at the start, [B] or a number.
+    Known tokens stay known; the last step masks none. EditMGTError when logits are not finite.
     """
     flat = ids.flatten(1)
     pending = flat == mask_id
-    rows = logits.flatten(2).transpose(1, 2) if logits.ndim == 4 else logits  # [B, HW, V]
-    probs = rows[pending].float().softmax(-1)  # [M, V]: known tokens cost nothing
+    probs = logits.float().softmax(-1)
     drawn = draw_tokens(probs, noise.tokens[pending.to(noise.tokens.device)].to(probs.device))
     proposal, ranked = flat.masked_scatter(pending, drawn), pending
     if held is not None and source is not None:
@@ -220,8 +219,9 @@ def sample_tokens(
     never_held: Tensor | None = None,
     callback: Callable[[StepEvent], bool | None] | None = None,
 ) -> SampleResult:
-    """The whole loop over predict(ids, step, timestep steps-1..0) -> (guided logits, Localization).
+    """The whole loop over predict(ids, step, timestep steps-1..0) -> (logits, Localization).
 
+    logits: guided, [M, V] of the M masked tokens in reading order: known ones cost nothing.
     start_ids: int64 [B, H, W], mask_id where tokens are to be drawn. source: int64 [B, H, W], the
     tokens of the picture. region: bool [B, H, W], True may change; the rest starts as the source
     (published inpainting, mask counts per item). held: bool [B, H, W], held at every step on top of
@@ -238,7 +238,7 @@ def sample_tokens(
             break  # nothing left to draw, and this rule puts nothing back
         logits, found = predict(ids, step, options.steps - 1 - step)
         localization = found or localization
-        codes, size = logits.shape[1 if logits.ndim == 4 else 2], ids[0].numel()
+        codes, size = logits.shape[1], ids[0].numel()
         if step == 0 and source is not None and not 0 <= source.min() <= source.max() < codes:
             raise InputError(f"source has ids outside 0..{codes - 1}; pass tokens without masks")
         kept = _held(found, options.threshold, held, never_held, ids.shape[1:])

@@ -442,11 +442,11 @@ def test_an_error_inside_the_network_leaves_nothing(model, instruction):
     block, calls = type(model.transformer.single_transformer_blocks[0]), []
     forward = block.forward
 
-    def failing(self, *given):
+    def failing(self, *given, **named):
         calls.append(1)
         if len(calls) == 3:
             raise ValueError("broken")
-        return forward(self, *given)
+        return forward(self, *given, **named)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(block, "forward", failing)

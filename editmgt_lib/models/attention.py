@@ -58,6 +58,15 @@ def strength_groups(
     return groups if first == 0 else [QueryGroup(slice(0, text), None), *groups]
 
 
+def within(groups: list[QueryGroup], rows: slice) -> list[QueryGroup]:
+    """The groups cut down to a run of query rows; those with none of them are gone."""
+    cut = [
+        QueryGroup(slice(max(g.rows.start, rows.start), min(g.rows.stop, rows.stop)), g.key_bias)
+        for g in groups
+    ]
+    return [g for g in cut if g.rows.start < g.rows.stop]
+
+
 def grouped_attention(
     attention: AttentionFunction, groups: list[QueryGroup], q: Tensor, k: Tensor, v: Tensor
 ) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import AttentionFunction, Probe, QueryGroup, grouped_attention, rotate
+from .attention import AttentionFunction, Probe, QueryGroup, grouped_attention, rotate, within
 
 Streams = tuple[Tensor, ...]
 Modulation = tuple[Tensor, ...]
@@ -35,9 +35,10 @@ class AttentionContext:
     joint_rotary: Tensor
     text_length: int
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """[B, heads, L, d] each -> [B, L, heads * d]."""
-        return grouped_attention(self.attention, self.groups, q, k, v)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, rows: slice | None = None) -> Tensor:
+        """[B, heads, L, d] each -> [B, L, heads * d]; of these rows of queries alone, if given."""
+        groups = self.groups if rows is None else within(self.groups, rows)
+        return grouped_attention(self.attention, groups, q, k, v)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -208,16 +209,25 @@ class SingleBlock(nn.Module):
         modulations: tuple[Modulation, ...],
         context: AttentionContext,
         probe: Probe | None = None,
+        target_only: bool = False,
     ) -> tuple[Streams, Tensor | None]:
-        """Streams [B, L_i, C], the first being text then target -> the same, and the probe's."""
+        """Streams [B, L_i, C], the first being text then target -> the same, and the probe's.
+
+        target_only: compute, and return, nothing but the target's rows; for the last block, of
+        which nothing else is read.
+        """
         tables = (context.joint_rotary, *context.rotary[1:])
         normed = [modulate(x, *m[:2]) for x, m in zip(streams, modulations, strict=True)]
         q, k, v = joined([self.attn.image(x, t) for x, t in zip(normed, tables, strict=True)])
         text = context.text_length
         scores = probe_scores(probe, q, k, text, streams[0].shape[1] - text)
-        attended = context.attend(q, k, v).split([x.shape[1] for x in streams], 1)
+        rows = slice(0, q.shape[2])
+        if target_only:
+            rows = slice(text, streams[0].shape[1])
+            streams, normed = (streams[0][:, rows],), [normed[0][:, rows]]
+        attended = context.attend(q, k, v, rows).split([x.shape[1] for x in streams], 1)
         out = []
-        for x, n, a, (_, _, gate) in zip(streams, normed, attended, modulations, strict=True):
+        for x, n, a, (_, _, gate) in zip(streams, normed, attended, modulations, strict=False):
             mlp = F.gelu(self.proj_mlp(n), approximate="tanh")
             out.append(within_half(x + gate[:, None] * self.proj_out(torch.cat([a, mlp], dim=2))))
         return tuple(out), scores

@@ -66,9 +66,10 @@ class TokenEmbedding(nn.Module):
 
 
 class TokenHead(nn.Module):
-    """Features [B, C, H, W] -> logits [B, V, H, W] over the codebook.
+    """Features [B, C, H, W] -> what logits are linear in, and those logits over the codebook.
 
-    The last projection has no bias, so guidance may be applied before it.
+    The last projection, which is the costly one, has no bias: guidance may be applied before it,
+    and it need only be made for the tokens that are to be drawn.
     """
 
     def __init__(self, width: int, codebook_size: int, operations=nn) -> None:
@@ -78,8 +79,16 @@ class TokenHead(nn.Module):
         self.conv2 = operations.Conv2d(width, codebook_size, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Project features to logits."""
-        return self.conv2(channels_last_norm(self.layer_norm, self.conv1(x)))
+        """Features [B, C, H, W] -> [B, H, W, C], one projection before logits."""
+        return self.layer_norm(self.conv1(x).permute(0, 2, 3, 1))
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """Rows of the above, [M, C] -> logits [M, V]."""
+        if not len(rows):
+            return rows.new_empty(0, self.conv2.out_channels)
+        # As one picture of M x 1 pixels, channels last: a matrix product in all but name.
+        pixels = rows.reshape(1, len(rows), 1, -1).permute(0, 3, 1, 2)
+        return self.conv2(pixels).permute(0, 2, 3, 1).flatten(0, 2)
 
 
 class Resample(nn.Module):

@@ -79,9 +79,9 @@ class InjectionOptions:
 
 @dataclass(frozen=True, repr=False)
 class Prediction:
-    """Logits [B, V, H, W], and what the probe read in each block it was put on."""
+    """Features [B, H, W, C], see `MaskedTransformer.logits`, and what the probe read per block."""
 
-    logits: Tensor
+    features: Tensor
     scores: Mapping[int, Tensor] = field(default_factory=dict)
 
 
@@ -237,12 +237,19 @@ class MaskedTransformer(nn.Module):
                 text, streams, embedding, modulations, c.context, probes.get(i)
             )
         streams = (torch.cat([text, streams[0]], dim=1), *streams[1:])
+        last = len(self.blocks) - 1
         for i, block in enumerate(self.single_transformer_blocks, len(self.transformer_blocks)):
             modulations = block.modulations((embedding,)) + c.reference_modulations[i : i + 1]
-            streams, scores[i] = block(streams, modulations, c.context, probes.get(i))
-        target = streams[0][:, text.shape[1] :]
+            streams, scores[i] = block(
+                streams, modulations, c.context, probes.get(i), target_only=i == last
+            )
+        target = streams[0][:, -c.grid[0] * c.grid[1] :]
         read = {i: s for i, s in scores.items() if s is not None}
         return Prediction(self.mlm_layer(self._unembed(target, c.grid)), read)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Features of any tokens [..., C], of a `Prediction` or a linear mix -> logits [..., V]."""
+        return self.mlm_layer.logits(features.flatten(0, -2)).unflatten(0, features.shape[:-1])
 
     def _unembed(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """An image stream [B, positions, C] -> features [B, C, H, W] on the token grid."""

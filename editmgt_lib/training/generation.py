@@ -192,7 +192,8 @@ class GenerationStage:
         timestep = ((1 - u) * o.steps).floor().clamp(max=o.steps - 1)
         prediction = self._predict(ids, timestep, prompts, data.source)
         masked, changed = ids == mask_id, data.changed
-        logits = prediction.logits.permute(0, 2, 3, 1)[masked].float()
+        with torch.autocast(self.device.type, torch.bfloat16):
+            logits = self.transformer.logits(prediction.features[masked]).float()
         losses = F.cross_entropy(logits, data.target[masked], reduction="none")
         few = 1 - changed.float().mean(dim=(1, 2), keepdim=True)
         weights = (1 + (o.changed_weight - 1) * few * changed)[masked]

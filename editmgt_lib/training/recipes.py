@@ -78,10 +78,10 @@ CPU = Recipe(
             sheet_every=300, checkpoint_every=300,
         ),
         "text-to-image": LoopOptions(
-            2400, 16, 1.2e-3, muon=2e-3, warmup=60, sheet_every=400, checkpoint_every=200
+            1600, 16, 1.2e-3, muon=2e-3, warmup=60, sheet_every=400, checkpoint_every=200
         ),
         "edit": LoopOptions(
-            9000, 16, 1.2e-3, muon=2e-3, warmup=60, cooldown=4000,
+            5000, 16, 1.2e-3, muon=2e-3, warmup=60, cooldown=2500,
             sheet_every=500, checkpoint_every=250,
         ),
     },
