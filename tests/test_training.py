@@ -17,6 +17,7 @@ from editmgt_lib.toyworld.language import corpus
 from editmgt_lib.toyworld.scenes import is_heldout
 from editmgt_lib.toyworld.text_towers import build_towers
 from editmgt_lib.training import commands, generation, initial
+from editmgt_lib.training.decoder import DecoderStage
 from editmgt_lib.training.generation import (
     GenerationOptions,
     GenerationStage,
@@ -82,6 +83,8 @@ def stage_of(kind, networks):
         return TextStage(copy.deepcopy(networks[1]))
     if kind == "tokenizer":
         return TokenizerStage(VQ, SIZE, seed=0, continuous=2)
+    if kind == "decoder":
+        return DecoderStage(copy.deepcopy(networks[2]), SIZE)
     return GenerationStage(*copy.deepcopy(networks), EDIT if kind == "edit" else TEXT)
 
 
@@ -452,6 +455,19 @@ def test_the_first_steps_leave_the_codebook_out(tmp_path):
     assert [run.advance()["codes"] for _ in range(2)] == [0, 0]
     assert torch.equal(run.stage.codes, codes)
     assert run.advance()["codes"] > 0 and not torch.equal(run.stage.codes, codes)
+
+
+def test_a_polished_decoder_changes_no_token(networks, tmp_path):
+    vq = copy.deepcopy(networks[2])
+    pixels = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    ids, decoded = vq.encode(pixels), vq.decode(vq.encode(pixels)).detach()
+    run = Run(DecoderStage(vq, SIZE), LoopOptions(12, 4, 1e-2, warmup=2), tmp_path)
+    losses = [run.advance()["loss"] for _ in range(12)]
+    assert sum(losses[-4:]) < sum(losses[:4])
+    run.stage.export(tmp_path)
+    after = VQModel(VQ)
+    after.load_state_dict(read_state_dict(tmp_path / "vqvae"))
+    assert torch.equal(after.encode(pixels), ids) and not torch.equal(after.decode(ids), decoded)
 
 
 # --- shipping ---

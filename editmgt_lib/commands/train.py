@@ -17,7 +17,9 @@ def add_parser(commands: Any) -> None:
         "--out", metavar="DIR", required=True, help="where it grows; a run in it is continued"
     )
     parser.add_argument(
-        "--stages", metavar="A,B", help="of text, tokenizer, text-to-image, edit (default: all)"
+        "--stages",
+        metavar="A,B",
+        help="of text, tokenizer, text-to-image, edit, decoder (default: all)",
     )
     parser.add_argument(
         "--minutes", type=float, metavar="X", help="per stage, above 0 (default: until done)"

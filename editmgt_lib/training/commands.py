@@ -17,6 +17,7 @@ from ..models.attention import sdpa
 from ..models.text import TextTowers
 from ..models.transformer import MaskedTransformer
 from ..models.vq import VQConfig, VQModel
+from .decoder import DecoderStage
 from .generation import GenerationStage
 from .initial import (
     code_features,
@@ -38,6 +39,7 @@ PART = {
     "tokenizer": "vqvae",
     "text-to-image": "editmgt",
     "edit": "editmgt",
+    "decoder": "vqvae",
 }
 
 
@@ -109,7 +111,7 @@ def cpu_threads(count: int | None) -> Iterator[None]:
 
 def build_stage(
     name: str, recipe: Recipe, folder: Path, device: torch.device | str = "cpu"
-) -> TextStage | TokenizerStage | GenerationStage:
+) -> TextStage | TokenizerStage | GenerationStage | DecoderStage:
     """A stage, starting from what the stages before it left in `folder`.
 
     Raises CheckpointError when that is missing or does not fit the recipe.
@@ -124,6 +126,8 @@ def build_stage(
     towers = TextTowers.from_folder(folder, text_length=recipe.text_length)
     config = VQConfig.from_dict(read_config(folder / "vqvae"))
     vq = load_module(lambda: VQModel(config), read_state_dict(folder / "vqvae"))
+    if name == "decoder":
+        return DecoderStage(vq, recipe.size, device)
     if name == "text-to-image":
         transformer = new_transformer(recipe.transformer, seed=0)
         width = recipe.transformer.width // recipe.transformer.stride**2

@@ -1,4 +1,4 @@
-"""Stages two and three: the masked transformer, first from text, then by attention injection.
+"""Stages three and four: the masked transformer, first from text, then by attention injection.
 
 Both stages train the same parameters; the edit stage only adds the reference stream (paper,
 training section). Loss: cross-entropy on masked tokens, mask ratio cos(u pi/2) with u uniform

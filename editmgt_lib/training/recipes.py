@@ -7,13 +7,13 @@ from ..models.vq import VQConfig
 from .generation import GenerationOptions
 from .loop import LoopOptions
 
-STAGES = ("text", "tokenizer", "text-to-image", "edit")
+STAGES = ("text", "tokenizer", "text-to-image", "edit", "decoder")
 SPARE_CODES = 64  # rows of the embedding beyond the codebook, as published; the last is the mask
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes and schedules of the three stages (the paper's order).
+    """Sizes and schedules of all stages (between text and decoder, the paper's order).
 
     Attributes:
         size: picture side in pixels. text_length: text rows.
@@ -84,6 +84,9 @@ CPU = Recipe(
             5000, 16, 1.2e-3, muon=2e-3, warmup=60, cooldown=2500,
             sheet_every=500, checkpoint_every=250,
         ),
+        "decoder": LoopOptions(
+            1500, 16, 1e-3, warmup=50, cooldown=1000, average=0.99, clip=0.3, checkpoint_every=250
+        ),
     },
     generation=GenerationOptions(edit=False, size=128, steps=16, first_step=0.25, patches=0.5),
     edit=GenerationOptions(
@@ -103,6 +106,7 @@ GPU = Recipe(
         "tokenizer": LoopOptions(6000, 64, 1e-3, cooldown=3000, average=0.99, clip=0.3),
         "text-to-image": LoopOptions(8000, 64, 1e-3, muon=2e-3, warmup=200),
         "edit": LoopOptions(24000, 64, 1e-3, muon=2e-3, warmup=200, cooldown=10000),
+        "decoder": LoopOptions(6000, 64, 1e-3, cooldown=4000, average=0.99, clip=0.3),
     },
     generation=GenerationOptions(edit=False, size=256, steps=16, first_step=0.25, patches=0.5),
     edit=GenerationOptions(

@@ -1,4 +1,4 @@
-"""Stage one: the picture tokenizer, trained to reconstruct with a codebook of moving averages."""
+"""Stage two: the picture tokenizer, trained to reconstruct with a codebook of moving averages."""
 
 from pathlib import Path
 

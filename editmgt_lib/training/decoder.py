@@ -1,0 +1,65 @@
+"""Last stage: the tokenizer's decoder once more, alone, on pictures as edits make them.
+
+Encoder and codebook stay, so no token changes its meaning. A codebook is learnt best on crowded
+pictures, but from those the decoder never learns how wide and even a background is.
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..checkpoints.saving import save_module
+from ..models.vq import VQModel
+from .loop import StepRandom
+from .pictures import crowded_scene, save_grid, to_pixels, training_scene
+
+PICTURES = 10  # on a sheet
+
+
+class DecoderStage:
+    """Reconstruction from fixed tokens.
+
+    Args:
+        vq: the trained tokenizer. size: picture side in pixels. device: where it trains.
+    """
+
+    def __init__(self, vq: VQModel, size: int, device: torch.device | str = "cpu") -> None:
+        self.size, self.device = size, torch.device(device)
+        vq.requires_grad_(False)
+        for part in (vq.decoder, vq.post_quant_conv):
+            part.requires_grad_(True)
+        self.modules = nn.ModuleDict({"vqvae": vq}).to(self.device)
+
+    @property
+    def model(self) -> VQModel:
+        """The tokenizer under training."""
+        return self.modules["vqvae"]
+
+    def loss(self, random: StepRandom, batch: int) -> tuple[Tensor, dict[str, float]]:
+        """Absolute and squared error of the pixels; every fourth picture is a crowded one."""
+        rng = random.data
+        scenes = [(crowded_scene if i % 4 == 0 else training_scene)(rng) for i in range(batch)]
+        pixels = to_pixels(scenes, self.size, self.device)
+        with torch.no_grad():
+            codes = self.model.lookup(self.model.encode(pixels))
+        with torch.autocast(self.device.type, torch.bfloat16):
+            out = self.model.decoder(self.model.post_quant_conv(codes))
+        out = F.pixel_shuffle(out, self.model.config.patch_size).float()
+        squared, absolute = F.mse_loss(out, pixels), F.l1_loss(out, pixels)
+        return 4 * squared + absolute, {"mse": squared.item(), "l1": absolute.item()}
+
+    def after_step(self) -> None:
+        """Nothing to do."""
+
+    @torch.no_grad()
+    def sheet(self, path: Path) -> None:
+        """Pictures above their reconstructions."""
+        rng = StepRandom.of(1, 0).data
+        pixels = to_pixels([training_scene(rng) for _ in range(PICTURES)], self.size, self.device)
+        save_grid([pixels, self.model.decode(self.model.encode(pixels))], path)
+
+    def export(self, folder: Path) -> None:
+        """Write `vqvae/`."""
+        save_module(folder / "vqvae", self.model, self.model.config.to_dict())
