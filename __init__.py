@@ -1,4 +1,10 @@
-"""EditMGT for ComfyUI: the package that ComfyUI imports from its `custom_nodes` folder.
+"""EditMGT for ComfyUI: the package that ComfyUI imports from its `custom_nodes` folder."""
 
-It defines no nodes yet. Whatever comes here must import without ComfyUI, under any folder name.
-"""
+WEB_DIRECTORY = "./web"
+
+
+async def comfy_entrypoint():
+    """The nodes; ComfyUI is first imported here, so that the package can be read without it."""
+    from .nodes.extension import EditMGTExtension
+
+    return EditMGTExtension()

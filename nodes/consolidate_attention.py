@@ -1,0 +1,160 @@
+"""Node "Consolidate Attention": where will this instruction act?"""
+
+import re
+from dataclasses import replace
+
+from comfy_api.latest import io, ui
+
+from ..editmgt_lib.errors import InputError
+from ..editmgt_lib.geometry import Tokens
+from ..editmgt_lib.instruction import Instruction
+from ..editmgt_lib.localization import Localization, LocalizationOptions
+from ..editmgt_lib.score_filters import FILTERS
+from .batches import each_instruction, each_tokens, joined
+from .compat import CATEGORY, expert, known
+from .memory import on_device
+from .networks import Model
+from .previews import heat_map, relevance_on_picture
+from .progress import Progress
+from .sockets import (
+    MODEL_TIP,
+    InstructionSocket,
+    LocalizationSocket,
+    ModelSocket,
+    TokensSocket,
+)
+
+UPDATES = ["step", "once"]
+
+
+class ConsolidateAttention(io.ComfyNode):
+    """Stage 3."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="EditMGT_ConsolidateAttention",
+            display_name="Consolidate Attention",
+            category=CATEGORY,
+            description="Reads off the model's attention where the instruction will act, in one "
+            "pass, before anything is drawn.",
+            inputs=[
+                ModelSocket.Input("model", tooltip=MODEL_TIP),
+                TokensSocket.Input("tokens", tooltip="The picture, from Encode Tokens."),
+                InstructionSocket.Input("instruction", tooltip="From Encode Instruction."),
+                io.String.Input(
+                    "words",
+                    default="",
+                    optional=True,
+                    tooltip="Words or phrases of the instruction to look for, separated by commas: "
+                    "'red circle, sky'. Empty: all of it. Name the thing to change if the map "
+                    "spreads over the whole picture.",
+                ),
+                io.String.Input(
+                    "layers",
+                    default="",
+                    optional=True,
+                    tooltip="First and last block to read, as in 28-36; counted from 0 through all "
+                    "blocks. Empty: the checkpoint's own. Late blocks are sharper, early ones "
+                    "follow shapes. Change it only if the map looks wrong.",
+                ),
+                io.Combo.Input(
+                    "filter",
+                    options=list(FILTERS),
+                    default="adaptive",
+                    optional=True,
+                    tooltip="How the map is smoothed. adaptive: flat places more than edges (the "
+                    "paper's). gaussian: evenly. bilateral: keeps edges. morphology: removes "
+                    "specks and fills holes. none: as read.",
+                ),
+                io.Combo.Input(
+                    "update",
+                    options=UPDATES,
+                    default="step",
+                    tooltip="What the sampler does with it. step: reads the map anew at each step "
+                    "with these settings (the paper's; follows the picture as it changes). once: "
+                    "keeps exactly the map you see here.",
+                    **expert(io.Combo),
+                ),
+            ],
+            outputs=[
+                LocalizationSocket.Output(
+                    display_name="LOCALIZATION",
+                    tooltip="For the sampler, which holds what lies below its threshold.",
+                ),
+                io.Mask.Output(
+                    display_name="MASK",
+                    tooltip="The same map at picture size, 0 to 1. As a region the sampler takes "
+                    "what is above 0.5; Threshold Mask chooses another limit.",
+                ),
+                io.Image.Output(
+                    display_name="IMAGE",
+                    tooltip="Heat map over the picture: red is relevant, blue is not.",
+                ),
+            ],
+            **known(
+                io.Schema,
+                search_aliases=["editmgt", "attention map", "heat map", "segment"],
+                has_intermediate_output=True,
+            ),
+        )
+
+    @classmethod
+    def validate_inputs(cls, layers: str | None = "") -> bool | str:
+        """A range of blocks that can be read."""
+        try:
+            block_range(layers or "")
+        except InputError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        model: Model,
+        tokens: Tokens,
+        instruction: Instruction,
+        words: str = "",
+        layers: str = "",
+        filter: str = "adaptive",
+        update: str = "step",
+    ) -> io.NodeOutput:
+        """One map per picture, and what it looks like."""
+        chosen = tuple(w for w in re.split("[,;\n\uff0c\u3001]", words) if w.strip())
+        options = replace(
+            model.pipeline.settings.localization,
+            words=chosen, filter=filter, update=update,
+        )  # fmt: skip
+        if layers.strip():
+            options = replace(options, layers=block_range(layers))
+        found = localized(model, tokens, instruction, options)
+        mask = relevance_on_picture(found, tokens.canvas)
+        heat = heat_map(tokens.canvas.source, mask)
+        return io.NodeOutput(found, mask, heat, ui=ui.PreviewImage(heat, cls=cls))
+
+
+def localized(
+    model: Model, tokens: Tokens, instruction: Instruction, options: LocalizationOptions
+) -> Localization:
+    """The maps of a batch, picture by picture."""
+    batch, maps = tokens.canvas.batch, []
+    items = list(zip(each_tokens(tokens), each_instruction(instruction, batch), strict=True))
+    progress = Progress(batch)
+    with on_device(model.transformer, working_memory=model.sampling_memory(tokens.canvas)):
+        for item, prompt in items:
+            maps.append(model.pipeline.localize(item, prompt, options).relevance)
+            progress.advance()
+    return Localization(joined(maps), options)
+
+
+def block_range(text: str) -> tuple[int, int] | None:
+    """ "28-36" as numbers, one number as a range of one, nothing as None; InputError otherwise."""
+    if not text.strip():
+        return None
+    match = re.fullmatch(r"\s*(\d+)\s*(?:(?:-|\.\.|,|:)\s*(\d+)\s*)?", text)
+    if not match or int(match[2] or match[1]) < int(match[1]):
+        raise InputError(
+            f"layers is {text!r}; use first and last block, as in 28-36, or leave it empty"
+        )
+    return int(match[1]), int(match[2] or match[1])

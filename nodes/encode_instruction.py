@@ -1,0 +1,66 @@
+"""Node "Encode Instruction": what to change, in words, as the transformer wants it."""
+
+from comfy_api.latest import io
+
+from ..editmgt_lib.errors import InputError
+from .compat import CATEGORY, known
+from .memory import on_device
+from .networks import Model
+from .sockets import MODEL_TIP, InstructionSocket, ModelSocket
+
+EMPTY = "text is empty; say what to change, as in 'make the background striped'"
+
+
+class EncodeInstruction(io.ComfyNode):
+    """Stage 2."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="EditMGT_EncodeInstruction",
+            display_name="Encode Instruction",
+            category=CATEGORY,
+            description="Encodes one instruction for all pictures. The text encoders leave the card "
+            "as soon as the next stage needs the room.",
+            inputs=[
+                ModelSocket.Input("model", tooltip=MODEL_TIP),
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    default="make the background striped",
+                    dynamic_prompts=True,
+                    tooltip="What to change, as an order: 'remove the red circle', 'make the sky "
+                    "cloudy'. Name the thing; what is not named is kept. The toy model knows short "
+                    "sentences about shapes, colours, backgrounds and styles.",
+                ),
+                io.String.Input(
+                    "negative",
+                    multiline=True,
+                    default="",
+                    optional=True,
+                    tooltip="What the result should not look like. Empty: the checkpoint's own. It "
+                    "counts only while guidance is above 1.",
+                ),
+            ],
+            outputs=[
+                InstructionSocket.Output(
+                    display_name="INSTRUCTION", tooltip="For localisation and sampling."
+                )
+            ],
+            **known(io.Schema, search_aliases=["editmgt", "prompt", "text encode"]),
+        )
+
+    @classmethod
+    def validate_inputs(cls, text: str | None = None) -> bool | str:
+        """An empty text edits nothing."""
+        return EMPTY if text is not None and not text.strip() else True
+
+    @classmethod
+    def execute(cls, model: Model, text: str, negative: str = "") -> io.NodeOutput:
+        """Encode, and leave the result on the CPU."""
+        if not text.strip():
+            raise InputError(EMPTY)
+        with on_device(*model.text):
+            encoded = model.pipeline.encode_instruction(text, negative.strip() or None)
+        return io.NodeOutput(encoded.to("cpu"))

@@ -1,0 +1,89 @@
+"""Node "Encode Tokens": picture to image tokens, and the way back to its own pixels."""
+
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from .batches import as_masks, at_rest
+from .compat import CATEGORY, known
+from .memory import on_device
+from .networks import Model
+from .previews import token_grid
+from .sockets import MODEL_TIP, ModelSocket, TokensSocket
+
+FITS = ["pad", "native", "crop"]
+UNLINKED = object()  # ComfyUI passes None for an input that is linked
+
+
+class EncodeTokens(io.ComfyNode):
+    """Stage 1."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="EditMGT_EncodeTokens",
+            display_name="Encode Tokens",
+            category=CATEGORY,
+            description="Turns pictures into image tokens. Any size and shape; nothing is stretched, "
+            "and the original pixels are kept for Decode.",
+            inputs=[
+                ModelSocket.Input("model", tooltip=MODEL_TIP),
+                io.Image.Input(
+                    "image",
+                    tooltip="One picture or a batch. RGB or RGBA; transparency comes back unchanged.",
+                ),
+                io.Combo.Input(
+                    "fit",
+                    options=FITS,
+                    default="pad",
+                    optional=True,
+                    tooltip="How the picture is put on the model's canvas. pad: the whole picture "
+                    "in a square, borders added; the safe choice. native: a grid in the picture's "
+                    "own shape; finer for wide and tall pictures, further from what the model was "
+                    "trained on. crop: only the surroundings of the mask, so that a small region "
+                    "of a large picture gets all tokens; Decode stitches it back.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="The region that fit 'crop' is about: one for all pictures or one each, "
+                    "of their size. It does not limit the edit; connect it to the sampler's region "
+                    "as well for that.",
+                ),
+            ],
+            outputs=[
+                TokensSocket.Output(
+                    display_name="TOKENS", tooltip="For localisation and sampling."
+                ),
+                io.Image.Output(
+                    display_name="IMAGE",
+                    tooltip="The picture on the canvas with its token cells: padding is dark, cells "
+                    "that the mask touches are orange.",
+                ),
+            ],
+            **known(
+                io.Schema,
+                search_aliases=["editmgt", "tokenize", "vq"],
+                has_intermediate_output=True,
+            ),
+        )
+
+    @classmethod
+    def validate_inputs(cls, fit: str | None = "pad", mask: object = UNLINKED) -> bool | str:
+        """A crop needs a mask."""
+        if fit is not None and fit not in FITS:
+            return f"fit is {fit!r}; use one of {', '.join(FITS)}"
+        if fit == "crop" and mask is UNLINKED:
+            return "fit is 'crop' without a mask; connect a mask, or use 'pad' or 'native'"
+        return True
+
+    @classmethod
+    def execute(
+        cls, model: Model, image: Tensor, fit: str = "pad", mask: Tensor | None = None
+    ) -> io.NodeOutput:
+        """Encode, and draw the grid."""
+        mask, side = as_masks(mask), model.pipeline.settings.resolution
+        with on_device(model.vq, working_memory=model.coding_memory(side, side)):
+            tokens = at_rest(model.pipeline.encode_image(image, fit, mask))
+        grid = token_grid(tokens.canvas, mask)
+        return io.NodeOutput(tokens, grid, ui=ui.PreviewImage(grid, cls=cls))

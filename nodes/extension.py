@@ -1,0 +1,29 @@
+"""What ComfyUI is given: the list of nodes."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import paths
+from .consolidate_attention import ConsolidateAttention
+from .decode import Decode
+from .encode_instruction import EncodeInstruction
+from .encode_tokens import EncodeTokens
+from .load import Load
+from .region_hold_sampler import RegionHoldSampler
+from .toy_picture import ToyPicture
+
+
+class EditMGTExtension(ComfyExtension):
+    """All nodes, in the order in which a workflow uses them."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Called once at start-up; older versions of ComfyUI know no other hook."""
+        paths.register()
+        return [
+            Load,
+            ToyPicture,
+            EncodeTokens,
+            EncodeInstruction,
+            ConsolidateAttention,
+            RegionHoldSampler,
+            Decode,
+        ]

@@ -1,0 +1,103 @@
+"""From a checkpoint's name to its networks, each in the hands of ComfyUI's memory manager."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import comfy.model_management as management
+
+from ..editmgt_lib.checkpoints import read_headers
+from ..editmgt_lib.checkpoints.layout import SETTINGS_FILE
+from ..editmgt_lib.geometry import Canvas
+from ..editmgt_lib.loader import load_tokenizer, load_transformer
+from ..editmgt_lib.models.text import TextTowers
+from ..editmgt_lib.models.text_loading import load_clip, load_gemma
+from ..editmgt_lib.models.text_loading import load_tokenizer as load_text_tokenizer
+from ..editmgt_lib.pipeline import EditMGT
+from ..editmgt_lib.settings import Settings
+from .memory import Layers, Managed, attention, manage, precision, shrink, text_dtype
+from .paths import locate
+from .progress import Progress
+
+CPU = management.torch.device("cpu")  # where weights come into being; the manager moves them
+PARTS = 4
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Model:
+    """What the MODEL socket carries: the stages, and the networks they need in managed form."""
+
+    name: str
+    pipeline: EditMGT
+    transformer: Managed
+    vq: Managed
+    text: tuple[Managed, Managed]
+
+    def __repr__(self) -> str:
+        return f"Model({self.name!r}, {self.pipeline.dtype})"
+
+    def coding_memory(self, height: int, width: int) -> int:
+        """Bytes that encoding or decoding a canvas of this size needs beside the weights."""
+        config = self.pipeline.vq.config
+        cells = height * width // config.patch_size**2
+        return 5 * 4 * cells * config.block_out_channels[0]  # five full-size maps at a time
+
+    def sampling_memory(self, canvas: Canvas) -> int:
+        """Bytes that one forward pass on one picture, under guidance, needs beside the weights."""
+        config, settings = self.pipeline.transformer.config, self.pipeline.settings
+        tokens = canvas.rows * canvas.cols
+        stream = 2 * (settings.text_length + 2 * tokens // config.stride**2)
+        logits = 4 * 4 * tokens * config.codebook_size
+        return 4 * 20 * stream * config.width + logits
+
+
+def load(name: str, dtype: str, progress: Progress) -> Model:
+    """Read all networks of a checkpoint; `dtype` is one of `memory.FORMATS` or "auto".
+
+    Raises InputError, CheckpointError.
+    """
+    folders = locate(name)
+    settings = Settings.read(folders[SETTINGS_FILE])
+    device = management.get_torch_device()
+    weights = sum(info.elements for info in read_headers(folders["editmgt"]).values())
+    compute, storage = precision(dtype, device, weights)
+    transformer = load_transformer(folders["editmgt"], CPU, compute, Layers, attention)
+    shrink(transformer.blocks, storage)
+    progress.advance()
+    vq = load_tokenizer(folders["vqvae"], CPU, Layers)
+    progress.advance()
+    towers, text = _load_text(folders, dtype, settings.text_length, progress)
+    return Model(
+        name,
+        EditMGT(transformer, vq, towers, settings, folders[SETTINGS_FILE]),
+        manage(transformer, device, management.unet_offload_device(), compute),
+        manage(
+            vq, management.vae_device(), management.vae_offload_device(), management.torch.float32
+        ),
+        text,
+    )
+
+
+def _load_text(
+    folders: dict[str, Path], dtype: str, text_length: int, progress: Progress
+) -> tuple[TextTowers, tuple[Managed, Managed]]:
+    """Both text encoders.
+
+    Gemma-2 is transformers' model, moved as a whole. Core's own (of Lumina 2) would bring partial
+    loading, but it leaves out the soft cap on the attention logits that Gemma-2 was trained with,
+    and knows the 2B size alone: its states are not those the checkpoint was trained on.
+    """
+    device = management.text_encoder_device()
+    kind = text_dtype(dtype, device)
+    clip = load_clip(folders["text_encoder"], CPU, kind)
+    progress.advance()
+    gemma = load_gemma(folders["llm_encoder"], CPU, kind)
+    progress.advance()
+    towers = TextTowers(
+        clip,
+        load_text_tokenizer(folders["tokenizer"]),
+        gemma,
+        load_text_tokenizer(folders["llm_encoder"]),
+        text_length,
+    )
+    rest = management.text_encoder_offload_device()
+    return towers, tuple(manage(network, device, rest, kind) for network in (clip, gemma))

@@ -1,0 +1,101 @@
+"""Where checkpoints lie: our own model folder, core's folders, and the shipped toy checkpoint.
+
+A checkpoint NAME is the folder NAME in `models/editmgt`, or any other path registered under that
+key. Each of its parts may lie in a folder NAME of core's instead: the transformer in
+`diffusion_models/NAME/editmgt`, the tokenizer in `vae/NAME/vqvae`, the text encoders in
+`text_encoders/NAME`. A published checkpoint keeps its Hub name, OWNER/NAME.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import folder_paths
+
+from ..editmgt_lib.checkpoints.hub import DEFAULT_REPO, find_downloaded, folder_for
+from ..editmgt_lib.checkpoints.layout import PARTS, SETTINGS_FILE
+from ..editmgt_lib.checkpoints.resolve import TOY_FOLDER, TOY_NAME
+from ..editmgt_lib.errors import CheckpointError, InputError
+
+KEY = "editmgt"
+EXTENSIONS = {".safetensors", ".sft", ".json"}
+# Core's folder for each part that is loaded; the schedule is not read from a file.
+CORE = {
+    "editmgt": "diffusion_models",
+    "vqvae": "vae",
+    "text_encoder": "text_encoders",
+    "tokenizer": "text_encoders",
+    "llm_encoder": "text_encoders",
+}
+MARKERS = {part.name: part.marker for part in PARTS if part.name in CORE}
+
+
+def register() -> None:
+    """Make `models/editmgt` known, beside the paths a user already gave that name."""
+    folder_paths.add_model_folder_path(KEY, os.path.join(folder_paths.models_dir, KEY))
+    paths, extensions = folder_paths.folder_names_and_paths[KEY]
+    # Without extensions ComfyUI would list every file.
+    folder_paths.folder_names_and_paths[KEY] = (paths, {*extensions, *EXTENSIONS})
+
+
+def roots(key: str = KEY) -> list[Path]:
+    """All folders registered under a name."""
+    return [Path(path) for path in folder_paths.get_folder_paths(key)]
+
+
+def choices() -> list[str]:
+    """Names a user can choose: the toy model, what lies on the disk, the published checkpoint."""
+    marker = f"*/{KEY}/{MARKERS[KEY]}"
+    found = {p.parents[1].name for r in (*roots(), *roots(CORE[KEY])) for p in r.glob(marker)}
+    shown_otherwise = {TOY_NAME, folder_for(DEFAULT_REPO).name}
+    return [TOY_NAME, *sorted(found - shown_otherwise), DEFAULT_REPO]
+
+
+def download_folder(name: str) -> Path:
+    """Where a download of that Hub name goes: the first registered folder."""
+    return folder_for(name, roots()[0])
+
+
+def locate(name: str) -> dict[str, Path]:
+    """The folder of each part, and under SETTINGS_FILE the folder whose settings count.
+
+    Raises InputError for an unknown name, CheckpointError that names the parts which are missing.
+    """
+    if name not in choices():
+        raise InputError(f"there is no checkpoint {name!r}; use one of {', '.join(choices())}")
+    parts = {part: _home(name, part, f"{part}/{MARKERS[part]}") for part in CORE}
+    if missing := [part for part, home in parts.items() if home is None]:
+        place = download_folder(name) if "/" in name else roots()[0] / name
+        raise CheckpointError(
+            f"checkpoint {name!r} lacks {', '.join(missing)}; put them into {place}"
+            + (" or switch download on" if name == DEFAULT_REPO else "")
+        )
+    found = {part: home / part for part, home in parts.items()}
+    return found | {SETTINGS_FILE: _home(name, KEY, SETTINGS_FILE) or found[KEY].parent}
+
+
+def _home(name: str, part: str, marker: str) -> Path | None:
+    """The first folder of a checkpoint that has this file of this part."""
+    return next((home for home in _homes(name, part) if (home / marker).is_file()), None)
+
+
+def _homes(name: str, part: str) -> Iterator[Path]:
+    if name == TOY_NAME:
+        yield TOY_FOLDER
+        return
+    for root in (*roots(), *roots(CORE[part])):
+        if "/" not in name:
+            yield root / name
+        elif home := find_downloaded(name, root):
+            yield home
+
+
+def fingerprint(name: str) -> str:
+    """Changes with any file of the checkpoint: names, sizes and times, nothing is read."""
+    try:
+        folders = locate(name)
+    except (InputError, CheckpointError) as error:
+        return str(error)
+    files = {f for folder in folders.values() for f in folder.iterdir() if f.is_file()}
+    facts = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(files)]
+    return repr(facts)

@@ -1,0 +1,107 @@
+"""What the nodes show: the token grid, the heat map, the partial picture. Plain tensors and PIL."""
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..editmgt_lib.canvas import Canvas
+from ..editmgt_lib.geometry import project_mask
+from ..editmgt_lib.localization import Localization
+
+HELD = (0.20, 0.45, 0.95)  # blue: follows the source picture
+MASKED = (1.00, 0.55, 0.10)  # orange: touched by the mask
+GRID_SIDE = 512  # a token grid is enlarged to about this
+# From irrelevant to relevant.
+HEAT = (
+    (0.05, 0.08, 0.45),
+    (0.10, 0.55, 0.90),
+    (0.45, 0.85, 0.45),
+    (1.00, 0.85, 0.20),
+    (0.85, 0.08, 0.08),
+)
+
+
+def to_pil(picture: Tensor) -> Image.Image:
+    """[H, W, 3] in 0..1 -> a PIL image."""
+    return Image.fromarray((picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
+
+
+def tinted(picture: Tensor, where: Tensor, colour: tuple[float, ...], share: float) -> Tensor:
+    """Colours [..., 3] mixed with one colour where a bool [...] says so."""
+    mixed = torch.lerp(picture, picture.new_tensor(colour).expand_as(picture), share)
+    return torch.where(where[..., None], mixed, picture)
+
+
+def enlarged(cells: Tensor, times: int) -> Tensor:
+    """Repeat rows and columns of [H, W, ...]."""
+    return cells.repeat_interleave(times, 0).repeat_interleave(times, 1)
+
+
+def window(plane: Tensor, canvas: Canvas, item: int = 0) -> Tensor:
+    """The part of a canvas plane [h, w, ...] that holds the picture, without the padding."""
+    (top, left), (height, width) = canvas.placements[item].offset, canvas.placements[item].scaled
+    return plane[top : top + height, left : left + width]
+
+
+def partial_picture(pixels: Tensor, held: Tensor | None, pending: Tensor, canvas: Canvas) -> Tensor:
+    """A run's state, [H, W, 3]: tokens still open are hatched, held ones tinted blue.
+
+    pixels: [3, h, w] as now guessed; held, pending: bool [1, rows, cols].
+    """
+    picture = pixels.permute(1, 2, 0).clamp(0, 1)
+    kept = held[0].cpu() if held is not None else torch.zeros_like(pending[0].cpu())
+    picture = tinted(picture, enlarged(kept, canvas.factor), HELD, 0.35)
+    open_ = enlarged(pending[0].cpu() & ~kept, canvas.factor)
+    return window(tinted(picture, open_ & _stripes(canvas), (0.5, 0.5, 0.5), 0.65), canvas)
+
+
+def _stripes(canvas: Canvas) -> Tensor:
+    """Diagonal stripes over a canvas, four to a token: bool [h, w]."""
+    rows, cols = (torch.arange(side) for side in canvas.size)
+    wide = max(canvas.factor // 4, 2)
+    return (rows[:, None] + cols[None]) // wide % 2 == 0
+
+
+def token_grid(canvas: Canvas, mask: Tensor | None) -> Tensor:
+    """Each picture as it lies on the canvas, with token cells: [B, h, w, 3].
+
+    Padding is dark, cells that a mask [B or 1, H, W] touches are orange.
+    """
+    touched = None if mask is None else project_mask(mask, canvas)
+    times = max(1, GRID_SIDE // max(canvas.size))
+    side, shown = canvas.factor * times, []
+    for item, where in enumerate(canvas.placements):
+        colours = canvas.source[item, ..., :3].cpu().expand(-1, -1, 3)
+        picture = where.place(colours, canvas.size)[0].permute(1, 2, 0).clamp(0, 1)
+        padding = torch.ones(canvas.size, dtype=torch.bool)
+        window(padding, canvas, item)[:] = False
+        picture = tinted(picture, padding, (0.0, 0.0, 0.0), 0.6)
+        if touched is not None:
+            picture = tinted(picture, enlarged(touched[item].cpu(), canvas.factor), MASKED, 0.4)
+        picture = enlarged(picture, times)
+        for lines in (picture[::side], picture[:, ::side]):
+            lines.copy_(
+                torch.where(lines.mean(-1, keepdim=True) > 0.5, lines * 0.6, lines * 0.6 + 0.4)
+            )
+        shown.append(picture)
+    return torch.stack(shown)
+
+
+def relevance_on_picture(found: Localization, canvas: Canvas) -> Tensor:
+    """A relevance map at picture size, float32 [B, H, W] in 0..1; 0 outside a crop."""
+    tokens = found.upsample(canvas.rows, canvas.cols).clamp(0, 1).cpu()
+    whole = torch.zeros(canvas.batch, canvas.height, canvas.width)
+    for item, where in enumerate(canvas.placements):
+        top, left, bottom, right = where.box
+        whole[item, top:bottom, left:right] = where.restore(enlarged(tokens[item], canvas.factor))
+    return whole
+
+
+def heat_map(pictures: Tensor, relevance: Tensor) -> Tensor:
+    """Relevance [B, H, W] in colours over the greyed pictures [B, H, W, C]: [B, H, W, 3]."""
+    stops = relevance.new_tensor(HEAT)
+    place = relevance.clamp(0, 1) * (len(HEAT) - 1)
+    below = place.floor().long().clamp(max=len(HEAT) - 2)
+    colours = torch.lerp(stops[below], stops[below + 1], (place - below)[..., None])
+    grey = pictures[..., :3].mean(-1, keepdim=True).to(colours)
+    return 0.45 * grey + 0.55 * colours
