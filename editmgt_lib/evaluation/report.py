@@ -79,7 +79,7 @@ class Row:
     """One pair for the contact sheet.
 
     source, result: float32 [H, W, 3]; relevance: float32 [rows, cols] in 0..1; held: bool
-    [rows, cols]; verdict: on the result, which was made with region-hold.
+    [rows, cols]; verdict: on the result, made with region-hold unless the edit is of everything.
     """
 
     pair: EditPair

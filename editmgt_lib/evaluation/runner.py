@@ -8,7 +8,7 @@ import numpy as np
 from .batches import Edited, PairBatch, batch_count, edit_batch, pair_batches, seeded
 from .layers import localization_by_layer
 from .metrics import mask_cells, outside_error, overlap
-from .options import FALLBACK_THRESHOLD, EvaluationOptions, Progress
+from .options import FALLBACK_THRESHOLD, LOCAL, EvaluationOptions, Progress
 from .report import Outcome, PairResult, Report, Row, Setting
 from .success import judge
 from .sweep import sweep_threshold
@@ -93,14 +93,15 @@ def _measure(
     results = [
         _result(batch, k, (free, held), relevance[k], setting) for k in range(len(batch.pairs))
     ]
+    shown = held if batch.category in LOCAL else free  # a whole picture leaves nothing to hold
     rows = [
         Row(
             pair=batch.pairs[k],
             source=batch.sources[k],
             relevance=relevance[k],
-            held=held.held[k],
-            result=held.pictures[k],
-            verdict=results[k].held.verdict,
+            held=shown.held[k],
+            result=shown.pictures[k],
+            verdict=(results[k].held if shown is held else results[k].free).verdict,
         )
         for k, rank in enumerate(batch.ranks)
         if rank < options.rows

@@ -23,7 +23,8 @@ _HEAT = ((16, 10, 60), (90, 20, 126), (186, 54, 100), (244, 124, 40), (252, 246,
 def contact_sheet(rows: Sequence[Row]) -> Image.Image:
     """Source, instruction, attention, held tokens, result, target and verdict of every row.
 
-    rows: from `Report.rows`; they stay in order. The result is the one made with region-hold.
+    rows: from `Report.rows`; they stay in order. The result is the one made with region-hold; of
+    edits of the whole picture, which leave nothing to hold, the one without.
     Raises InputError without a row.
     """
     _require(rows)
