@@ -1,0 +1,1 @@
+"""Tools around ComfyUI: they write the workflows, and start real servers. Not part of the pack."""

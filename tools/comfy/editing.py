@@ -1,0 +1,147 @@
+"""Workflows about the edit itself: by instruction, by region, edit after edit."""
+
+from typing import Any
+
+from .graph import Graph
+from .parts import (
+    EDIT,
+    OTHER,
+    OWN_PICTURE,
+    PREVIEW,
+    RESULT,
+    TEXT,
+    begin,
+    instruct,
+    sample,
+    save,
+    show,
+    show_mask,
+)
+
+
+def edit_by_instruction(info: dict[str, Any]) -> Graph:
+    """One sentence, one picture."""
+    g = Graph("01_edit_by_instruction", info)
+    start = begin(g, 0, "color")
+    words = instruct(g, start.model, "make the red heart yellow")
+    g.column()
+    g.note("Start here", f"""
+Queue it as it is: the toy model edits in about a second on a CPU, and needs no download.
+
+1. Say **what to change** above: *make the red heart yellow*, *remove the black circle*,
+   *replace the purple square with a star*, *make the background mint*, *turn this into a sketch*.
+2. Queue.
+3. Another result of the same words: change **seed**.
+
+Whatever the edit does not touch stays **identical, bit for bit**.
+{OWN_PICTURE}""", (320, 270))
+    g.group("3  Edit", EDIT)
+    edited = sample(g, start.model, start.tokens["TOKENS"], words["INSTRUCTION"])
+    g.group("4  Result", RESULT)
+    decoded = g.add("EditMGT_Decode", model=start.model, tokens=edited["TOKENS"])
+    save(g, decoded["IMAGE"], "edit")
+    g.column()
+    show(g, start.image, "Before")
+    show_mask(g, decoded["MASK"], "What really changed (white)")
+    return g
+
+
+def see_where_it_acts(info: dict[str, Any]) -> Graph:
+    """The attention map, by word, and the threshold that turns it into a region."""
+    g = Graph("02_see_where_it_acts", info)
+    start = begin(g, 1, "replace")
+    words = instruct(g, start.model, "replace the purple circle with a star")
+    g.column()
+    g.note("Reading the map", """
+**Consolidate Attention** asks the model where this instruction acts, in one pass, before anything
+is drawn. Red is relevant, blue is not.
+
+- **words**: only these words of the instruction, here *purple circle*. Empty: all of it.
+- **threshold** (λ) of the sampler: tokens less relevant than this keep their original value. 0
+  lets the whole picture change, 0.05 to 0.2 suits most edits, 1 holds everything.
+- The mask of this node is a plain MASK: send it to any other node of ComfyUI.
+""", (320, 250))
+    g.group("3  Where it acts", "#7a4f9a")
+    found = g.add("EditMGT_ConsolidateAttention", tall=PREVIEW, model=start.model,
+                  tokens=start.tokens["TOKENS"], instruction=words["INSTRUCTION"],
+                  words="purple circle")  # fmt: skip
+    g.column()
+    show(g, found["IMAGE"], "Heat map over the picture")
+    show_mask(g, found["MASK"], "As a mask")
+    g.group("4  Edit there", EDIT)
+    edited = sample(g, start.model, start.tokens["TOKENS"], words["INSTRUCTION"],
+                    localization=found["LOCALIZATION"], threshold=0.1)  # fmt: skip
+    g.group("5  Result", RESULT)
+    decoded = g.add("EditMGT_Decode", model=start.model, tokens=edited["TOKENS"])
+    save(g, decoded["IMAGE"], "where")
+    g.column()
+    show_mask(g, edited["MASK"], "Tokens that changed")
+    show_mask(g, decoded["MASK"], "Pixels that changed")
+    return g
+
+
+def edit_inside_a_mask(info: dict[str, Any]) -> Graph:
+    """Only a painted region may change."""
+    g = Graph("03_edit_inside_a_mask", info)
+    start = begin(g, 6, "remove")
+    words = instruct(g, start.model, start.picture["STRING"])
+    g.note("Instruction from a node", """
+The text comes from the picture node here: *delete the green triangle*. Remove that link to type
+your own.
+""", (300, 100))
+    g.column()
+    g.note("The mask", """
+**ToyWorld Picture** gives a mask of the spot its own instruction is about, so that this runs at
+once. To paint one yourself:
+
+1. Put a **Load Image** in its place and choose a picture.
+2. Right-click it, *Open in MaskEditor*, paint, save.
+3. Connect its MASK to **region** of the sampler.
+
+Beyond the mask (grown to whole tokens) the result equals the picture in every bit: the *changed*
+mask on the right says exactly where.
+""", (300, 270))
+    g.group("3  Edit inside", EDIT)
+    edited = sample(g, start.model, start.tokens["TOKENS"], words["INSTRUCTION"],
+                    region=start.picture["MASK"])  # fmt: skip
+    g.group("4  Result", RESULT)
+    decoded = g.add("EditMGT_Decode", model=start.model, tokens=edited["TOKENS"], feather=4)
+    save(g, decoded["IMAGE"], "inside-mask")
+    g.column()
+    show(g, start.image, "Before")
+    show_mask(g, start.picture["MASK"], "The region")
+    g.column()
+    show_mask(g, decoded["MASK"], "What really changed (white)")
+    return g
+
+
+def two_edits_in_a_row(info: dict[str, Any]) -> Graph:
+    """Edit after edit on tokens, decoded once."""
+    g = Graph("04_two_edits_in_a_row", info)
+    start = begin(g, 0, "color")
+    g.group("About", OTHER, below=True)
+    g.note("Edit after edit", """
+The second sampler takes the **tokens** of the first, not a decoded picture. Nothing is encoded
+again in between, so nothing wears off, however many edits follow.
+
+The result is composed with the original picture once, in *Decode*: what neither edit touched is
+still bit for bit the original.
+""", (300, 190))
+    first = instruct(g, start.model, "make the background mint", "2  First edit", below=False)
+    once = sample(g, start.model, start.tokens["TOKENS"], first["INSTRUCTION"])
+    g.group("3  Second edit", TEXT)
+    second = g.add("EditMGT_EncodeInstruction", model=start.model,
+                   text="remove the black circle")  # fmt: skip
+    twice = sample(g, start.model, once["TOKENS"], second["INSTRUCTION"])
+    g.group("4  Result", RESULT)
+    decoded = g.add("EditMGT_Decode", model=start.model, tokens=twice["TOKENS"])
+    save(g, decoded["IMAGE"], "two-edits", tall=420)
+    g.group("For comparison", OTHER)
+    show(g, start.image, "Before")
+    between = g.add("EditMGT_Decode", "Decode after the first edit", model=start.model,
+                    tokens=once["TOKENS"])  # fmt: skip
+    show(g, between["IMAGE"], "After the first edit")
+    return g
+
+
+EDITING = (edit_by_instruction, see_where_it_acts, edit_inside_a_mask, two_edits_in_a_row)

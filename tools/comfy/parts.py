@@ -1,0 +1,74 @@
+"""Pieces that most of the workflows share: where a picture comes from, one edit, the results."""
+
+from dataclasses import dataclass
+
+from .graph import Graph, Link, Node
+
+SOURCE, TEXT, EDIT, RESULT, OTHER = "#3f789e", "#a1309b", "#8a6d3b", "#3f7d4e", "#555a66"
+"""Colours of groups by what they hold."""
+
+PREVIEW = 230
+"""Extra height of a node that shows a picture."""
+
+OWN_PICTURE = """
+**Your own picture:** replace *ToyWorld Picture* by **Load Image**. The toy model knows only its own
+little world, so choose a published checkpoint in *Load EditMGT* first (they go into
+`models/editmgt/`; the pack's README says how to get one).
+"""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A loaded model and a tokenized picture."""
+
+    model: Link
+    picture: Node
+    image: Link
+    tokens: Node
+
+
+def begin(graph: Graph, scene: int, edit: str, *, batch: int = 1, size: int = 128) -> Start:
+    """The first group: model, picture, tokens."""
+    graph.group("1  Model and picture", SOURCE)
+    load = graph.add("EditMGT_Load")
+    picture = toy_picture(graph, scene, edit, batch=batch, size=size)
+    graph.column()
+    tokens = graph.add("EditMGT_EncodeTokens", tall=PREVIEW, model=load["MODEL"],
+                       image=picture["IMAGE"])  # fmt: skip
+    return Start(load["MODEL"], picture, picture["IMAGE"], tokens)
+
+
+def toy_picture(graph: Graph, scene: int, edit: str, *, batch: int = 1, size: int = 128) -> Node:
+    """A picture that needs no file and suits the toy model."""
+    return graph.add("EditMGT_ToyPicture", scene=scene, edit=edit, batch=batch, size=size)
+
+
+def instruct(
+    graph: Graph, model: Link, text: str | Link, title: str = "2  What to change", *,
+    below: bool = True,
+) -> Node:  # fmt: skip
+    """A group with the instruction."""
+    graph.group(title, TEXT, below=below)
+    return graph.add("EditMGT_EncodeInstruction", model=model, text=text)
+
+
+def sample(graph: Graph, model: Link, tokens: Link, instruction: Link, **inputs) -> Node:
+    """A sampler that shows its live preview."""
+    return graph.add("EditMGT_RegionHoldSampler", tall=PREVIEW, model=model, tokens=tokens,
+                     instruction=instruction, **inputs)  # fmt: skip
+
+
+def save(graph: Graph, images: Link, prefix: str, title: str = "Result", tall: int = 300) -> Node:
+    """A picture in ComfyUI's output folder."""
+    return graph.add("SaveImage", title, tall=tall, images=images,
+                     filename_prefix=f"EditMGT/{prefix}")  # fmt: skip
+
+
+def show(graph: Graph, images: Link, title: str, tall: int = 240) -> Node:
+    """A picture on the canvas only."""
+    return graph.add("PreviewImage", title, tall=tall, wide=260, images=images)
+
+
+def show_mask(graph: Graph, mask: Link, title: str, tall: int = 240) -> Node:
+    """A mask on the canvas."""
+    return graph.add("MaskPreview", title, tall=tall, wide=260, mask=mask)

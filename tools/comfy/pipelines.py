@@ -1,0 +1,239 @@
+"""Workflows that put an edit between other nodes: upscale, crop, generate, batch, sweep."""
+
+from typing import Any
+
+from .graph import Graph, Link
+from .parts import (
+    EDIT,
+    OTHER,
+    OWN_PICTURE,
+    PREVIEW,
+    RESULT,
+    SOURCE,
+    TEXT,
+    Start,
+    begin,
+    instruct,
+    sample,
+    save,
+    show,
+    show_mask,
+    toy_picture,
+)
+
+ESRGAN = {
+    "name": "RealESRGAN_x4plus.safetensors",
+    "url": "https://huggingface.co/Comfy-Org/Real-ESRGAN_repackaged/resolve/main/"
+    "RealESRGAN_x4plus.safetensors",
+    "directory": "upscale_models",
+}
+SDXL = {
+    "name": "sd_xl_base_1.0.safetensors",
+    "url": "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/resolve/main/"
+    "sd_xl_base_1.0.safetensors",
+    "directory": "checkpoints",
+}
+THRESHOLDS = (0.0, 0.05, 0.1, 0.2, 0.4, 1.0)
+
+
+def _edited(g: Graph, scene: int, edit: str, text: str, about: tuple) -> tuple[Link, Link]:
+    """The usual way up to a decoded picture: (before, after)."""
+    start = begin(g, scene, edit)
+    words = instruct(g, start.model, text)
+    g.column()
+    g.note(*about)
+    g.group("3  Edit", EDIT)
+    edited = sample(g, start.model, start.tokens["TOKENS"], words["INSTRUCTION"])
+    decoded = g.add("EditMGT_Decode", model=start.model, tokens=edited["TOKENS"])
+    return start.image, decoded["IMAGE"]
+
+
+def edit_then_upscale(info: dict[str, Any]) -> Graph:
+    """Enlarge with ComfyUI's own resampling; no weights."""
+    g = Graph("05_edit_then_upscale", info)
+    about = ("Other upscalers", """
+This variant only resamples and needs no weights. *05b* does the same with an upscale model, which
+adds detail.
+""", (300, 110))
+    before, after = _edited(g, 1, "color", "paint the black diamond red", about)
+    g.group("4  Upscale", OTHER)
+    large = g.add("ImageScaleBy", image=after, upscale_method="lanczos", scale_by=4.0)
+    g.group("5  Result", RESULT)
+    save(g, large["IMAGE"], "upscaled", tall=420)
+    g.column()
+    show(g, before, "Before")
+    show(g, after, "Edited, not yet upscaled")
+    return g
+
+
+def edit_then_upscale_with_model(info: dict[str, Any]) -> Graph:
+    """Enlarge with an upscale model."""
+    g = Graph("05b_edit_then_upscale_with_model", info)
+    about = ("Needs one file", f"""
+**{ESRGAN["name"]}** (67 MB) in `models/upscale_models/`. ComfyUI offers to download it when the
+workflow opens; any other upscale model will do.
+""", (300, 130))
+    before, after = _edited(g, 1, "color", "paint the black diamond red", about)
+    g.group("4  Upscale", OTHER)
+    loader = g.add("UpscaleModelLoader", model_name=ESRGAN["name"])
+    loader.models = [ESRGAN]
+    large = g.add("ImageUpscaleWithModel", upscale_model=loader["UPSCALE_MODEL"], image=after)
+    g.group("5  Result", RESULT)
+    save(g, large["IMAGE"], "upscaled", tall=420)
+    g.column()
+    show(g, before, "Before")
+    show(g, after, "Edited, not yet upscaled")
+    return g
+
+
+def crop_edit_stitch(info: dict[str, Any]) -> Graph:
+    """A small region of a large picture gets the model's whole canvas."""
+    g = Graph("06_crop_edit_stitch", info)
+    g.group("1  A large picture", SOURCE)
+    load = g.add("EditMGT_Load")
+    wall = g.add("EmptyImage", "Wall", width=768, height=512, batch_size=1, color=0xD9CFC1)
+    painting = toy_picture(g, 6, "color")
+    g.column()
+    place = {"x": 416, "y": 192}
+    large = g.add("ImageCompositeMasked", "Hang a picture on the wall", destination=wall["IMAGE"],
+                  source=painting["IMAGE"], resize_source=False, **place)  # fmt: skip
+    frame = g.add("SolidMask", "Nothing", value=0.0, width=768, height=512)
+    spot = g.add("SolidMask", "Around the triangle", value=1.0, width=64, height=64)
+    region = g.add("MaskComposite", "Region", destination=frame["MASK"], source=spot["MASK"],
+                   x=place["x"] + 32, y=place["y"] + 32, operation="add")  # fmt: skip
+    g.column()
+    show(g, large["IMAGE"], "The large picture")
+    words = instruct(g, load["MODEL"], "turn the green triangle yellow")
+    g.column()
+    tokens = g.add("EditMGT_EncodeTokens", tall=PREVIEW, model=load["MODEL"],
+                   image=large["IMAGE"], fit="crop", mask=region["MASK"])  # fmt: skip
+    g.column()
+    show(g, tokens["IMAGE"], "What the model sees")
+    g.note("Crop, edit, stitch", """
+**fit: crop** takes only the surroundings of the mask, so a small region gets the model's whole
+canvas instead of a few tokens. *Decode* puts it back: no other node is needed, and all pixels
+beyond the changed area are the original ones.
+
+For a picture of your own use **Load Image** and paint its mask with a right-click, *Open in
+MaskEditor*.
+""", (300, 200))
+    g.group("3  Edit", EDIT)
+    edited = sample(g, load["MODEL"], tokens["TOKENS"], words["INSTRUCTION"],
+                    region=region["MASK"])  # fmt: skip
+    g.group("4  Stitched", RESULT)
+    decoded = g.add("EditMGT_Decode", model=load["MODEL"], tokens=edited["TOKENS"], feather=2)
+    save(g, decoded["IMAGE"], "stitched", tall=320)
+    show_mask(g, decoded["MASK"], "What really changed (white)")
+    return g
+
+
+def generate_then_edit(info: dict[str, Any]) -> Graph:
+    """The output of another model, edited."""
+    g = Graph("07_generate_then_edit", info)
+    g.group("1  Generate with another model", OTHER)
+    base = g.add("CheckpointLoaderSimple", ckpt_name=SDXL["name"])
+    base.models = [SDXL]
+    positive = g.add("CLIPTextEncode", "Prompt", clip=base["CLIP"],
+                     text="a red wooden boat on a calm lake, mountains, morning light")  # fmt: skip
+    negative = g.add("CLIPTextEncode", "Negative prompt", clip=base["CLIP"], text="blurry, text")
+    g.column()
+    latent = g.add("EmptyLatentImage", width=1024, height=1024, batch_size=1)
+    drawn = g.add("KSampler", tall=PREVIEW, model=base["MODEL"], positive=positive["CONDITIONING"],
+                  negative=negative["CONDITIONING"], latent_image=latent["LATENT"],
+                  seed=7, steps=25, cfg=6.0)  # fmt: skip
+    picture = g.add("VAEDecode", samples=drawn["LATENT"], vae=base["VAE"])
+    g.group("2  What to change", TEXT, below=True)
+    load = g.add("EditMGT_Load")
+    words = g.add("EditMGT_EncodeInstruction", model=load["MODEL"], text="make the boat blue")
+    g.column()
+    g.note("Needs two models", f"""
+**{SDXL["name"]}** in `models/checkpoints/`, or any checkpoint you have.
+
+**A published EditMGT checkpoint**, chosen in *Load EditMGT*: the toy model, which is the default,
+has never seen a photograph.
+""", (300, 190))
+    g.group("3  Edit", EDIT)
+    tokens = g.add("EditMGT_EncodeTokens", model=load["MODEL"], image=picture["IMAGE"])
+    edited = sample(g, load["MODEL"], tokens["TOKENS"], words["INSTRUCTION"], threshold=0.1)
+    g.group("4  Result", RESULT)
+    decoded = g.add("EditMGT_Decode", model=load["MODEL"], tokens=edited["TOKENS"])
+    save(g, decoded["IMAGE"], "generated-edited", tall=420)
+    show(g, picture["IMAGE"], "Before")
+    return g
+
+
+def batch(info: dict[str, Any]) -> Graph:
+    """One instruction over many pictures."""
+    g = Graph("08_batch", info)
+    start = begin(g, 3, "background", batch=6)
+    words = instruct(g, start.model, "make the background mint")
+    g.column()
+    g.note("Batches", f"""
+All pictures of a batch go through one instruction. Each is the same picture, token for token,
+that it would be alone: item *k* uses seed + *k*.
+
+A mask may be one for all, or one per picture; anything else is refused with both shapes named.
+{OWN_PICTURE}""", (320, 330))
+    g.group("3  Edit", EDIT)
+    edited = sample(g, start.model, start.tokens["TOKENS"], words["INSTRUCTION"])
+    decoded = g.add("EditMGT_Decode", model=start.model, tokens=edited["TOKENS"])
+    g.group("4  Results", RESULT)
+    save(g, decoded["IMAGE"], "batch", tall=360)
+    g.column()
+    show(g, start.image, "Before", tall=300)
+    return g
+
+
+def threshold_sweep(info: dict[str, Any]) -> Graph:
+    """One edit at several thresholds, side by side."""
+    g = Graph("09_threshold_sweep", info)
+    start = begin(g, 0, "color")
+    words = instruct(g, start.model, "make the red heart yellow")
+    g.column()
+    g.note("Choosing λ", """
+The same seed and words at six thresholds. A small λ lets the edit spread, a large one keeps more
+of the picture; 1 keeps all of it.
+
+The strip below holds all six from left to right.
+""", (300, 200))
+    g.group("3  Where it acts", "#7a4f9a")
+    found = g.add("EditMGT_ConsolidateAttention", tall=PREVIEW, model=start.model,
+                  tokens=start.tokens["TOKENS"], instruction=words["INSTRUCTION"])  # fmt: skip
+    show(g, found["IMAGE"], "Heat map over the picture")
+    decoded = [
+        _at_threshold(g, number, value, start, words["INSTRUCTION"], found["LOCALIZATION"])
+        for number, value in enumerate(THRESHOLDS)
+    ]
+    g.row()
+    g.group("5  All in one strip: λ = " + ", ".join(f"{t:g}" for t in THRESHOLDS), RESULT)
+    strip = decoded[0]
+    for right in decoded[1:]:
+        if strip is not decoded[0]:
+            g.column()
+        strip = g.add("ImageStitch", image1=strip, image2=right, spacing_width=4)["IMAGE"]
+    g.column()
+    save(g, strip, "threshold-sweep", tall=200).width = 700
+    return g
+
+
+def _at_threshold(
+    g: Graph, number: int, value: float, start: Start, instruction: Link, found: Link
+) -> Link:
+    """One column of the sweep."""
+    if number == 0:
+        g.group("4  The same edit at several λ", EDIT)
+    else:
+        g.column()
+    edited = g.add("EditMGT_RegionHoldSampler", f"λ = {value:g}", wide=260, model=start.model,
+                   tokens=start.tokens["TOKENS"], instruction=instruction, localization=found,
+                   threshold=value)  # fmt: skip
+    decoded = g.add("EditMGT_Decode", f"Decode, λ = {value:g}", wide=260, model=start.model,
+                    tokens=edited["TOKENS"])  # fmt: skip
+    show(g, decoded["IMAGE"], f"λ = {value:g}")
+    return decoded["IMAGE"]
+
+
+PIPELINES = (
+    edit_then_upscale, edit_then_upscale_with_model, crop_edit_stitch, generate_then_edit, batch,
+    threshold_sweep,
+)  # fmt: skip
