@@ -1,0 +1,1 @@
+"""Measurements: `python -m benchmarks --help`; nothing here is part of the library."""

@@ -1,0 +1,154 @@
+"""What is measured: sizes, and a checkpoint folder with random weights made from them."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import editmgt_lib
+from editmgt_lib.checkpoints import save_module
+from editmgt_lib.instruction import Instruction
+from editmgt_lib.models.config import TransformerConfig
+from editmgt_lib.models.transformer import MaskedTransformer
+from editmgt_lib.models.vq import VQConfig, VQModel
+
+WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"  # both sides read it under this name
+PROMPT = "make the red circle blue"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration.
+
+    transformer, vq: sizes. text_length: text rows. side: token rows and columns.
+    layers: blocks read for localisation; also_layers: a further range worth a row, or None.
+    steps: of a schedule; run_steps: of the timed whole runs on a CPU (on a GPU all of them).
+    trained: the shipped checkpoint with its text encoders instead of random weights.
+    """
+
+    name: str
+    transformer: TransformerConfig
+    vq: VQConfig
+    text_length: int
+    side: int
+    layers: tuple[int, int]
+    also_layers: tuple[int, int] | None = None
+    steps: int = 36
+    run_steps: int = 4
+    guidance: float = 6.0
+    trained: bool = False
+
+    @property
+    def official_vq(self) -> bool:
+        """Whether the official tokenizer class can be built in this size."""
+        return self.vq.patch_size == 1 and self.vq.norm_num_groups > 0
+
+
+def _published_transformer() -> TransformerConfig:
+    return TransformerConfig(
+        num_layers=14, num_single_layers=28, num_attention_heads=8, attention_head_dim=128,
+        joint_attention_dim=2304, pooled_projection_dim=1024, axes_dims_rope=(16, 56, 56),
+        vocab_size=8256, codebook_size=8192, downsample=True, upsample=True,
+        connector_type="linear",
+    )  # fmt: skip
+
+
+def _vq(*widths: int) -> VQConfig:
+    return VQConfig(
+        block_out_channels=widths, layers_per_block=2, latent_channels=64,
+        num_vq_embeddings=8192, norm_num_groups=32,
+    )  # fmt: skip
+
+
+def published() -> Case:
+    """1.009 B parameters at 1024 x 1024, blocks 28..36 read."""
+    return Case("published", _published_transformer(), _vq(128, 256, 256, 512, 768), 256, 64,
+                layers=(28, 36))  # fmt: skip
+
+
+def mid() -> Case:
+    """4 + 8 blocks of width 512 on the published token grid, and a tokenizer a quarter as wide."""
+    transformer = replace(
+        _published_transformer(), num_layers=4, num_single_layers=8, attention_head_dim=64,
+        axes_dims_rope=(8, 28, 28),
+    )  # fmt: skip
+    # The official code cannot read the double-stream block 3 at a strength other than 1.
+    return Case("mid", transformer, _vq(32, 64, 64, 128, 192), 256, 64,
+                layers=(4, 11), also_layers=(3, 11))  # fmt: skip
+
+
+def toyworld() -> Case:
+    """The shipped checkpoint at 16 x 16 tokens."""
+    model = editmgt_lib.load("toyworld", device="cpu", text=False)
+    settings = model.settings
+    config = model.transformer.config
+    blocks = settings.localization.block_range(config.num_layers, config.num_single_layers)
+    return Case(
+        "toyworld", config, model.vq.config, settings.text_length,
+        settings.resolution // model.vq.config.factor, layers=(blocks[0], blocks[-1]),
+        steps=settings.sampling.steps, run_steps=settings.sampling.steps, guidance=3.0,
+        trained=True,
+    )  # fmt: skip
+
+
+CASES: dict[str, Callable[[], Case]] = {"toyworld": toyworld, "mid": mid, "published": published}
+
+
+def random_network(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Built on the meta device, then filled: every parameter has a say, no value overflows."""
+    with torch.device("meta"):
+        network = build()
+    network = network.to_empty(device="cpu").requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    for name, p in network.named_parameters():
+        p.normal_(generator=generator)
+        if p.ndim > 1 and not name.endswith(("embeddings.weight", "embedding.weight")):
+            p.div_(math.sqrt(p[0].numel()))
+        elif p.ndim == 1:
+            p.mul_(0.1).add_(1.0 if name.endswith("weight") else 0.0)
+    return network
+
+
+def write_checkpoint(case: Case, folder: Path) -> None:
+    """`editmgt/` and `vqvae/` in the published layout; what is trained is copied."""
+    if case.trained:
+        transformer = editmgt_lib.load("toyworld", device="cpu", text=False).transformer
+    else:
+        transformer = random_network(lambda: MaskedTransformer(case.transformer), seed=1)
+        vq = random_network(lambda: VQModel(case.vq), seed=2)
+        save_module(folder / "vqvae", vq, case.vq.to_dict(), weights_name=WEIGHTS_NAME)
+    config = case.transformer.to_dict()
+    save_module(folder / "editmgt", transformer, config, weights_name=WEIGHTS_NAME)
+
+
+def random_inputs(case: Case, batch: int = 1, seed: int = 3) -> dict[str, Tensor]:
+    """Text states, reference tokens and a picture [B, 3, H, W] in 0..1."""
+    generator = torch.Generator().manual_seed(seed)
+    wide, pooled = case.transformer.joint_attention_dim, case.transformer.pooled_projection_dim
+    side, pixels = case.side, case.side * case.vq.factor
+    codes = case.transformer.codebook_size
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(batch, *shape, generator=generator)
+
+    return {
+        "states": normal(case.text_length, wide),
+        "pooled": normal(pooled),
+        "negative_states": normal(case.text_length, wide),
+        "negative_pooled": normal(pooled),
+        "reference": torch.randint(codes, (batch, side, side), generator=generator),
+        "picture": torch.rand(batch, 3, pixels, pixels, generator=generator),
+    }
+
+
+def instruction_of(inputs: dict[str, Tensor]) -> Instruction:
+    """Ready text states as what the text stage would give."""
+    batch = len(inputs["states"])
+    tensors = {k: inputs[k] for k in ("states", "pooled", "negative_states", "negative_pooled")}
+    return Instruction(
+        prompt=("",) * batch, negative=("",) * batch, rows=((),) * batch,
+        content_rows=((),) * batch, truncated=(0,) * batch, **tensors,
+    )  # fmt: skip

@@ -1,0 +1,85 @@
+"""Seconds and peak memory of a call, alike in both processes; needs torch and nothing of ours."""
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+DTYPES = {
+    "float32": torch.float32,
+    "tf32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def set_precision(name: str) -> torch.dtype:
+    """The weights' type under a precision's name; "tf32" is float32 with the fast matrix units."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
+    return DTYPES[name]
+
+
+def synchronize(device: str) -> None:
+    """Wait for what the device still has to do."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+
+
+def measured(call: Callable[[], object], device: str, memory: bool = False) -> dict[str, float]:
+    """Run once: `seconds`, and `peak_mib` (the process on a CPU, torch's tensors on CUDA)."""
+    cuda = torch.device(device).type == "cuda"
+    if memory:
+        torch.cuda.reset_peak_memory_stats() if cuda else _forget_peak()
+    synchronize(device)
+    start = time.perf_counter()
+    call()
+    synchronize(device)
+    found = {"seconds": time.perf_counter() - start}
+    if memory:
+        peak = torch.cuda.max_memory_allocated() if cuda else _peak_of_process()
+        if peak is not None:
+            found["peak_mib"] = peak / 2**20
+    return found
+
+
+def _forget_peak() -> None:
+    """Linux only: set the high-water mark of resident memory to its present value."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def _peak_of_process() -> int | None:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), None)
+
+
+def machine(device: str) -> dict[str, object]:
+    """What the figures were measured on."""
+    cuda = torch.device(device).type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name() if cuda else processor(),
+        "kind": torch.device(device).type,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "load": [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+        "started": time.strftime("%Y-%m-%d %H:%M"),
+    }
+
+
+def processor() -> str:
+    """The CPU's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())

@@ -1,0 +1,173 @@
+"""Our side of a comparison: one method per stage, over the library's public seams."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import editmgt_lib
+from editmgt_lib.errors import Cancelled, EditMGTError
+from editmgt_lib.geometry import Canvas, Tokens
+from editmgt_lib.loader import load_tokenizer, load_transformer
+from editmgt_lib.localization import LocalizationOptions, consolidate
+from editmgt_lib.pipeline import EditMGT
+from editmgt_lib.prediction import Predictor
+from editmgt_lib.sampling import ItemNoise, SamplingOptions, SharedNoise, sample_tokens
+from editmgt_lib.settings import Settings
+
+from .cases import PROMPT, Case, instruction_of
+from .clock import measured, set_precision
+
+
+class Ours:
+    """The library, loaded from a folder `write_checkpoint` made, in one precision."""
+
+    def __init__(
+        self, case: Case, folder: Path, inputs: dict[str, Tensor], device: str, precision: str
+    ) -> None:
+        self.case, self.device, self.inputs = case, device, inputs
+        self.model = _open(case, folder, device, set_precision(precision))
+        self.instruction = instruction_of(inputs)
+
+    def measure(self, stage: str, **asked: Any) -> dict[str, Any]:
+        """Time one stage; `missing` says why there is nothing to time."""
+        if stage == "text" and self.model.towers is None:
+            return {"missing": "no text encoders in this configuration"}
+        try:
+            return getattr(self, stage)(**asked)
+        except EditMGTError as error:  # not finite in float16, out of memory
+            return {"missing": f"raises {type(error).__name__}: {str(error)[:90]}"}
+
+    def text(self) -> dict[str, Any]:
+        """One prompt and the checkpoint's negative prompt."""
+        return measured(lambda: self.model.encode_instruction(PROMPT), self.device)
+
+    def tokenize(self) -> dict[str, Any]:
+        """Picture to token ids."""
+        picture = self.inputs["picture"].permute(0, 2, 3, 1).contiguous()
+        return measured(lambda: self.model.encode_image(picture), self.device)
+
+    def prepare(self, **asked: Any) -> dict[str, Any]:
+        """All that does not depend on the step, once per run."""
+        return measured(lambda: self._predictor(self._tokens(), **asked), self.device)
+
+    def step(self, batch: int = 1, side: int | None = None, **asked: Any) -> dict[str, Any]:
+        """The first step of a run, everything masked: prediction, localisation, draw, reveal."""
+        tokens = self._tokens(batch, side)
+        predictor = self._predictor(tokens, **asked)
+        return measured(lambda: self._first_step(predictor, tokens), self.device)
+
+    def draw(self) -> dict[str, Any]:
+        """Token draw and reveal of the first step, its prediction being given."""
+        tokens = self._tokens()
+        predictor = self._predictor(tokens)
+        given = predictor(self._masked(tokens), 0, self.case.steps - 1)
+        return measured(lambda: self._first_step(lambda *_: given, tokens), self.device)
+
+    def consolidate(self) -> dict[str, Any]:
+        """From mean attention to the relevance map."""
+        stride = self.case.transformer.stride
+        grid = (self.case.side // stride,) * 2
+        scores = torch.rand(1, grid[0] * grid[1]).to(self.device)
+        return measured(lambda: consolidate(scores, grid, LocalizationOptions()), self.device)
+
+    def decode(self) -> dict[str, Any]:
+        """Token ids to a picture."""
+        ids = self.inputs["reference"] % self.case.vq.num_vq_embeddings
+        side = self.case.side * self.case.vq.factor
+        tokens = Tokens(ids, Canvas.blank(1, side, side, self.case.vq.factor))
+        return measured(lambda: self.model.decode(tokens), self.device)
+
+    def sample(self, steps: int, published_draw: bool = False, **asked: Any) -> dict[str, Any]:
+        """A whole sampling run from given tokens; `published_draw` reproduces official draws."""
+        tokens, options = self._tokens(), self._options(steps=steps, **asked)
+        if published_draw:
+            options = self._options(steps=steps, draw="race", **asked)
+        ids: list[Tensor] = []
+
+        def run() -> None:
+            noise = None
+            if published_draw:
+                noise = SharedNoise(torch.Generator().manual_seed(0), options.draw)
+            edited, _ = self.model.sample(
+                tokens, self.instruction, options, localization=_reading(asked), noise=noise
+            )
+            ids.append(edited.ids)
+
+        return measured(run, self.device) | {"ids": ids[0].cpu()}
+
+    def edit(self, steps: int, **asked: Any) -> dict[str, Any]:
+        """Picture to picture, with the text stage where there are text encoders."""
+        picture = self.inputs["picture"].permute(0, 2, 3, 1).contiguous()
+        options = self._options(steps=steps, **asked)
+
+        def run() -> None:
+            instruction = self.instruction
+            if self.model.towers is not None:
+                instruction = self.model.encode_instruction(PROMPT)
+            tokens = self.model.encode_image(picture)
+            edited, _ = self.model.sample(
+                tokens, instruction, options, localization=_reading(asked)
+            )
+            self.model.decode(edited)
+
+        return measured(run, self.device, memory=True)
+
+    def _tokens(self, batch: int = 1, side: int | None = None) -> Tokens:
+        reference, factor = self.inputs["reference"], self.case.vq.factor
+        side = side or self.case.side
+        times = -(-side // self.case.side)
+        ids = reference[:1].repeat(batch, times, times)[:, :side, :side].contiguous()
+        return Tokens(ids, Canvas.blank(batch, side * factor, side * factor, factor), ids)
+
+    def _masked(self, tokens: Tokens) -> Tensor:
+        mask_id = self.case.transformer.mask_token_id
+        return torch.full_like(tokens.ids, mask_id, device=self.device)
+
+    def _options(
+        self,
+        steps: int | None = None,
+        strength: float = 1.0,
+        threshold: float = 0.0,
+        draw: str = SamplingOptions.draw,
+        guidance: float | None = None,
+        layers: object = None,
+    ) -> SamplingOptions:
+        guidance = self.case.guidance if guidance is None else guidance
+        return SamplingOptions(
+            steps=steps or self.case.steps, guidance=guidance, strength=strength,
+            threshold=threshold, draw=draw,
+        )  # fmt: skip
+
+    def _predictor(self, tokens: Tokens, **asked: Any) -> Predictor:
+        options, reading = self._options(**asked), _reading(asked)
+        transformer = self.model.transformer
+        return Predictor.of(transformer, tokens, self.instruction, options, reading)
+
+    def _first_step(self, predict: Callable, tokens: Tokens) -> None:
+        options = self._options()
+        try:
+            sample_tokens(
+                predict, self._masked(tokens), options=options,
+                noise=ItemNoise(options.seeds(len(tokens.ids)), options.draw),
+                mask_id=self.case.transformer.mask_token_id,
+                source=tokens.ids.to(self.device), callback=lambda event: False,
+            )  # fmt: skip
+        except Cancelled:
+            return
+
+
+def _reading(asked: dict[str, Any]) -> LocalizationOptions | None:
+    layers = asked.get("layers")
+    return None if layers is None else LocalizationOptions(layers=tuple(layers))
+
+
+def _open(case: Case, folder: Path, device: str, dtype: torch.dtype) -> EditMGT:
+    if case.trained:
+        return editmgt_lib.load("toyworld", device=device, dtype=dtype)
+    settings = Settings(resolution=case.side * case.vq.factor, text_length=case.text_length)
+    place = torch.device(device)
+    transformer = load_transformer(folder / "editmgt", place, dtype)
+    return EditMGT(transformer, load_tokenizer(folder / "vqvae", place), None, settings)
