@@ -97,7 +97,7 @@ class Predictor:
         self.instruction = instruction.to(device, dtype)
         self.halves = 2 if options.guided else 1
         self.conditioning = self._prepare(size, grid, reference_ids, device)
-        self.ready = None
+        self.ready, self.kept = None, ()
         if isinstance(localization, Localization):
             ready = fitting(localization, instruction.batch, grid)
             self.ready = replace(ready, relevance=ready.relevance.to(device))
@@ -157,23 +157,35 @@ class Predictor:
         self, ids: Tensor, step: int, timestep: int
     ) -> tuple[Tensor, Localization | None]:
         """For `sample_tokens`: guided logits [M, V] float32 of the M masked tokens, and the map."""
-        prediction = self._step(ids, timestep)
+        prediction = self._step(ids, step, timestep)
         masked = ids == self.transformer.config.mask_token_id
-        rows = [part[masked] for part in prediction.features.chunk(self.halves)]
+        rows = [part[masked] for part in prediction.features.split(len(ids))]
         # Logits are linear in the features: guided before the one costly projection, not after two.
-        guided = guide(*rows, self.options.guidance) if self.options.guided else rows[0]
-        return self.transformer.logits(guided).float(), self._found(prediction)
+        features = guide(*rows, self.options.guidance) if len(rows) == 2 else rows[0]
+        return self.transformer.logits(features).float(), self._found(prediction)
 
     @torch.no_grad()
     def read(self, ids: Tensor, timestep: int) -> Localization | None:
         """The map alone."""
-        return self._found(self._step(ids, timestep))
+        return self._found(self._step(ids, 0, timestep))
 
-    def _step(self, ids: Tensor, timestep: int) -> Prediction:
-        times = torch.full((self.halves * len(ids),), timestep, device=ids.device)
-        return self.transformer.step(
-            ids.repeat(self.halves, 1, 1), times, self.conditioning, self.probe, self.blocks
+    def _step(self, ids: Tensor, step: int, timestep: int) -> Prediction:
+        halves = 2 if self.options.guided_at(step) else 1
+        items, every = halves * len(ids), self.options.reference_refresh
+        kept = ()
+        if step % every and self.kept and len(self.kept[0][0]) >= items:
+            kept = tuple((k[-items:], v[-items:]) for k, v in self.kept)
+        prediction = self.transformer.step(
+            ids.repeat(halves, 1, 1),
+            torch.full((items,), timestep, device=ids.device),
+            self.conditioning.last(items),
+            self.probe,
+            self.blocks,
+            kept=kept,
+            keep=every > 1 and not kept and self.conditioning.reference is not None,
         )
+        self.kept = prediction.reference or self.kept
+        return prediction
 
     def _found(self, prediction: Prediction) -> Localization | None:
         if self.reading is None:

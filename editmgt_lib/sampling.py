@@ -42,6 +42,10 @@ class SamplingOptions:
     draw: "inverse" (one uniform number a token, inverse cumulative sum) or "race" (number for
         number torch.multinomial on a CPU generator: the published draws). Same law.
     seed: 0..2**64 - 1, item k of a batch using seed + k, or a tuple with one per item.
+    guidance_interval: share of the steps, from and to, 0..1, in which guidance acts; the others
+        take half the time. Not in the paper; (0, 1), all of them, is exact.
+    reference_refresh: compute the reference stream at every k-th step, 1..1000, and keep its keys
+        and values in between. Not in the paper; 1 is exact.
     """
 
     steps: int = 36
@@ -54,6 +58,8 @@ class SamplingOptions:
     hold_rule: str = "proposal"
     draw: str = "inverse"
     seed: int | tuple[int, ...] = 0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    reference_refresh: int = 1
 
     def __post_init__(self) -> None:
         require_number("steps", self.steps, 1, 1000, whole=True)
@@ -69,13 +75,27 @@ class SamplingOptions:
             raise InputError(f"temperature is {ends!r}; use one number or (first, last)")
         for end in ends:
             require_number("temperature", end, 0, 1000)
+        require_number("reference_refresh", self.reference_refresh, 1, 1000, whole=True)
+        self._check_interval()
         for seed in self.seed if isinstance(self.seed, tuple) else (self.seed,):
             require_number("seed", seed, 0, 2**64 - 1, whole=True)
+
+    def _check_interval(self) -> None:
+        interval = self.guidance_interval
+        if not isinstance(interval, tuple) or len(interval) != 2 or interval[0] > interval[1]:
+            raise InputError(f"guidance_interval is {interval!r}; use (from, to), as in (0.0, 0.5)")
+        for end in interval:
+            require_number("guidance_interval", end, 0, 1)
 
     @property
     def guided(self) -> bool:
         """Whether the negative half is needed: guidance above 1."""
         return self.guidance > 1.0
+
+    def guided_at(self, step: int) -> bool:
+        """Whether it is needed at that step."""
+        first, last = self.guidance_interval
+        return self.guided and first <= (step + 0.5) / self.steps <= last
 
     @property
     def _temperatures(self) -> tuple[float, ...]:

@@ -71,7 +71,9 @@ def grouped_attention(
     attention: AttentionFunction, groups: list[QueryGroup], q: Tensor, k: Tensor, v: Tensor
 ) -> Tensor:
     """Run `attention` once per query group over all keys; [B, heads, L, d] -> [B, L, heads * d]."""
-    parts = [attention(q[:, :, g.rows], k, v, g.key_bias) for g in groups]
+    first = groups[0].rows.start  # of the rows that q holds
+    rows = [slice(g.rows.start - first, g.rows.stop - first) for g in groups]
+    parts = [attention(q[:, :, r], k, v, g.key_bias) for r, g in zip(rows, groups, strict=True)]
     out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
     return out.transpose(1, 2).flatten(2)
 

@@ -6,6 +6,7 @@ second code path.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from .attention import AttentionFunction, Probe, QueryGroup, grouped_attention, 
 
 Streams = tuple[Tensor, ...]
 Modulation = tuple[Tensor, ...]
+KeysValues = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,9 +37,9 @@ class AttentionContext:
     joint_rotary: Tensor
     text_length: int
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, rows: slice | None = None) -> Tensor:
-        """[B, heads, L, d] each -> [B, L, heads * d]; of these rows of queries alone, if given."""
-        groups = self.groups if rows is None else within(self.groups, rows)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, first: int = 0) -> Tensor:
+        """[B, heads, L, d] each -> [B, L, heads * d]; q may hold only rows from `first` on."""
+        groups = within(self.groups, slice(first, first + q.shape[2]))
         return grouped_attention(self.attention, groups, q, k, v)
 
 
@@ -129,9 +131,14 @@ class AttentionLayers(nn.Module):
         return q, k, self._split(self.add_v_proj(x))
 
 
-def joined(projections: list[tuple[Tensor, Tensor, Tensor]]) -> list[Tensor]:
-    """Concatenate queries, keys and values of several streams along the sequence."""
-    return [torch.cat(parts, dim=2) for parts in zip(*projections, strict=True)]
+def joined(
+    projections: list[tuple[Tensor, Tensor, Tensor]], kept: KeysValues | None
+) -> list[Tensor]:
+    """Queries, keys and values of several streams along the sequence, and kept keys and values."""
+    q, k, v = (list(parts) for parts in zip(*projections, strict=True))
+    if kept is not None:
+        k, v = [*k, kept[0]], [*v, kept[1]]
+    return [torch.cat(parts, dim=2) for parts in (q, k, v)]
 
 
 def probe_scores(probe: Probe | None, q: Tensor, k: Tensor, text: int, image: int) -> Tensor | None:
@@ -139,6 +146,23 @@ def probe_scores(probe: Probe | None, q: Tensor, k: Tensor, text: int, image: in
     if probe is None:
         return None
     return probe(q[:, :, :text], k[:, :, : text + image])
+
+
+class DoubleOutput(NamedTuple):
+    """Streams after a block, what its probe read, and the last stream's keys and values in it."""
+
+    text: Tensor
+    images: Streams
+    scores: Tensor | None
+    last: KeysValues
+
+
+class SingleOutput(NamedTuple):
+    """Streams after a block, what its probe read, and the last stream's keys and values in it."""
+
+    streams: Streams
+    scores: Tensor | None
+    last: KeysValues
 
 
 class DoubleBlock(nn.Module):
@@ -164,13 +188,17 @@ class DoubleBlock(nn.Module):
         modulations: tuple[Modulation, ...],
         context: AttentionContext,
         probe: Probe | None = None,
-    ) -> tuple[Tensor, Streams, Tensor | None]:
-        """Text [B, T, C] and image streams [B, L_i, C] -> the same, and what the probe read."""
+        kept: KeysValues | None = None,
+    ) -> DoubleOutput:
+        """Text [B, T, C] and image streams [B, L_i, C] -> the same, and what the probe read.
+
+        kept: keys and values of a reference that is not among the streams, from an earlier step.
+        """
         text_modulation = self.norm1_context(embedding)
         projections = [self.attn.text(modulate(text, *text_modulation[:2]))]
-        for x, m, table in zip(images, modulations, context.rotary, strict=True):
+        for x, m, table in zip(images, modulations, context.rotary, strict=False):
             projections.append(self.attn.image(modulate(x, *m[:2]), table))
-        q, k, v = joined(projections)
+        q, k, v = joined(projections, kept)
         scores = probe_scores(probe, q, k, text.shape[1], images[0].shape[1])
         lengths = [x.shape[1] for x in (text, *images)]
         for_text, *for_images = context.attend(q, k, v).split(lengths, dim=1)
@@ -180,7 +208,7 @@ class DoubleBlock(nn.Module):
             self._finish(x, self.attn.to_out[0](a), m, self.ff)
             for x, a, m in zip(images, for_images, modulations, strict=True)
         )
-        return within_half(text), images, scores
+        return DoubleOutput(within_half(text), images, scores, projections[-1][1:])
 
     @staticmethod
     def _finish(x: Tensor, attended: Tensor, modulation: Modulation, ff: nn.Module) -> Tensor:
@@ -209,25 +237,27 @@ class SingleBlock(nn.Module):
         modulations: tuple[Modulation, ...],
         context: AttentionContext,
         probe: Probe | None = None,
+        kept: KeysValues | None = None,
         target_only: bool = False,
-    ) -> tuple[Streams, Tensor | None]:
+    ) -> SingleOutput:
         """Streams [B, L_i, C], the first being text then target -> the same, and the probe's.
 
-        target_only: compute, and return, nothing but the target's rows; for the last block, of
-        which nothing else is read.
+        kept: as in `DoubleBlock`. target_only: compute, and return, nothing but the target's rows;
+        for the last block, of which nothing else is read.
         """
         tables = (context.joint_rotary, *context.rotary[1:])
         normed = [modulate(x, *m[:2]) for x, m in zip(streams, modulations, strict=True)]
-        q, k, v = joined([self.attn.image(x, t) for x, t in zip(normed, tables, strict=True)])
+        projections = [self.attn.image(x, t) for x, t in zip(normed, tables, strict=False)]
+        q, k, v = joined(projections, kept)
         text = context.text_length
         scores = probe_scores(probe, q, k, text, streams[0].shape[1] - text)
-        rows = slice(0, q.shape[2])
+        first = 0
         if target_only:
-            rows = slice(text, streams[0].shape[1])
-            streams, normed = (streams[0][:, rows],), [normed[0][:, rows]]
-        attended = context.attend(q, k, v, rows).split([x.shape[1] for x in streams], 1)
+            first, rows = text, slice(text, streams[0].shape[1])
+            streams, normed, q = (streams[0][:, rows],), [normed[0][:, rows]], q[:, :, rows]
+        attended = context.attend(q, k, v, first).split([x.shape[1] for x in streams], 1)
         out = []
         for x, n, a, (_, _, gate) in zip(streams, normed, attended, modulations, strict=False):
             mlp = F.gelu(self.proj_mlp(n), approximate="tanh")
             out.append(within_half(x + gate[:, None] * self.proj_out(torch.cat([a, mlp], dim=2))))
-        return tuple(out), scores
+        return SingleOutput(tuple(out), scores, projections[-1][1:])

@@ -5,7 +5,7 @@ What does not depend on the step is computed once by `prepare` and passed to eve
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from .attention import (
     sdpa,
     strength_groups,
 )
-from .blocks import AttentionContext, DoubleBlock, Modulation, SingleBlock
+from .blocks import AttentionContext, DoubleBlock, KeysValues, Modulation, SingleBlock
 from .config import MICRO_CONDITIONS, MICRO_WIDTH, TransformerConfig
 from .connectors import build_connector
 from .embeddings import (
@@ -61,6 +61,19 @@ class Conditioning:
     def __repr__(self) -> str:
         return f"Conditioning(batch={len(self.text)}, grid={self.grid})"
 
+    def last(self, items: int) -> "Conditioning":
+        """That of the last items of the batch."""
+        return replace(
+            self,
+            text=self.text[-items:],
+            text_in=None if self.text_in is None else self.text_in[-items:],
+            vector=self.vector[-items:],
+            reference=None if self.reference is None else self.reference[-items:],
+            reference_modulations=tuple(
+                tuple(part[-items:] for part in m) for m in self.reference_modulations
+            ),
+        )
+
 
 @dataclass(frozen=True)
 class InjectionOptions:
@@ -79,10 +92,17 @@ class InjectionOptions:
 
 @dataclass(frozen=True, repr=False)
 class Prediction:
-    """Features [B, H, W, C], see `MaskedTransformer.logits`, and what the probe read per block."""
+    """One step's result.
+
+    Attributes:
+        features: [B, H, W, C], see `MaskedTransformer.logits`.
+        scores: what the probe read, by block.
+        reference: keys and values of the reference stream in every block, where asked for.
+    """
 
     features: Tensor
     scores: Mapping[int, Tensor] = field(default_factory=dict)
+    reference: tuple[KeysValues, ...] = ()
 
 
 class MaskedTransformer(nn.Module):
@@ -213,6 +233,8 @@ class MaskedTransformer(nn.Module):
         conditioning: Conditioning,
         probe: Probe | None = None,
         probed_blocks: Iterable[int] = (),
+        kept: tuple[KeysValues, ...] = (),
+        keep: bool = False,
     ) -> Prediction:
         """One prediction.
 
@@ -222,6 +244,9 @@ class MaskedTransformer(nn.Module):
             conditioning: from `prepare`, for the same batch and grid.
             probe: reads text queries and text+target keys of the probed blocks.
             probed_blocks: numbers counted through double then single blocks.
+            kept: `Prediction.reference` of an earlier step, used in place of the reference stream,
+                which is then not computed. An approximation: the reference sees the target too.
+            keep: return the reference's keys and values for later steps.
         """
         probes = dict.fromkeys(probed_blocks, probe)
         c = conditioning
@@ -229,23 +254,26 @@ class MaskedTransformer(nn.Module):
         embedding = self.time_text_embed(time, c.vector)
         text = self.embed_text(c.text, time) if c.text_in is None else c.text_in
         streams = (self.embed_tokens(ids),)
-        streams += () if c.reference is None else (c.reference,)
-        scores = {}
+        streams += () if c.reference is None or kept else (c.reference,)
+        scores, reference = {}, []
+
+        def shared(i: int) -> tuple:
+            own = self.blocks[i].modulations((embedding,))
+            modulations = (own + c.reference_modulations[i : i + 1])[: len(streams)]
+            return modulations, c.context, probes.get(i), kept[i] if kept else None
+
         for i, block in enumerate(self.transformer_blocks):
-            modulations = block.modulations((embedding,)) + c.reference_modulations[i : i + 1]
-            text, streams, scores[i] = block(
-                text, streams, embedding, modulations, c.context, probes.get(i)
-            )
+            text, streams, scores[i], last = block(text, streams, embedding, *shared(i))
+            reference += [last] if keep else []
         streams = (torch.cat([text, streams[0]], dim=1), *streams[1:])
-        last = len(self.blocks) - 1
         for i, block in enumerate(self.single_transformer_blocks, len(self.transformer_blocks)):
-            modulations = block.modulations((embedding,)) + c.reference_modulations[i : i + 1]
-            streams, scores[i] = block(
-                streams, modulations, c.context, probes.get(i), target_only=i == last
-            )
+            end = i == len(self.blocks) - 1
+            streams, scores[i], last = block(streams, *shared(i), target_only=end)
+            reference += [last] if keep else []
         target = streams[0][:, -c.grid[0] * c.grid[1] :]
         read = {i: s for i, s in scores.items() if s is not None}
-        return Prediction(self.mlm_layer(self._unembed(target, c.grid)), read)
+        features = self.mlm_layer(self._unembed(target, c.grid))
+        return Prediction(features, read, tuple(reference))
 
     def logits(self, features: Tensor) -> Tensor:
         """Features of any tokens [..., C], of a `Prediction` or a linear mix -> logits [..., V]."""

@@ -265,9 +265,9 @@ def test_the_public_method_does_not_mask_its_own_reference(case, monkeypatch):
         seen["reference"] = reference_ids
         return prepare(self, text, pooled, micro, grid, reference_ids, *more)
 
-    def spied_step(self, ids, *more):
+    def spied_step(self, ids, *more, **named):
         seen.setdefault("first", ids)
-        return step(self, ids, *more)
+        return step(self, ids, *more, **named)
 
     monkeypatch.setattr(MaskedTransformer, "prepare", spied_prepare)
     monkeypatch.setattr(MaskedTransformer, "step", spied_step)
