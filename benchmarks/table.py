@@ -1,4 +1,7 @@
-"""Markdown tables from a result: `python -m benchmarks.table FILE.json ...`."""
+"""Markdown tables from results: `python -m benchmarks.table FILE.json ...`.
+
+`--readme` writes those of `results/*.json` to the end of `README.md`, below its marker.
+"""
 
 import json
 import sys
@@ -7,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from editmgt_lib.evaluation.tables import markdown, percent
+
+HERE = Path(__file__).parent
+MARKER = "<!-- From here on made by `python -m benchmarks.table --readme`. -->"
 
 
 def duration(record: dict[str, Any]) -> str:
@@ -139,10 +145,21 @@ def render(result: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def readme_with_results() -> str:
+    """The README's own text, followed by the tables of all kept results."""
+    text = (HERE / "README.md").read_text().partition(MARKER)[0]
+    results = sorted((HERE / "results").glob("*.json"))
+    pages = [render(json.loads(path.read_text())) for path in results]
+    return "\n\n".join([text + MARKER, *(page.strip() for page in pages)]) + "\n"
+
+
 def main(arguments: Sequence[str]) -> int:
     if not arguments:
         print(__doc__)
         return 2
+    if list(arguments) == ["--readme"]:
+        (HERE / "README.md").write_text(readme_with_results())
+        return 0
     for name in arguments:
         print(render(json.loads(Path(name).read_text())))
     return 0

@@ -8,12 +8,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import __main__ as command
-from benchmarks import work
+from benchmarks import table, work
 from benchmarks.cases import CASES, Case
 from benchmarks.compare import Row, compare, effect
 from benchmarks.run import Plan, run
-from benchmarks.table import main as print_tables
-from benchmarks.table import render
 from editmgt_lib.models.attention import MeanOfRows
 from editmgt_lib.models.transformer import MaskedTransformer
 from editmgt_lib.models.vq import VQConfig, VQModel
@@ -123,9 +121,9 @@ def test_a_quick_run_measures_every_stage(result):
 def test_tables_are_made_from_the_file(result, tmp_path, capsys):
     path = tmp_path / "result.json"
     path.write_text(json.dumps(result))
-    assert print_tables([str(path)]) == 0
+    assert table.main([str(path)]) == 0
     said = capsys.readouterr().out
-    assert said.strip() == render(result).strip()
+    assert said.strip() == table.render(result).strip()
     for text in ("token draw and reveal", "no text encoders", "GFLOP needed", "time grows", "CUDA"):
         assert text in said
 
@@ -145,3 +143,8 @@ def test_the_published_case_has_the_published_size():
 def test_unknown_names_are_refused():
     with pytest.raises(SystemExit, match="fp8"):
         command.main(["--dtype", "fp8"])
+
+
+def test_the_readme_shows_the_kept_results():
+    readme = (table.HERE / "README.md").read_text()
+    assert readme == table.readme_with_results(), "run python -m benchmarks.table --readme"
