@@ -30,10 +30,9 @@ def each_tokens(tokens: Tokens) -> Iterator[Tokens]:
 def each_instruction(instruction: Instruction, batch: int) -> Iterator[Instruction]:
     """Prompts one by one, a single one for all; InputError for another number of them."""
     expanded = instruction.expand(batch)
+    names = [field.name for field in fields(expanded)]
     for k in range(batch):
-        yield Instruction(
-            **{f.name: getattr(expanded, f.name)[k : k + 1] for f in fields(expanded)}
-        )
+        yield Instruction(**{name: getattr(expanded, name)[k : k + 1] for name in names})
 
 
 def each_localization(found: Localization | None, batch: int) -> Iterator[Localization | None]:

@@ -8,7 +8,7 @@ CATEGORY = "EditMGT"
 
 
 def known(target: Callable, **wanted: Any) -> dict[str, Any]:
-    """Those of the wanted keywords that this ComfyUI's `target` takes; without them, less polish."""
+    """Those keywords that this ComfyUI's `target` takes; without the others, less polish."""
     return {k: v for k, v in wanted.items() if k in inspect.signature(target).parameters}
 
 

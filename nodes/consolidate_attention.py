@@ -1,6 +1,5 @@
 """Node "Consolidate Attention": where will this instruction act?"""
 
-import re
 from dataclasses import replace
 
 from comfy_api.latest import io, ui
@@ -14,6 +13,7 @@ from .batches import each_instruction, each_tokens, joined
 from .compat import CATEGORY, expert, known
 from .memory import on_device
 from .networks import Model
+from .parsing import block_range, word_list
 from .previews import heat_map, relevance_on_picture
 from .progress import Progress
 from .sockets import (
@@ -121,13 +121,14 @@ class ConsolidateAttention(io.ComfyNode):
         update: str = "step",
     ) -> io.NodeOutput:
         """One map per picture, and what it looks like."""
-        chosen = tuple(w for w in re.split("[,;\n\uff0c\u3001]", words) if w.strip())
+        own = model.pipeline.settings.localization
         options = replace(
-            model.pipeline.settings.localization,
-            words=chosen, filter=filter, update=update,
-        )  # fmt: skip
-        if layers.strip():
-            options = replace(options, layers=block_range(layers))
+            own,
+            words=word_list(words),
+            layers=block_range(layers) or own.layers,
+            filter=filter,
+            update=update,
+        )
         found = localized(model, tokens, instruction, options)
         mask = relevance_on_picture(found, tokens.canvas)
         heat = heat_map(tokens.canvas.source, mask)
@@ -146,15 +147,3 @@ def localized(
             maps.append(model.pipeline.localize(item, prompt, options).relevance)
             progress.advance()
     return Localization(joined(maps), options)
-
-
-def block_range(text: str) -> tuple[int, int] | None:
-    """ "28-36" as numbers, one number as a range of one, nothing as None; InputError otherwise."""
-    if not text.strip():
-        return None
-    match = re.fullmatch(r"\s*(\d+)\s*(?:(?:-|\.\.|,|:)\s*(\d+)\s*)?", text)
-    if not match or int(match[2] or match[1]) < int(match[1]):
-        raise InputError(
-            f"layers is {text!r}; use first and last block, as in 28-36, or leave it empty"
-        )
-    return int(match[1]), int(match[2] or match[1])

@@ -19,13 +19,11 @@ class Decode(io.ComfyNode):
             node_id="EditMGT_Decode",
             display_name="Decode",
             category=CATEGORY,
-            description="Decodes tokens and puts what changed into the original picture, at its own "
-            "size. Everything outside the changed mask is identical, bit for bit.",
+            description="Decodes tokens and puts what changed into the original picture, at its "
+            "own size. Everything outside the changed mask is identical, bit for bit.",
             inputs=[
                 ModelSocket.Input("model", tooltip=MODEL_TIP),
-                TokensSocket.Input(
-                    "tokens", tooltip="From the sampler, after any number of edits."
-                ),
+                TokensSocket.Input("tokens", tooltip="From a sampler, after any number of edits."),
                 io.Float.Input(
                     "feather",
                     default=0.0,
@@ -34,17 +32,18 @@ class Decode(io.ComfyNode):
                     step=1.0,
                     round=0.1,
                     optional=True,
-                    tooltip="Pixels over which the new part fades in, inside the changed mask only. "
-                    "0: a hard edge. 2 to 8 hides a visible seam; too much makes small edits pale.",
+                    tooltip="Pixels over which the new part fades in, inside the changed mask "
+                    "only. 0: a hard edge. 2 to 8 hides a visible seam; too much makes small "
+                    "edits pale.",
                 ),
                 io.Int.Input(
                     "grow",
                     default=1,
                     min=0,
                     max=64,
-                    tooltip="Tokens around each changed one that are taken from the decoded picture "
-                    "too, because its light and edges reach there. 0 keeps most of the original, "
-                    "2 or 3 softens seams.",
+                    tooltip="Tokens around each changed one that are taken from the decoded "
+                    "picture too, because its light and edges reach there. 0 keeps most of the "
+                    "original, 2 or 3 softens seams.",
                     **expert(io.Int),
                 ),
             ],

@@ -21,8 +21,8 @@ class EncodeInstruction(io.ComfyNode):
             node_id="EditMGT_EncodeInstruction",
             display_name="Encode Instruction",
             category=CATEGORY,
-            description="Encodes one instruction for all pictures. The text encoders leave the card "
-            "as soon as the next stage needs the room.",
+            description="Encodes one instruction for all pictures. The text encoders leave the "
+            "card as soon as the next stage needs the room.",
             inputs=[
                 ModelSocket.Input("model", tooltip=MODEL_TIP),
                 io.String.Input(

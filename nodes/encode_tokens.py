@@ -24,13 +24,13 @@ class EncodeTokens(io.ComfyNode):
             node_id="EditMGT_EncodeTokens",
             display_name="Encode Tokens",
             category=CATEGORY,
-            description="Turns pictures into image tokens. Any size and shape; nothing is stretched, "
-            "and the original pixels are kept for Decode.",
+            description="Turns pictures into image tokens. Any size and shape; nothing is "
+            "stretched, and the original pixels are kept for Decode.",
             inputs=[
                 ModelSocket.Input("model", tooltip=MODEL_TIP),
                 io.Image.Input(
                     "image",
-                    tooltip="One picture or a batch. RGB or RGBA; transparency comes back unchanged.",
+                    tooltip="One picture or a batch, RGB or RGBA; transparency is kept as it is.",
                 ),
                 io.Combo.Input(
                     "fit",
@@ -46,19 +46,17 @@ class EncodeTokens(io.ComfyNode):
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="The region that fit 'crop' is about: one for all pictures or one each, "
-                    "of their size. It does not limit the edit; connect it to the sampler's region "
-                    "as well for that.",
+                    tooltip="The region that fit 'crop' is about: one for all pictures or one "
+                    "each, of their size. It does not limit the edit; connect it to the "
+                    "sampler's region as well for that.",
                 ),
             ],
             outputs=[
-                TokensSocket.Output(
-                    display_name="TOKENS", tooltip="For localisation and sampling."
-                ),
+                TokensSocket.Output(display_name="TOKENS", tooltip="For localising and sampling."),
                 io.Image.Output(
                     display_name="IMAGE",
-                    tooltip="The picture on the canvas with its token cells: padding is dark, cells "
-                    "that the mask touches are orange.",
+                    tooltip="The picture on the canvas with its token cells: padding is dark, "
+                    "cells that the mask touches are orange.",
                 ),
             ],
             **known(

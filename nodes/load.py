@@ -7,7 +7,7 @@ from ..editmgt_lib.errors import EditMGTError
 from . import paths
 from .compat import CATEGORY, expert, known
 from .memory import FORMATS
-from .networks import PARTS, Model, load
+from .networks import PARTS, load
 from .progress import Progress
 from .sockets import ModelSocket
 
@@ -85,12 +85,7 @@ class Load(io.ComfyNode):
         """Load, after fetching what is missing if that was asked for."""
         if download and checkpoint == DEFAULT_REPO:
             fetch(checkpoint)
-        return io.NodeOutput(cls.loaded(checkpoint, dtype))
-
-    @staticmethod
-    def loaded(checkpoint: str, dtype: str) -> Model:
-        """The networks, with a bar that counts them."""
-        return load(checkpoint, dtype, Progress(PARTS))
+        return io.NodeOutput(load(checkpoint, dtype, Progress(PARTS)))
 
 
 def fetch(name: str) -> None:

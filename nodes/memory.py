@@ -27,7 +27,7 @@ resting_place = management.intermediate_device
 
 
 class Precision(NamedTuple):
-    """Number formats of the transformer: what it computes in, what its large weights are kept in."""
+    """Number formats of the transformer: to compute in, and to keep the large weights in."""
 
     compute: torch.dtype
     storage: torch.dtype
@@ -35,8 +35,11 @@ class Precision(NamedTuple):
 
 def precision(choice: str, device: torch.device, parameters: int) -> Precision:
     """ComfyUI's decision for this device, command line and free memory; or what the user chose."""
-    storage = FORMATS.get(choice) or management.unet_dtype(device, parameters, COMPUTE)
-    return Precision(management.unet_manual_cast(storage, device, COMPUTE) or storage, storage)
+    storage = FORMATS.get(choice) or management.unet_dtype(
+        device=device, model_params=parameters, supported_dtypes=COMPUTE
+    )
+    cast = management.unet_manual_cast(storage, device, supported_dtypes=COMPUTE)
+    return Precision(cast or storage, storage)
 
 
 def text_dtype(choice: str, device: torch.device) -> torch.dtype:
@@ -85,7 +88,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, key_bias: Tensor | None = None) -
         mask = key_bias.to(q.dtype)[None, None, None]
         if chosen is not comfy_attention.attention_xformers:
             chosen = comfy_attention.attention_pytorch
-    return chosen(q, k, v, q.shape[1], mask=mask, skip_reshape=True, skip_output_reshape=True)
+    heads = q.shape[1]
+    out = chosen(q, k, v, heads, mask=mask, skip_reshape=True)  # [B, L, heads * d]
+    return out.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def shrink(blocks: list[nn.Module], storage: torch.dtype) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import comfy.model_management as management
+import torch
 
 from ..editmgt_lib.checkpoints import read_headers
 from ..editmgt_lib.checkpoints.layout import SETTINGS_FILE
@@ -18,7 +19,7 @@ from .memory import Layers, Managed, attention, manage, precision, shrink, text_
 from .paths import locate
 from .progress import Progress
 
-CPU = management.torch.device("cpu")  # where weights come into being; the manager moves them
+CPU = torch.device("cpu")  # where weights come into being; the manager moves them
 PARTS = 4
 
 
@@ -70,9 +71,7 @@ def load(name: str, dtype: str, progress: Progress) -> Model:
         name,
         EditMGT(transformer, vq, towers, settings, folders[SETTINGS_FILE]),
         manage(transformer, device, management.unet_offload_device(), compute),
-        manage(
-            vq, management.vae_device(), management.vae_offload_device(), management.torch.float32
-        ),
+        manage(vq, management.vae_device(), management.vae_offload_device(), torch.float32),
         text,
     )
 

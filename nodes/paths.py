@@ -7,7 +7,6 @@ key. Each of its parts may lie in a folder NAME of core's instead: the transform
 """
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import folder_paths
@@ -63,7 +62,8 @@ def locate(name: str) -> dict[str, Path]:
     """
     if name not in choices():
         raise InputError(f"there is no checkpoint {name!r}; use one of {', '.join(choices())}")
-    parts = {part: _home(name, part, f"{part}/{MARKERS[part]}") for part in CORE}
+    homes = {part: _homes(name, part) for part in CORE}
+    parts = {part: _having(f"{part}/{MARKERS[part]}", homes[part]) for part in CORE}
     if missing := [part for part, home in parts.items() if home is None]:
         place = download_folder(name) if "/" in name else roots()[0] / name
         raise CheckpointError(
@@ -71,23 +71,21 @@ def locate(name: str) -> dict[str, Path]:
             + (" or switch download on" if name == DEFAULT_REPO else "")
         )
     found = {part: home / part for part, home in parts.items()}
-    return found | {SETTINGS_FILE: _home(name, KEY, SETTINGS_FILE) or found[KEY].parent}
+    return found | {SETTINGS_FILE: _having(SETTINGS_FILE, homes[KEY]) or parts[KEY]}
 
 
-def _home(name: str, part: str, marker: str) -> Path | None:
-    """The first folder of a checkpoint that has this file of this part."""
-    return next((home for home in _homes(name, part) if (home / marker).is_file()), None)
-
-
-def _homes(name: str, part: str) -> Iterator[Path]:
+def _homes(name: str, part: str) -> list[Path]:
+    """Folders where a part of a checkpoint may lie."""
     if name == TOY_NAME:
-        yield TOY_FOLDER
-        return
-    for root in (*roots(), *roots(CORE[part])):
-        if "/" not in name:
-            yield root / name
-        elif home := find_downloaded(name, root):
-            yield home
+        return [TOY_FOLDER]
+    if "/" in name:
+        return [home for root in roots() if (home := find_downloaded(name, root))]
+    return [root / name for root in (*roots(), *roots(CORE[part]))]
+
+
+def _having(marker: str, homes: list[Path]) -> Path | None:
+    """The first folder with this file."""
+    return next((home for home in homes if (home / marker).is_file()), None)
 
 
 def fingerprint(name: str) -> str:

@@ -1,6 +1,7 @@
 """What the nodes show: the token grid, the heat map, the partial picture. Plain tensors and PIL."""
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -10,7 +11,7 @@ from ..editmgt_lib.localization import Localization
 
 HELD = (0.20, 0.45, 0.95)  # blue: follows the source picture
 MASKED = (1.00, 0.55, 0.10)  # orange: touched by the mask
-GRID_SIDE = 512  # a token grid is enlarged to about this
+GRID_SIDE = 512  # pixels of a token grid, about
 # From irrelevant to relevant.
 HEAT = (
     (0.05, 0.08, 0.45),
@@ -67,24 +68,30 @@ def token_grid(canvas: Canvas, mask: Tensor | None) -> Tensor:
 
     Padding is dark, cells that a mask [B or 1, H, W] touches are orange.
     """
-    touched = None if mask is None else project_mask(mask, canvas)
-    times = max(1, GRID_SIDE // max(canvas.size))
-    side, shown = canvas.factor * times, []
+    touched = torch.zeros(canvas.batch, canvas.rows, canvas.cols, dtype=torch.bool)
+    if mask is not None:
+        touched = project_mask(mask, canvas).cpu()
+    cell, shown = max(GRID_SIDE // max(canvas.rows, canvas.cols), 4), []
     for item, where in enumerate(canvas.placements):
         colours = canvas.source[item, ..., :3].cpu().expand(-1, -1, 3)
-        picture = where.place(colours, canvas.size)[0].permute(1, 2, 0).clamp(0, 1)
-        padding = torch.ones(canvas.size, dtype=torch.bool)
-        window(padding, canvas, item)[:] = False
-        picture = tinted(picture, padding, (0.0, 0.0, 0.0), 0.6)
-        if touched is not None:
-            picture = tinted(picture, enlarged(touched[item].cpu(), canvas.factor), MASKED, 0.4)
-        picture = enlarged(picture, times)
-        for lines in (picture[::side], picture[:, ::side]):
-            lines.copy_(
-                torch.where(lines.mean(-1, keepdim=True) > 0.5, lines * 0.6, lines * 0.6 + 0.4)
-            )
+        picture = where.place(colours, canvas.size)[0].clamp(0, 1)
+        padding = torch.ones(1, *canvas.size)
+        window(padding[0], canvas, item)[:] = 0
+        *picture, padding = _at_cells(torch.cat([picture, padding]), canvas, cell)
+        picture = tinted(torch.stack(picture, -1), padding > 0.5, (0.0, 0.0, 0.0), 0.6)
+        picture = tinted(picture, enlarged(touched[item], cell), MASKED, 0.4)
+        for lines in (picture[::cell], picture[:, ::cell]):
+            dark = lines.mean(-1, keepdim=True) < 0.5
+            lines.copy_(lines * 0.6 + dark * 0.4)
         shown.append(picture)
     return torch.stack(shown)
+
+
+def _at_cells(planes: Tensor, canvas: Canvas, cell: int) -> Tensor:
+    """Canvas planes [C, h, w] brought to `cell` pixels a token."""
+    size = (canvas.rows * cell, canvas.cols * cell)
+    mode = "nearest" if cell >= canvas.factor else "area"
+    return F.interpolate(planes[None], size=size, mode=mode)[0]
 
 
 def relevance_on_picture(found: Localization, canvas: Canvas) -> Tensor:

@@ -43,7 +43,7 @@ class RegionHoldSampler(io.ComfyNode):
             display_name="Region-Hold Sampler",
             category=CATEGORY,
             description="Draws new image tokens step by step and holds those that the edit is not "
-            "about. The preview shows the real partial picture: open tokens hatched, held ones blue.",
+            "about. The preview shows the partial picture: open tokens hatched, held ones blue.",
             inputs=[
                 ModelSocket.Input("model", tooltip=MODEL_TIP),
                 TokensSocket.Input(
@@ -112,9 +112,9 @@ def _numbers() -> list:
         ),
         io.Float.Input(
             "guidance", default=0.0, min=0.0, max=100.0, step=0.5, round=0.01, optional=True,
-            tooltip="How strictly the instruction is followed. 0: the checkpoint's own (toyworld 1, "
-            "published 6). Up to 1 is off and twice as fast. Raise it if nothing happens, lower it "
-            "if colours burn.",
+            tooltip="How strictly the instruction is followed. 0: the checkpoint's own (toyworld "
+            "1, published 6). Up to 1 is off and twice as fast. Raise it if nothing happens, lower "
+            "it if colours burn.",
         ),
         io.Float.Input(
             "strength", default=0.0, min=0.0, max=100.0, step=0.05, round=0.001, optional=True,

@@ -1,0 +1,21 @@
+"""Text widgets that stand for something else."""
+
+import re
+
+from ..editmgt_lib.errors import InputError
+
+
+def word_list(text: str) -> tuple[str, ...]:
+    """Words and phrases separated by commas (of any script), semicolons or line ends."""
+    return tuple(w.strip() for w in re.split("[,;\n\uff0c\u3001]", text) if w.strip())
+
+
+def block_range(text: str) -> tuple[int, int] | None:
+    """'28-36' as numbers, one number as a range of one, nothing as None; InputError otherwise."""
+    if not text.strip():
+        return None
+    match = re.fullmatch(r"\s*(\d+)\s*(?:(?:-|\.\.|,|:)\s*(\d+)\s*)?", text)
+    first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+    if first > last:
+        raise InputError(f"layers is {text!r}; use first and last block, as in 28-36, or nothing")
+    return first, last

@@ -1,0 +1,194 @@
+"""The node pack as far as it goes without ComfyUI; tests/comfy runs it in real servers."""
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+NODES = sorted((ROOT / "nodes").glob("*.py"))
+HOST = {"comfy", "comfy_api", "comfy_execution", "folder_paths"}
+# Modules that may touch ComfyUI's insides, beyond the node API.
+BOUNDARY = {"memory.py", "progress.py", "paths.py", "networks.py"}
+STAGES = {"Load", "ToyPicture", "EncodeTokens", "EncodeInstruction", "ConsolidateAttention",
+          "RegionHoldSampler", "Decode"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pack():
+    """The checkout, imported the way ComfyUI does it under a folder name of its own."""
+    name = "custom_nodes.Some Pack-1"
+    spec = importlib.util.spec_from_file_location(
+        name, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    yield module
+    for loaded in [m for m in sys.modules if m.startswith(name)]:
+        del sys.modules[loaded]
+
+
+@pytest.fixture(scope="module")
+def part(pack):
+    """A module of the pack by its name."""
+    return lambda name: importlib.import_module(f"{pack.__name__}.{name}")
+
+
+def trees():
+    return [(path, ast.parse(path.read_text(encoding="utf-8"))) for path in NODES]
+
+
+# ---- the package
+
+
+def test_the_package_imports_without_comfyui_and_has_one_entry_point(pack):
+    assert inspect.iscoroutinefunction(pack.comfy_entrypoint)
+    assert not hasattr(pack, "NODE_CLASS_MAPPINGS")
+    assert (ROOT / pack.WEB_DIRECTORY).is_relative_to(ROOT)
+    assert not HOST & {m.split(".")[0] for m in sys.modules}
+
+
+def test_the_library_is_the_checkouts_own(part):
+    assert Path(part("editmgt_lib").__file__).parent == ROOT / "editmgt_lib"
+    assert part("nodes.batches").Tokens is part("editmgt_lib.geometry").Tokens
+
+
+def test_comfyui_is_touched_in_the_boundary_alone():
+    for path, tree in trees():
+        named = {a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import)
+                 for a in n.names}  # fmt: skip
+        named |= {n.module.split(".")[0] for n in ast.walk(tree)
+                  if isinstance(n, ast.ImportFrom) and not n.level}  # fmt: skip
+        if path.name not in BOUNDARY:
+            assert not named & (HOST - {"comfy_api"}), path.name
+        assert "editmgt_lib" not in named, f"{path.name}: import it relatively"
+
+
+def test_ids_are_literal_prefixed_and_unlike():
+    ids = [
+        keyword.value.value
+        for _, tree in trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+        if keyword.arg == "node_id" and isinstance(keyword.value, ast.Constant)
+    ]
+    assert sorted(ids) == sorted(f"EditMGT_{stage}" for stage in STAGES)
+
+
+def test_no_device_is_named_and_every_input_has_a_tooltip():
+    for path, tree in trees():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant):
+                assert node.value != "cuda", path.name
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("Input", "Output"):
+                assert "tooltip" in {k.arg for k in node.keywords}, ast.unparse(node)
+
+
+# ---- one item at a time
+
+
+@pytest.fixture
+def tokens(part):
+    """Three pictures of 60 x 100 pixels on a canvas of 64 x 128."""
+    geometry = part("editmgt_lib.geometry")
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.rand(3, 60, 100, 3, generator=generator)
+    _, canvas = geometry.fit(pictures, geometry.FitOptions("native", resolution=128))
+    ids = torch.randint(0, 9, (3, canvas.rows, canvas.cols), generator=generator)
+    return geometry.Tokens(ids, canvas, ids + 1)
+
+
+def test_items_of_a_batch(part, tokens):
+    batches = part("nodes.batches")
+    items = list(batches.each_tokens(tokens))
+    assert [item.canvas.batch for item in items] == [1, 1, 1]
+    for k, item in enumerate(items):
+        assert (item.ids[0] == tokens.ids[k]).all()
+        assert (item.source_ids[0] == tokens.source_ids[k]).all()
+        assert (item.canvas.source[0] == tokens.canvas.source[k]).all()
+    assert (batches.joined([item.ids for item in items]) == tokens.ids).all()
+
+
+def test_one_mask_or_one_each(part):
+    batches = part("nodes.batches")
+    mask = torch.rand(3, 4, 5)
+    assert [m.shape for m in batches.each_mask(mask, 3)] == [(1, 4, 5)] * 3
+    assert all(m is not None and len(m) == 1 for m in batches.each_mask(mask[:1], 3))
+    assert list(batches.each_mask(None, 2)) == [None, None]
+    assert batches.as_masks(mask[0]).shape == (1, 4, 5)
+
+
+# ---- text widgets
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [("", None), (" ", None), ("7", (7, 7)), ("28-36", (28, 36)), (" 3 .. 5 ", (3, 5))],
+)
+def test_block_ranges(part, text, expected):
+    assert part("nodes.parsing").block_range(text) == expected
+
+
+@pytest.mark.parametrize("text", ["a", "5-3", "-1", "1-2-3", "1.5"])
+def test_block_ranges_that_cannot_be(part, text):
+    with pytest.raises(ValueError, match="28-36"):
+        part("nodes.parsing").block_range(text)
+
+
+def test_words_are_separated_by_any_comma(part):
+    assert part("nodes.parsing").word_list("red circle, sky\uff0c\n\u592a\u9633,") == (
+        "red circle", "sky", "\u592a\u9633",
+    )  # fmt: skip
+
+
+# ---- pictures
+
+
+def test_the_token_grid_shows_the_canvas(part, tokens):
+    previews = part("nodes.previews")
+    mask = torch.zeros(1, 60, 100)
+    mask[:, :16, :16] = 1
+    plain = previews.token_grid(tokens.canvas, None)
+    marked = previews.token_grid(tokens.canvas, mask)
+    assert plain.shape == marked.shape and plain.shape[0] == 3 and plain.shape[-1] == 3
+    assert max(plain.shape[1:3]) >= 400 and plain.min() >= 0 and plain.max() <= 1
+    changed = (plain != marked).any(-1)
+    assert changed.any() and changed.float().mean() < 0.2
+
+
+def test_the_partial_picture_marks_held_and_pending_tokens(part, tokens):
+    previews = part("nodes.previews")
+    canvas = next(part("nodes.batches").each_tokens(tokens)).canvas
+    pixels, grid = torch.full((3, *canvas.size), 0.5), (1, canvas.rows, canvas.cols)
+    nothing, one = torch.zeros(grid, dtype=torch.bool), torch.zeros(grid, dtype=torch.bool)
+    one[0, 1, 1] = True
+    done = previews.partial_picture(pixels, None, nothing, canvas)
+    assert tuple(done.shape[:2]) == canvas.placements[0].scaled and (done == 0.5).all()
+    held = previews.partial_picture(pixels, one, nothing, canvas)
+    assert 0 < (held != done).any(-1).sum() <= canvas.factor**2
+    assert (held[..., 2] >= held[..., 0]).all(), "held is blue"
+    pixels[:] = 1.0
+    pending = previews.partial_picture(pixels, None, one, canvas)
+    assert 0 < (pending != 1).any(-1).sum() < canvas.factor**2, "hatched, not filled"
+    assert previews.to_pil(pending).size == (pending.shape[1], pending.shape[0])
+
+
+def test_the_heat_map_lies_where_the_picture_is(part, tokens):
+    previews, localization = part("nodes.previews"), part("editmgt_lib.localization")
+    canvas = tokens.canvas
+    relevance = torch.zeros(3, canvas.rows // 2, canvas.cols // 2)
+    relevance[:, 0, 0] = 1
+    found = localization.Localization(relevance, localization.LocalizationOptions())
+    mask = previews.relevance_on_picture(found, canvas)
+    assert mask.shape == (3, 60, 100) and mask.min() >= 0 and mask.max() <= 1
+    assert (mask[:, :16, :16] > 0.5).all() and (mask[:, 40:, 60:] < 0.1).all()
+    heat = previews.heat_map(canvas.source, mask)
+    assert heat.shape == (3, 60, 100, 3) and heat.min() >= 0 and heat.max() <= 1
+    assert heat[0, 4, 4, 0] > heat[0, 4, 4, 2] and heat[0, -1, -1, 0] < heat[0, -1, -1, 2]
