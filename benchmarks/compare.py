@@ -68,6 +68,20 @@ def edit_rows(case: Case, steps: int) -> list[Row]:
     ]
 
 
+def option_rows(steps: int) -> list[Row]:
+    """Our sampling, exact first, then with each option that approximates."""
+    half, every = {"guidance_interval": [0.0, 0.5]}, "reference every {} steps"
+    options = {
+        "exact": {},
+        "guidance in the first half": half,
+        every.format(2): {"reference_refresh": 2},
+        every.format(4): {"reference_refresh": 4},
+        f"guidance in the first half, {every.format(4)}": {**half, "reference_refresh": 4},
+    }
+    asked = {"steps": steps, "strength": 1.1}
+    return [Row(name, "sample", {**asked, **more}) for name, more in options.items()]
+
+
 def compare(rows: list[Row], sides: dict[str, Side], rounds: int) -> list[dict[str, Any]]:
     """Every row in every round, the sides taking turns to be first; a first round warms up.
 

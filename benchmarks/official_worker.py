@@ -247,7 +247,7 @@ def answer(official: Official, asked: dict[str, Any]) -> dict[str, Any]:
         traceback.print_exc()
         synchronize(official.device)
         first = str(error).splitlines() or [""]
-        return {"missing": f"raises {type(error).__name__}: {first[0][:90]}"}
+        return {"missing": f"raises {type(error).__name__}: {first[0][:60]}"}
     if "ids" in found:
         save_file({"ids": found.pop("ids").long().cpu().contiguous()}, into)
     return found

@@ -126,20 +126,10 @@ class Ours:
         mask_id = self.case.transformer.mask_token_id
         return torch.full_like(tokens.ids, mask_id, device=self.device)
 
-    def _options(
-        self,
-        steps: int | None = None,
-        strength: float = 1.0,
-        threshold: float = 0.0,
-        draw: str = SamplingOptions.draw,
-        guidance: float | None = None,
-        layers: object = None,
-    ) -> SamplingOptions:
-        guidance = self.case.guidance if guidance is None else guidance
-        return SamplingOptions(
-            steps=steps or self.case.steps, guidance=guidance, strength=strength,
-            threshold=threshold, draw=draw,
-        )  # fmt: skip
+    def _options(self, layers: object = None, **asked: Any) -> SamplingOptions:
+        always = {"steps": self.case.steps, "guidance": self.case.guidance, "strength": 1.0}
+        asked = {k: tuple(v) if isinstance(v, list) else v for k, v in asked.items()}
+        return SamplingOptions(**{**always, **asked})
 
     def _predictor(self, tokens: Tokens, **asked: Any) -> Predictor:
         options, reading = self._options(**asked), _reading(asked)

@@ -13,13 +13,13 @@ from safetensors.torch import save_file
 from . import ceiling
 from .cases import Case, random_inputs, write_checkpoint
 from .clock import machine, set_precision
-from .compare import compare, edit_rows, effects, same_tokens, stage_rows
+from .compare import compare, edit_rows, effects, option_rows, same_tokens, stage_rows
 from .official import opened
 from .ours import Ours
 from .scaling import scaling
 from .startup import startup
 
-PARTS = ("stages", "edit", "tokens", "scaling", "ceiling", "startup")
+PARTS = ("stages", "edit", "tokens", "options", "scaling", "ceiling", "startup")
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,8 @@ def _in_one_precision(
         size = set_precision(precision).itemsize
         rows = ceiling.achieved(case, found["rows"], limits, size)
         found["ceiling"] = {"limits": limits, "rows": rows}
+    if "options" in plan.parts:
+        found["options"] = compare(option_rows(steps), {"ours": ours}, min(rounds, 2))
     if "scaling" in plan.parts:
         found["scaling"] = scaling(case, ours, rounds, plan.quick)
     return found

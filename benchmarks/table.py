@@ -11,6 +11,8 @@ from typing import Any
 
 from editmgt_lib.evaluation.tables import markdown, percent
 
+from .compare import effect
+
 HERE = Path(__file__).parent
 MARKER = "<!-- From here on made by `python -m benchmarks.table --readme`. -->"
 
@@ -28,6 +30,8 @@ def rows_table(rows: list[dict[str, Any]]) -> str:
     lines = []
     for row in rows:
         ours, official = row.get("ours", {}), row.get("official", {})
+        if "median" not in {**ours, **official}:
+            continue
         peaks = [f"{s['peak_mib']:.0f}" if "peak_mib" in s else "" for s in (ours, official)]
         ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
         lines.append([row["name"], duration(ours), duration(official), ratio, *peaks])
@@ -85,6 +89,17 @@ def scaling_table(axes: dict[str, list[dict[str, Any]]]) -> str:
     return markdown(["", "ours", "time grows", "work grows"], lines)
 
 
+def options_table(rows: list[dict[str, Any]]) -> str:
+    """What each approximation gains; what it costs in quality is `editmgt evaluate`'s to say."""
+    exact, *others = rows
+    steps = exact["asked"]["steps"]
+    lines = [[exact["name"], duration(exact["ours"]), ""]]
+    for row in others:
+        gain = effect(rows, row["name"], exact["name"]).get("ours")
+        lines.append([row["name"], duration(row["ours"]), f"{1 + gain:.2f}" if gain else "-"])
+    return markdown([f"sampling, {steps} steps, ours", "takes", "times as fast"], lines)
+
+
 def startup_table(found: dict[str, Any]) -> str:
     """Imports and loading."""
     lines = [[name, duration({"median": s}), ""] for name, s in found["imports"].items()]
@@ -99,6 +114,7 @@ TABLES = {
     "rows": rows_table,
     "effects": effects_table,
     "tokens": tokens_table,
+    "options": options_table,
     "ceiling": ceiling_table,
     "scaling": scaling_table,
 }

@@ -105,7 +105,8 @@ def test_pairs_are_interleaved_and_compared():
 
 @pytest.fixture(scope="module")
 def result():
-    plan = Plan("cpu", ["float32"], ["stages", "edit", "scaling", "ceiling"], rounds=1, quick=True)
+    parts = ["stages", "edit", "options", "scaling", "ceiling"]
+    plan = Plan("cpu", ["float32"], parts, rounds=1, quick=True)
     return run(TINY, plan)
 
 
@@ -113,7 +114,7 @@ def test_a_quick_run_measures_every_stage(result):
     found = result["precisions"]["float32"]
     have = {row["stage"] for row in found["rows"] if "median" in row["ours"]}
     apart = {"tokenize", "prepare", "step", "consolidate", "draw", "decode"}
-    assert have == apart | {"sample", "edit"}
+    assert have == apart | {"sample", "edit"} and len(found["options"]) == 5
     assert found["ceiling"]["limits"]["flops"] > 0 and found["scaling"]["steps"]
     assert json.loads(json.dumps(result)) == result
 
@@ -124,7 +125,7 @@ def test_tables_are_made_from_the_file(result, tmp_path, capsys):
     assert table.main([str(path)]) == 0
     said = capsys.readouterr().out
     assert said.strip() == table.render(result).strip()
-    for text in ("token draw and reveal", "no text encoders", "GFLOP needed", "time grows", "CUDA"):
+    for text in ("token draw and reveal", "map read", "GFLOP needed", "time grows", "CUDA"):
         assert text in said
 
 

@@ -1,0 +1,131 @@
+"""`python -m benchmarks.approximations`: what each approximating option saves, and what it costs.
+
+The same held-out ToyWorld edits, from the same random numbers, exactly and under each option:
+time as a ratio of interleaved runs, success under the strict criterion, error outside the true
+mask, and the share of tokens that are those of the exact run.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+
+import torch
+
+import editmgt_lib
+from editmgt_lib.evaluation.batches import PairBatch, pair_batches, seeded
+from editmgt_lib.evaluation.metrics import outside_error
+from editmgt_lib.evaluation.options import EvaluationOptions
+from editmgt_lib.evaluation.success import judge
+from editmgt_lib.pipeline import EditMGT
+from editmgt_lib.sampling import SamplingOptions
+from editmgt_lib.toyworld.world import CATEGORIES
+
+Variants = dict[str, tuple[SamplingOptions, torch.dtype]]
+
+
+def variants(own: SamplingOptions) -> Variants:
+    """Name, options and number format; the first is what the others are compared with."""
+    guided = replace(own, guidance=2.0)
+    f32 = torch.float32
+    return {
+        "exact": (own, f32),
+        "bfloat16": (own, torch.bfloat16),
+        "reference every 2nd step": (replace(own, reference_refresh=2), f32),
+        "reference every 4th step": (replace(own, reference_refresh=4), f32),
+        "reference at the first step": (replace(own, reference_refresh=1000), f32),
+        f"{own.steps // 2} steps": (replace(own, steps=own.steps // 2), f32),
+        f"{own.steps // 4} steps": (replace(own, steps=own.steps // 4), f32),
+        "guidance 2": (guided, f32),
+        "guidance 2, first half": (replace(guided, guidance_interval=(0.0, 0.5)), f32),
+    }
+
+
+def measure(models: dict[torch.dtype, EditMGT], samples: int, seed: int) -> list[dict]:
+    """One row per variant."""
+    exact = models[torch.float32]
+    runs = variants(exact.settings.sampling)
+    options = EvaluationOptions(samples=samples, seed=seed, batch=1)
+    rows = {name: {"times": [], "hits": [], "outside": [], "same": []} for name in runs}
+    for batch in pair_batches(exact, options, CATEGORIES, samples):
+        reference = None
+        for name, (sampling, dtype) in runs.items():
+            ids, seconds = _sampled(models[dtype], batch, sampling, seed)
+            reference = ids if reference is None else reference
+            _note(rows[name], exact, batch, ids, reference, seconds)
+    return [_row(name, row, rows["exact"]["times"]) for name, row in rows.items()]
+
+
+def _sampled(
+    model: EditMGT, batch: PairBatch, sampling: SamplingOptions, seed: int
+) -> tuple[torch.Tensor, float]:
+    began = perf_counter()
+    tokens, _ = model.sample(batch.tokens, batch.instruction, seeded(sampling, batch, seed))
+    return tokens.ids, perf_counter() - began
+
+
+def _note(
+    row: dict,
+    model: EditMGT,
+    batch: PairBatch,
+    ids: torch.Tensor,
+    reference: torch.Tensor,
+    seconds: float,
+) -> None:
+    picture = model.decode(batch.tokens.with_ids(ids)).image[0].numpy()
+    outside = outside_error(picture, batch.sources[0], batch.changed[0]).mean
+    row["times"].append(seconds)
+    row["hits"].append(judge(picture, batch.pairs[0]).succeeded)
+    row["outside"] += [] if outside is None else [outside]
+    row["same"].append((ids == reference).float().mean().item())
+
+
+def _row(name: str, row: dict, exact: Sequence[float]) -> dict:
+    ratios = [a / b for a, b in zip(exact, row["times"], strict=True)]
+    return {
+        "option": name,
+        "edits": len(ratios),
+        "speed-up": statistics.median(ratios),
+        "success": statistics.fmean(row["hits"]),
+        "outside error": statistics.fmean(row["outside"]),
+        "same tokens": statistics.fmean(row["same"]),
+    }
+
+
+def table(rows: Sequence[dict]) -> str:
+    """Markdown."""
+    lines = ["| option | speed-up | success | outside error | same tokens |",
+             "| :--- | ---: | ---: | ---: | ---: |"]  # fmt: skip
+    lines += [
+        f"| {r['option']} | {r['speed-up']:.2f} | {r['success']:.1%} | {r['outside error']:.4f} "
+        f"| {r['same tokens']:.2%} |"
+        for r in rows
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Read the command line, measure, print, write."""
+    p = argparse.ArgumentParser(prog="python -m benchmarks.approximations", description=__doc__)
+    p.add_argument("--samples", type=int, default=10, help="edits per category")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--threads", type=int)
+    p.add_argument("--json", type=Path)
+    given = p.parse_args()
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    models = {
+        dtype: editmgt_lib.load("toyworld", device="cpu", dtype=dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+    }
+    rows = measure(models, given.samples, given.seed)
+    print(table(rows))
+    if given.json:
+        given.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
