@@ -46,6 +46,7 @@ SHOW_NODE = """([title, x, y]) => {
   canvas.ds.scale = 1;
   canvas.ds.offset = [x - node.pos[0], y - node.pos[1]];
   canvas.deselectAll?.();
+  canvas.links_render_mode = -1;  // no lines across it
   canvas.setDirty(true, true);
   return [...node.size];
 }"""
@@ -101,8 +102,9 @@ class Frontend:
         """One node, at full size, as it stands."""
         width, height = self.page.evaluate(SHOW_NODE, [title, 400, 160])
         self.page.wait_for_timeout(800)
-        area = {"x": 400 - margin, "y": 160 - 30 - margin,
-                "width": width + 2 * margin, "height": height + 30 + 2 * margin}  # fmt: skip
+        head = 56  # title bar, and the pack's name above it
+        area = {"x": 400 - margin, "y": 160 - head, "width": width + 2 * margin,
+                "height": height + head + margin}  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=str(path), clip=area, timeout=300_000)
 

@@ -7,8 +7,8 @@ from .parts import (
     EDIT,
     OTHER,
     OWN_PICTURE,
-    PREVIEW,
     RESULT,
+    SMALL,
     TEXT,
     begin,
     instruct,
@@ -62,7 +62,7 @@ is drawn. Red is relevant, blue is not.
 - The mask of this node is a plain MASK: send it to any other node of ComfyUI.
 """, (320, 250))
     g.group("3  Where it acts", "#7a4f9a")
-    found = g.add("EditMGT_ConsolidateAttention", tall=PREVIEW, model=start.model,
+    found = g.add("EditMGT_ConsolidateAttention", tall=SMALL, model=start.model,
                   tokens=start.tokens["TOKENS"], instruction=words["INSTRUCTION"],
                   words="purple circle")  # fmt: skip
     g.column()
@@ -135,7 +135,7 @@ still bit for bit the original.
     twice = sample(g, start.model, once["TOKENS"], second["INSTRUCTION"])
     g.group("4  Result", RESULT)
     decoded = g.add("EditMGT_Decode", model=start.model, tokens=twice["TOKENS"])
-    save(g, decoded["IMAGE"], "two-edits", tall=420)
+    save(g, decoded["IMAGE"], "two-edits", tall=300)
     g.group("For comparison", OTHER)
     show(g, start.image, "Before")
     between = g.add("EditMGT_Decode", "Decode after the first edit", model=start.model,

@@ -7,8 +7,8 @@ from .graph import Graph, Link, Node
 SOURCE, TEXT, EDIT, RESULT, OTHER = "#3f789e", "#a1309b", "#8a6d3b", "#3f7d4e", "#555a66"
 """Colours of groups by what they hold."""
 
-PREVIEW = 230
-"""Extra height of a node that shows a picture."""
+PREVIEW, SMALL = 230, 190
+"""Extra height of a node that shows a picture, large or as small as ToyWorld's."""
 
 OWN_PICTURE = """
 **Your own picture:** replace *ToyWorld Picture* by **Load Image**. The toy model knows only its own
@@ -58,17 +58,17 @@ def sample(graph: Graph, model: Link, tokens: Link, instruction: Link, **inputs)
                      instruction=instruction, **inputs)  # fmt: skip
 
 
-def save(graph: Graph, images: Link, prefix: str, title: str = "Result", tall: int = 300) -> Node:
+def save(graph: Graph, images: Link, prefix: str, title: str = "Result", tall: int = 220) -> Node:
     """A picture in ComfyUI's output folder."""
     return graph.add("SaveImage", title, tall=tall, images=images,
                      filename_prefix=f"EditMGT/{prefix}")  # fmt: skip
 
 
-def show(graph: Graph, images: Link, title: str, tall: int = 240) -> Node:
+def show(graph: Graph, images: Link, title: str, tall: int = SMALL) -> Node:
     """A picture on the canvas only."""
     return graph.add("PreviewImage", title, tall=tall, wide=260, images=images)
 
 
-def show_mask(graph: Graph, mask: Link, title: str, tall: int = 240) -> Node:
+def show_mask(graph: Graph, mask: Link, title: str, tall: int = SMALL) -> Node:
     """A mask on the canvas."""
     return graph.add("MaskPreview", title, tall=tall, wide=260, mask=mask)

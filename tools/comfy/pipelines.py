@@ -9,6 +9,7 @@ from .parts import (
     OWN_PICTURE,
     PREVIEW,
     RESULT,
+    SMALL,
     SOURCE,
     TEXT,
     Start,
@@ -92,15 +93,15 @@ def crop_edit_stitch(info: dict[str, Any]) -> Graph:
     g.group("1  A large picture", SOURCE)
     load = g.add("EditMGT_Load")
     wall = g.add("EmptyImage", "Wall", width=768, height=512, batch_size=1, color=0xD9CFC1)
-    painting = toy_picture(g, 6, "color")
+    painting = toy_picture(g, 6, "color", size=256)
     g.column()
-    place = {"x": 416, "y": 192}
+    place = {"x": 416, "y": 128}
     large = g.add("ImageCompositeMasked", "Hang a picture on the wall", destination=wall["IMAGE"],
                   source=painting["IMAGE"], resize_source=False, **place)  # fmt: skip
     frame = g.add("SolidMask", "Nothing", value=0.0, width=768, height=512)
-    spot = g.add("SolidMask", "Around the triangle", value=1.0, width=64, height=64)
+    spot = g.add("SolidMask", "Around the triangle", value=1.0, width=128, height=128)
     region = g.add("MaskComposite", "Region", destination=frame["MASK"], source=spot["MASK"],
-                   x=place["x"] + 32, y=place["y"] + 32, operation="add")  # fmt: skip
+                   x=place["x"] + 64, y=place["y"] + 64, operation="add")  # fmt: skip
     g.column()
     show(g, large["IMAGE"], "The large picture")
     words = instruct(g, load["MODEL"], "turn the green triangle yellow")
@@ -165,7 +166,7 @@ has never seen a photograph.
 def batch(info: dict[str, Any]) -> Graph:
     """One instruction over many pictures."""
     g = Graph("08_batch", info)
-    start = begin(g, 3, "background", batch=6)
+    start = begin(g, 3, "background", batch=4)
     words = instruct(g, start.model, "make the background mint")
     g.column()
     g.note("Batches", f"""
@@ -178,9 +179,9 @@ A mask may be one for all, or one per picture; anything else is refused with bot
     edited = sample(g, start.model, start.tokens["TOKENS"], words["INSTRUCTION"])
     decoded = g.add("EditMGT_Decode", model=start.model, tokens=edited["TOKENS"])
     g.group("4  Results", RESULT)
-    save(g, decoded["IMAGE"], "batch", tall=360)
+    save(g, decoded["IMAGE"], "batch", tall=300)
     g.column()
-    show(g, start.image, "Before", tall=300)
+    show(g, start.image, "Before", tall=260)
     return g
 
 
@@ -197,7 +198,7 @@ of the picture; 1 keeps all of it.
 The strip below holds all six from left to right.
 """, (300, 200))
     g.group("3  Where it acts", "#7a4f9a")
-    found = g.add("EditMGT_ConsolidateAttention", tall=PREVIEW, model=start.model,
+    found = g.add("EditMGT_ConsolidateAttention", tall=SMALL, model=start.model,
                   tokens=start.tokens["TOKENS"], instruction=words["INSTRUCTION"])  # fmt: skip
     show(g, found["IMAGE"], "Heat map over the picture")
     decoded = [

@@ -117,7 +117,8 @@ def _shrink(path: Path, width: int) -> None:
     """At most that wide, in 256 colours: small and still sharp."""
     picture = Image.open(path).convert("RGB")
     picture.thumbnail((width, 4000), Image.Resampling.LANCZOS)
-    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    few = picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few.save(path, optimize=True)
 
 
 def main() -> None:

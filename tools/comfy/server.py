@@ -1,7 +1,7 @@
 """A real ComfyUI as a child process: start it on a fresh folder with the pack linked in, stop it.
 
 Where it is comes from the environment: COMFYUI_PATH, a checkout; COMFY_PYTHON, a Python that has
-its requirements.
+its requirements. Or COMFY_URL, a server that is already running (COMFY_LOG: its log).
 """
 
 import contextlib
@@ -26,14 +26,21 @@ class Server:
     """A running ComfyUI."""
 
     url: str
-    base: Path
+    log_file: Path | None
     version: str
     start_seconds: float
 
     @property
     def log(self) -> str:
-        """All it has printed."""
-        return (self.base / "comfyui.log").read_text(encoding="utf-8", errors="replace")
+        """All it has printed; nothing where that is not known."""
+        if self.log_file is None:
+            return ""
+        return self.log_file.read_text(encoding="utf-8", errors="replace")
+
+    @property
+    def version_numbers(self) -> tuple[int, ...]:
+        """To compare with."""
+        return tuple(int(part) for part in self.version.split(".")[:3])
 
     def client(self) -> Client:
         """A connection with an event stream of its own."""
@@ -75,7 +82,7 @@ def running(
     url = f"http://127.0.0.1:{port}"
     try:
         version = _wait(url, process, base / "comfyui.log")
-        yield Server(url, base, version, round(time.monotonic() - began, 1))
+        yield Server(url, base / "comfyui.log", version, round(time.monotonic() - began, 1))
     finally:
         process.terminate()
         try:
@@ -92,6 +99,15 @@ def temporary(**options) -> Iterator[Server]:
         Path(folder), **options
     ) as server:
         yield server
+
+
+def already_running() -> Server | None:
+    """The server that COMFY_URL names."""
+    url, log = os.environ.get("COMFY_URL"), os.environ.get("COMFY_LOG")
+    if not url:
+        return None
+    version = Client.get_json(f"{url}/system_stats")["system"]["comfyui_version"]
+    return Server(url, Path(log) if log else None, version, 0.0)
 
 
 def _free_port() -> int:

@@ -13,7 +13,7 @@ TILES: dict[str, tuple[str, ...]] = {
     "02_see_where_it_acts": ("Heat map over the picture", "Result"),
     "03_edit_inside_a_mask": ("Before", "The region", "Result"),
     "04_two_edits_in_a_row": ("Before", "After the first edit", "Result"),
-    "05_edit_then_upscale": ("Edited, not yet upscaled", "Result"),
+    "05_edit_then_upscale": ("Before", "Result"),
     "05b_edit_then_upscale_with_model": (),
     "06_crop_edit_stitch": ("The large picture", "Result"),
     "07_generate_then_edit": (),

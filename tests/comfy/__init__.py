@@ -1,0 +1,1 @@
+"""Tests on a real ComfyUI server; skipped where COMFYUI_PATH and COMFY_PYTHON are not set."""

@@ -1,0 +1,167 @@
+"""Caching, determinism, batches, live previews, cancelling, and what errors say."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from . import prompts
+
+
+@pytest.fixture
+def picture(client):
+    """A ToyWorld picture in the input folder."""
+    return client.upload("scene.png", prompts.png(prompts.scene()))
+
+
+# ---- caching and seeds
+
+
+def test_running_again_runs_nothing(client, picture):
+    prompt = prompts.with_localization(prompts.edit(picture, seed=101))
+    assert client.run(prompt).status == "success"
+    again = client.run(prompt)
+    assert again.status == "success" and again.executed == []
+
+
+def test_another_threshold_runs_only_sampler_and_what_follows(client, picture):
+    prompt = prompts.with_localization(prompts.edit(picture, seed=102, threshold=0.1))
+    assert client.run(prompt).status == "success"
+    prompt["edit"]["inputs"]["threshold"] = 0.15
+    again = client.run(prompt)
+    assert again.status == "success"
+    assert set(again.executed) <= {"edit", "decode", "save", "changed", "save_changed"}
+    assert {"edit", "decode", "save"} <= set(again.executed)
+
+
+def result(client, prompt):
+    run = client.run(prompt)
+    assert run.status == "success", run.message()
+    return [prompts.pixels(file) for file in client.files(run, "save")]
+
+
+def test_a_seed_gives_the_same_picture_on_any_run(client, picture):
+    first = result(client, prompts.edit(picture, seed=5))
+    other = result(client, prompts.edit(picture, seed=6))
+    client.post("/free", {"unload_models": True, "free_memory": True})
+    again = result(client, prompts.edit(picture, seed=5))
+    assert (first[0] == again[0]).all() and (first[0] != other[0]).any()
+
+
+def batched(client, names, **sampling):
+    """The edit on a batch of pictures put together by core nodes."""
+    prompt = prompts.edit(names[0], **sampling)
+    link = ("image", 0)
+    for number, name in enumerate(names[1:]):
+        prompt[f"image{number}"] = prompts.node("LoadImage", image=name)
+        prompt[f"join{number}"] = prompts.node(
+            "ImageBatch", image1=link, image2=(f"image{number}", 0)
+        )
+        link = (f"join{number}", 0)
+    prompt["tokens"]["inputs"]["image"] = list(link)
+    return prompt
+
+
+def test_an_item_is_the_same_alone_and_in_a_batch(client):
+    names = [client.upload(f"item{k}.png", prompts.png(prompts.scene(k))) for k in range(3)]
+    together = result(client, batched(client, names, seed=20))
+    assert len(together) == 3
+    for k, name in enumerate(names):
+        alone = result(client, prompts.edit(name, seed=20 + k))
+        assert (alone[0] == together[k]).all(), f"item {k}"
+
+
+# ---- previews and progress
+
+
+def test_live_previews_and_progress(client, picture):
+    run = client.run(prompts.edit(picture, seed=301, steps=8))
+    assert run.status == "success", run.message()
+    value, most = run.progress["edit"][-1]
+    assert value == most == 8
+    shown = [Image.open(io.BytesIO(data)) for node, data in run.previews if node in ("edit", None)]
+    assert len(shown) >= 4
+    assert all(min(image.size) >= 64 for image in shown)
+    first, last = (np.asarray(i.convert("RGB")).astype(int) for i in (shown[0], shown[-1]))
+    assert first.shape == last.shape and np.abs(first - last).mean() > 2
+
+
+def test_previews_can_be_switched_off(client, server, picture):
+    if server.version_numbers < (0, 4, 0):
+        pytest.skip("this ComfyUI has no preview setting per prompt")
+    prompt = prompts.edit(picture, seed=302, steps=8)
+    run = client.run(prompt, extra={"preview_method": "none"})
+    assert run.status == "success" and not run.previews
+    assert run.progress["edit"][-1] == (8, 8)
+
+
+# ---- cancel
+
+
+def test_cancel_ends_within_a_step_and_the_next_run_works(client, picture):
+    def stop(kind, data):
+        if kind == "progress" and data["node"] == "edit" and data["value"] == 3:
+            client.interrupt()
+
+    client.on_event = stop
+    run = client.run(prompts.edit(picture, seed=401, steps=400))
+    client.on_event = None
+    assert run.status == "interrupted"
+    value, most = run.progress["edit"][-1]
+    assert most == 400 and value < 60
+    assert client.run(prompts.edit(picture, seed=402)).status == "success"
+
+
+# ---- errors
+
+
+def refused(client, prompt, *parts):
+    """The run fails, saying all of `parts`; the next run works."""
+    run = client.run(prompt)
+    assert run.status in ("error", "rejected"), run.status
+    text = run.message()
+    for part in parts:
+        assert part in text, text
+    return run
+
+
+def test_an_empty_instruction(client, picture):
+    refused(client, prompts.edit(picture, "  "), "text")
+
+
+def test_words_that_are_not_in_the_instruction(client, picture):
+    prompt = prompts.with_localization(prompts.edit(picture), words="elephant")
+    refused(client, prompt, "elephant", "striped")
+
+
+def test_a_mask_of_another_size(client, picture):
+    mask = client.upload("small.png", prompts.png(np.full((50, 40, 3), 255, np.uint8)))
+    refused(client, prompts.edit(picture, mask=mask), "50", "40", "128")
+
+
+def test_masks_that_do_not_match_the_batch(client):
+    names = [client.upload(f"item{k}.png", prompts.png(prompts.scene(k))) for k in range(3)]
+    prompt = batched(client, names)
+    prompt["solid"] = prompts.node("SolidMask", value=1.0, width=128, height=128)
+    prompt["as_image"] = prompts.node("MaskToImage", mask=("solid", 0))
+    prompt["two"] = prompts.node("RepeatImageBatch", image=("as_image", 0), amount=2)
+    prompt["region"] = prompts.node("ImageToMask", image=("two", 0), channel="red")
+    prompt["edit"]["inputs"]["region"] = ["region", 0]
+    refused(client, prompt, "2", "3")
+
+
+def test_crop_without_a_mask(client, picture):
+    refused(client, prompts.edit(picture, fit="crop"), "mask")
+
+
+def test_an_error_is_followed_by_a_good_run(client, picture):
+    refused(client, prompts.edit(picture, fit="crop"), "mask")
+    assert client.run(prompts.edit(picture, seed=7)).status == "success"
+
+
+def test_a_checkpoint_that_is_not_there(client, picture):
+    prompt = prompts.edit(picture)
+    prompt["load"]["inputs"]["checkpoint"] = "no-such-model"
+    run = refused(client, prompt, "no-such-model")
+    assert run.status == "rejected"

@@ -1,0 +1,292 @@
+"""Workflows, blueprint, help pages and locales against saved `/object_info` of real servers."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tools.comfy import build
+from tools.comfy.blueprint import INPUT, OUTPUT
+from tools.comfy.schema import NodeType
+
+ROOT = Path(__file__).resolve().parents[1]
+VERSIONS = sorted(path.stem for path in build.SAVED.glob("*.json"))
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+NOTES = {"MarkdownNote"}  # known to the canvas alone
+THUMBNAIL = 60_000
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(params=VERSIONS)
+def info(request):
+    """What one ComfyUI version says of its nodes."""
+    return build.saved_info(request.param)
+
+
+@pytest.fixture(params=WORKFLOWS, ids=lambda path: path.stem)
+def workflow(request):
+    return read(request.param)
+
+
+def api_copy(path):
+    return read(path.parent / "api" / path.name)
+
+
+def ours(info):
+    return {name: entry for name, entry in info.items() if name.startswith("EditMGT_")}
+
+
+# ---- what is there
+
+
+def test_both_versions_are_saved_and_agree_on_our_nodes():
+    assert {"0.3.64", "0.33.0"} <= set(VERSIONS)
+    shapes = [
+        {
+            name: (node.outputs, [(i.name, i.type, i.required, i.default) for i in node.inputs])
+            for name, node in (
+                (name, NodeType.read(name, entry))
+                for name, entry in ours(build.saved_info(version)).items()
+            )
+        }
+        for version in VERSIONS
+    ]
+    assert all(shape == shapes[0] for shape in shapes)
+
+
+def test_the_generated_files_are_up_to_date():
+    stale = [
+        path
+        for path, value in build.contents(build.saved_info()).items()
+        if not (ROOT / path).exists() or read(ROOT / path) != json.loads(json.dumps(value))
+    ]
+    assert not stale, f"{stale}: run python -m tools.comfy.build"
+
+
+def test_each_workflow_has_an_api_copy_and_a_thumbnail():
+    assert len(WORKFLOWS) >= 10
+    for path in WORKFLOWS:
+        assert (path.parent / "api" / path.name).exists(), path.name
+        picture = path.with_suffix(".jpg").read_bytes()
+        assert picture[:3] == b"\xff\xd8\xff" and len(picture) < THUMBNAIL, path.name
+    extra = {p.name for p in (ROOT / "workflows").iterdir()}
+    extra -= {p.name for w in WORKFLOWS for p in (w, w.with_suffix(".jpg"))}
+    assert extra == {"api"}
+
+
+# ---- shape of format 0.4
+
+TOP = {"last_node_id": int, "last_link_id": int, "nodes": list, "links": list, "groups": list,
+       "version": float}  # fmt: skip
+NODE = {"id": int, "type": str, "pos": list, "size": list, "flags": dict, "order": int,
+        "mode": int, "properties": dict, "inputs": list, "outputs": list,
+        "widgets_values": list}  # fmt: skip
+
+
+def check_fields(value, fields, where):
+    for name, kind in fields.items():
+        assert isinstance(value.get(name), kind), f"{where}: {name} is {value.get(name)!r}"
+
+
+def check_nodes(nodes):
+    for node in nodes:
+        check_fields(node, NODE, node.get("id"))
+        assert all(isinstance(n, int | float) for n in (*node["pos"], *node["size"]))
+        assert re.fullmatch(r"\d+\.\d+\.\d+", node["properties"].get("ver", "0.0.0"))
+    assert len({node["id"] for node in nodes}) == len(nodes)
+
+
+def test_shape_of_the_format(workflow):
+    check_fields(workflow, TOP, "top")
+    assert workflow["version"] == 0.4
+    check_nodes(workflow["nodes"])
+    assert max(n["id"] for n in workflow["nodes"]) == workflow["last_node_id"]
+    for link in workflow["links"]:
+        assert len(link) == 6 and all(isinstance(n, int) for n in link[:5])
+        assert isinstance(link[5], str)
+    assert max((link[0] for link in workflow["links"]), default=0) == workflow["last_link_id"]
+
+
+def test_links_agree_with_sockets_and_types(workflow, info):
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    for number, origin, slot, target, place, kind in workflow["links"]:
+        output, given = nodes[origin]["outputs"][slot], nodes[target]["inputs"][place]
+        assert number in output["links"] and given["link"] == number
+        assert output["type"] == kind
+        wanted = NodeType.read(nodes[target]["type"], info[nodes[target]["type"]])
+        assert kind in (wanted.input(given["name"]).type.split(",")), given
+    linked = [i["link"] for n in workflow["nodes"] for i in n["inputs"] if i["link"] is not None]
+    assert sorted(linked) == sorted(link[0] for link in workflow["links"])
+
+
+def test_every_node_is_known_and_every_value_allowed(workflow, info):
+    for node in workflow["nodes"]:
+        if node["type"] in NOTES:
+            continue
+        kind = NodeType.read(node["type"], info[node["type"]])
+        missing = {i.name for i in kind.inputs if i.required and not i.is_widget} - {
+            i["name"] for i in node["inputs"] if i["link"] is not None
+        }
+        assert not missing, f"{node['type']}: {missing} not linked"
+        files = {model["name"] for model in node["properties"].get("models", [])}
+        for item, value in widget_values(node, kind):
+            check_value(item, value, files)
+
+
+def widget_values(node, kind):
+    values = iter(node["widgets_values"])
+    for item in (i for i in kind.inputs if i.is_widget):
+        yield item, next(values)
+        for _ in item.companions:
+            next(values)
+    assert next(values, None) is None, f"{node['type']}: surplus widget values"
+
+
+def check_value(item, value, files):
+    if item.type == "COMBO":
+        assert value in item.choices or value in files, f"{item.name}: {value!r}"
+    elif item.type in ("INT", "FLOAT"):
+        assert isinstance(value, int | float) and not isinstance(value, bool), item.name
+        low, high = item.options.get("min", value), item.options.get("max", value)
+        assert low <= value <= high, f"{item.name}: {value} outside {low}..{high}"
+    else:
+        assert isinstance(value, {"STRING": str, "BOOLEAN": bool}[item.type]), item.name
+
+
+# ---- agreement of both forms
+
+
+def to_api(workflow, info):
+    """API form, as the canvas would make it."""
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    links = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    prompt = {}
+    for node in nodes.values():
+        if node["type"] in NOTES:
+            continue
+        kind = NodeType.read(node["type"], info[node["type"]])
+        inputs = {item.name: value for item, value in widget_values(node, kind)}
+        inputs |= {i["name"]: links[i["link"]] for i in node["inputs"] if i["link"] is not None}
+        title = node.get("title", kind.title)
+        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs, "title": title}
+    return prompt
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_both_forms_agree(path):
+    stated = api_copy(path)
+    for entry in stated.values():
+        entry["title"] = entry.pop("_meta")["title"]
+    assert to_api(read(path), build.saved_info()) == stated
+
+
+# ---- coverage and looks
+
+
+def test_every_node_and_every_output_is_used_somewhere():
+    info = build.saved_info()
+    used = {
+        (entry["class_type"], value[1])
+        for path in WORKFLOWS
+        for prompt in [api_copy(path)]
+        for origin in prompt.values()
+        for value in origin["inputs"].values()
+        if isinstance(value, list)
+        for entry in [prompt[value[0]]]
+    }
+    wanted = {(name, k) for name, e in ours(info).items() for k in range(len(e["output"]))}
+    assert wanted <= used, wanted - used
+
+
+def test_notes_groups_and_no_overlap(workflow):
+    assert workflow["groups"] and any(n["type"] in NOTES for n in workflow["nodes"])
+    boxes = [(n["pos"][0], n["pos"][1] - 30, n["size"][0], n["size"][1] + 30)
+             for n in workflow["nodes"]]  # fmt: skip
+    frames = [tuple(g["bounding"]) for g in workflow["groups"]]
+    for many in (boxes, frames):
+        for k, one in enumerate(many):
+            assert not any(overlap(one, other) for other in many[k + 1 :])
+    for box in boxes:
+        assert any(inside(box, frame) for frame in frames), box
+
+
+def overlap(a, b):
+    return (a[0] < b[0] + b[2] and b[0] < a[0] + a[2]
+            and a[1] < b[1] + b[3] and b[1] < a[1] + a[3])  # fmt: skip
+
+
+def inside(box, frame):
+    return (box[0] >= frame[0] and box[1] >= frame[1]
+            and box[0] + box[2] <= frame[0] + frame[2]
+            and box[1] + box[3] <= frame[1] + frame[3])  # fmt: skip
+
+
+# ---- the blueprint
+
+
+def test_the_blueprint(info):
+    file = read(ROOT / "subgraphs" / f"{build.NAME}.json")
+    box, (inner,) = file["nodes"][0], file["definitions"]["subgraphs"]
+    assert box["type"] == inner["id"] and inner["name"] == "EditMGT Edit"
+    check_nodes(inner["nodes"])
+    nodes = {node["id"]: node for node in inner["nodes"]}
+    for link in inner["links"]:
+        if link["origin_id"] == INPUT:
+            assert link["id"] in inner["inputs"][link["origin_slot"]]["linkIds"]
+        else:
+            output = nodes[link["origin_id"]]["outputs"][link["origin_slot"]]
+            assert link["id"] in output["links"] and output["type"] == link["type"]
+        if link["target_id"] == OUTPUT:
+            assert link["id"] in inner["outputs"][link["target_slot"]]["linkIds"]
+        else:
+            assert nodes[link["target_id"]]["inputs"][link["target_slot"]]["link"] == link["id"]
+    for number, widget in box["properties"]["proxyWidgets"]:
+        kind = nodes[int(number)]["type"]
+        assert NodeType.read(kind, info[kind]).input(widget).is_widget
+    for node in inner["nodes"]:
+        kind = NodeType.read(node["type"], info[node["type"]])
+        for item, value in widget_values(node, kind):
+            check_value(item, value, set())
+
+
+# ---- help and languages
+
+
+def test_every_node_has_a_help_page_with_a_picture():
+    pages = ROOT / "web" / "docs"
+    for name, entry in ours(build.saved_info()).items():
+        text = (pages / f"{name}.md").read_text(encoding="utf-8")
+        pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
+        assert pictures, name
+        for picture in pictures:
+            assert (pages / picture).stat().st_size < 300_000
+        kind = NodeType.read(name, entry)
+        for item in kind.inputs:
+            assert f"**{item.name}**" in text, f"{name}.md says nothing of {item.name}"
+        for output, _ in kind.outputs:
+            assert f"**{output}**" in text, f"{name}.md says nothing of the output {output}"
+    assert not list((ROOT / "web").rglob("*.js"))
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_locales_are_complete(language, info):
+    texts = read(ROOT / "locales" / language / "nodeDefs.json")
+    assert set(texts) == set(ours(info))
+    for name, entry in ours(info).items():
+        kind, text = NodeType.read(name, entry), texts[name]
+        assert text["display_name"] and text["description"]
+        assert list(text["inputs"]) == [item.name for item in kind.inputs], name
+        assert list(text["outputs"]) == [str(k) for k in range(len(kind.outputs))]
+        for item in text["inputs"].values():
+            assert item["name"] and item["tooltip"], f"{name}: {item}"
+
+
+def test_every_input_and_output_has_a_tooltip(info):
+    for name, entry in ours(info).items():
+        for item in NodeType.read(name, entry).inputs:
+            assert len(item.options.get("tooltip", "")) > 20, f"{name}.{item.name}"
+        assert all(entry.get("output_tooltips") or [None]), name
