@@ -590,11 +590,18 @@ def test_ranges_in_the_help_are_those_of_the_library():
 
     [commands] = (a for a in build_parser()._actions if a.dest == argparse_dest())
     published = SamplingOptions()
-    ranges = {"steps": "1..1000", "guidance": "0..100", "strength": "0.01..100"}
+    ranges = {
+        "steps": "1..1000",
+        "guidance": "0..100",
+        "strength": "0.01..100",
+        "reference_refresh": "1..1000",
+        "guidance_interval": "0..1",
+    }
     for action in commands.choices["edit"]._actions:
         if hasattr(published, action.dest) and action.dest != "negative":
             value = getattr(published, action.dest)
-            shown = f"{value:g}" if isinstance(value, float) else str(value)
+            numbers = value if isinstance(value, tuple) else (value,)
+            shown = ",".join(f"{n:g}" if isinstance(n, float) else str(n) for n in numbers)
             assert f"[{shown}]" in action.help
             assert ranges.get(action.dest, "") in action.help
 

@@ -43,6 +43,7 @@ def add_parser(commands: Any) -> None:
         help="pad, native (own shape) or crop (around the mask) (default: pad)",
     )  # fmt: skip
     _add_region_options(parser.add_argument_group("where"))
+    _add_speed_options(parser.add_argument_group("faster, not exact (see benchmarks/README.md)"))
     add_common_options(parser)
     parser.set_defaults(run=run)
 
@@ -76,6 +77,22 @@ def _add_region_options(group: Any) -> None:
     group.add_argument(
         "--changed-out", metavar="OUT", help="write the mask of what may differ too (default: no)"
     )
+
+
+def _add_speed_options(group: Any) -> None:
+    group.add_argument(
+        "--refresh", dest="reference_refresh", type=int, metavar="K",
+        help=f"the input's stream at each K-th step, 1..1000 ({OWN} [1])",
+    )  # fmt: skip
+    group.add_argument(
+        "--guided", dest="guidance_interval", type=_interval, metavar="A,B",
+        help=f"guide in this share of steps alone, 0..1 ({OWN} [0,1])",
+    )  # fmt: skip
+
+
+def _interval(text: str) -> tuple[float, ...]:
+    """ "0,0.5" as numbers; the library judges them."""
+    return tuple(float(part) for part in text.split(","))
 
 
 def run(args: argparse.Namespace) -> int:

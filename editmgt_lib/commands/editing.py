@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from ..pipeline import EditMGT
     from ..results import Decoded
 
-SAMPLING = ("seed", "steps", "guidance", "strength", "threshold", "hold_rule")
+SAMPLING = (
+    *("seed", "steps", "guidance", "strength", "threshold", "hold_rule"),
+    *("guidance_interval", "reference_refresh"),
+)
 
 
 @dataclass(frozen=True, eq=False)
