@@ -25,7 +25,7 @@ PARTS = 4
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Model:
-    """What the MODEL socket carries: the stages, and the networks they need in managed form."""
+    """What a MODEL carries: the stages, and the networks they need in managed form."""
 
     name: str
     pipeline: EditMGT
