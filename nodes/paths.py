@@ -65,7 +65,8 @@ def locate(name: str) -> dict[str, Path]:
     homes = {part: _homes(name, part) for part in CORE}
     parts = {part: _having(f"{part}/{MARKERS[part]}", homes[part]) for part in CORE}
     if missing := [part for part, home in parts.items() if home is None]:
-        place = download_folder(name) if "/" in name else roots()[0] / name
+        places = [download_folder(name)] if "/" in name else [root / name for root in roots()]
+        place = next((place for place in places if place.is_dir()), places[0])
         raise CheckpointError(
             f"checkpoint {name!r} lacks {', '.join(missing)}; put them into {place}"
             + (" or switch download on" if name == DEFAULT_REPO else "")

@@ -3,8 +3,10 @@
 import time
 
 import comfy.utils
+import torch
 from comfy.cli_args import LatentPreviewMethod, args
 from PIL import Image
+from torch import Tensor
 
 from ..editmgt_lib.geometry import Tokens
 from ..editmgt_lib.models.vq import VQModel
@@ -42,12 +44,13 @@ class Progress:
 class LivePreview:
     """The real partial picture of one item, with held and pending tokens marked.
 
+    fixed: tokens outside a region, bool [1, rows, cols], or None; they are shown as held.
     The marks are new at every step. The picture under them is decoded as often as a fixed share of
     the run's time allows: at every step where that is cheap, less often on a slow device.
     """
 
-    def __init__(self, vq: VQModel, tokens: Tokens) -> None:
-        self.vq, self.canvas = vq, tokens.canvas
+    def __init__(self, vq: VQModel, tokens: Tokens, fixed: Tensor | None) -> None:
+        self.vq, self.canvas, self.fixed = vq, tokens.canvas, fixed
         self._pixels, self._due = None, 0.0
 
     def __call__(self, event: StepEvent) -> Image.Image:
@@ -57,4 +60,6 @@ class LivePreview:
             self._pixels = decode_pixels(self.vq, event.proposal[:1])[0]
             ended = time.monotonic()
             self._due = ended + (ended - began) * (1 / DECODING_SHARE - 1)
-        return to_pil(partial_picture(self._pixels, event.held, event.pending, self.canvas))
+        known = [cells.cpu() for cells in (event.held, self.fixed) if cells is not None]
+        held = torch.stack(known).any(0) if known else None
+        return to_pil(partial_picture(self._pixels, held, event.pending, self.canvas))

@@ -1,11 +1,12 @@
 """Node "Region-Hold Sampler": draw the tokens the instruction is about, hold the others."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..editmgt_lib.geometry import Tokens, project_mask, support
+from ..editmgt_lib.geometry import Canvas, Tokens, project_mask, support
 from ..editmgt_lib.instruction import Instruction
 from ..editmgt_lib.localization import Localization
 from ..editmgt_lib.pipeline import COMBINATIONS
@@ -178,9 +179,8 @@ def sampled(
     combine: str,
 ) -> Tokens:
     """The edited batch, picture by picture."""
-    canvas = tokens.canvas
-    if region is not None:
-        project_mask(region, canvas, required=True)  # refuse a mask that does not fit at once
+    canvas, shown = tokens.canvas, previews_wanted()
+    union = combine == "union" and options.threshold > 0
     if localization is not None:
         fitting(localization, canvas.batch, (canvas.rows, canvas.cols))
     items = zip(
@@ -188,18 +188,18 @@ def sampled(
         each_instruction(instruction, canvas.batch),
         each_localization(localization, canvas.batch),
         each_mask(region, canvas.batch),
+        each_mask(_fixed(region, canvas, union), canvas.batch),
         options.seeds(canvas.batch),
         strict=True,
     )
-    progress, shown = Progress(options.steps * canvas.batch), previews_wanted()
-    needed = [model.transformer, model.vq] if shown else [model.transformer]
-    memory = model.sampling_memory(canvas)
+    networks, memory = [model.transformer], model.sampling_memory(canvas)
     if shown:
+        networks.append(model.vq)
         memory = max(memory, model.coding_memory(*canvas.size))
-    ids = []
-    with on_device(*needed, working_memory=memory):
-        for k, (item, prompt, found, mask, seed) in enumerate(items):
-            preview = LivePreview(model.pipeline.vq, item) if shown else None
+    progress, ids = Progress(options.steps * canvas.batch), []
+    with on_device(*networks, working_memory=memory):
+        for k, (item, prompt, found, mask, fixed, seed) in enumerate(items):
+            preview = LivePreview(model.pipeline.vq, item, fixed) if shown else None
             edited, _ = model.pipeline.sample(
                 item, prompt, replace(options, seed=seed), localization=found, region=mask,
                 combine=combine, callback=_reporter(progress, k * options.steps, preview),
@@ -209,8 +209,18 @@ def sampled(
     return tokens.with_ids(joined(ids))
 
 
-def _reporter(progress: Progress, done: int, preview: LivePreview | None):
-    """What to do after each step."""
+def _fixed(region: Tensor | None, canvas: Canvas, union: bool) -> Tensor | None:
+    """Tokens that a region alone rules out, bool [B, rows, cols]; refuses masks that do not fit."""
+    if region is None:
+        return None
+    cells = project_mask(region, canvas, required=True)
+    return None if union else ~cells
+
+
+def _reporter(
+    progress: Progress, done: int, preview: LivePreview | None
+) -> Callable[[StepEvent], None]:
+    """What to do after each step of an item; `done` counts those of the items before it."""
 
     def report(event: StepEvent) -> None:
         progress.reach(done + event.step + 1, preview(event) if preview else None)
