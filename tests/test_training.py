@@ -547,11 +547,10 @@ def test_what_cannot_be_trained_is_named(arguments, named, tmp_path):
 
 
 def test_a_stage_without_its_predecessor_says_which(tiny_recipe, tmp_path):
-    with pytest.raises(CheckpointError, match="train stage 'tokenizer' first"):
-        commands.run_training("tiny", tmp_path, stages=("edit",))
-    commands.run_training("tiny", tmp_path, stages=("tokenizer",), steps=1)
-    with pytest.raises(CheckpointError, match="train stage 'text-to-image' first"):
-        commands.run_training("tiny", tmp_path, stages=("edit",))
+    for missing in ("tokenizer", "text", "text-to-image"):
+        with pytest.raises(CheckpointError, match=f"train stage '{missing}' first"):
+            commands.run_training("tiny", tmp_path, stages=("edit",))
+        commands.run_training("tiny", tmp_path, stages=(missing,), steps=1)
 
 
 @pytest.mark.parametrize("name", ["toyworld-cpu", "toyworld-gpu"])

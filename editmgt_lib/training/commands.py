@@ -121,13 +121,13 @@ def build_stage(
         return TextStage(towers, seed=0, device=device)
     if name == "tokenizer":
         return TokenizerStage(recipe.tokenizer, recipe.size, 0, recipe.continuous, device)
-    _require_part(folder, name, "text")
     _require_part(folder, name, "tokenizer")
-    towers = TextTowers.from_folder(folder, text_length=recipe.text_length)
     config = VQConfig.from_dict(read_config(folder / "vqvae"))
     vq = load_module(lambda: VQModel(config), read_state_dict(folder / "vqvae"))
     if name == "decoder":
         return DecoderStage(vq, recipe.size, device)
+    _require_part(folder, name, "text")
+    towers = TextTowers.from_folder(folder, text_length=recipe.text_length)
     if name == "text-to-image":
         transformer = new_transformer(recipe.transformer, seed=0)
         width = recipe.transformer.width // recipe.transformer.stride**2
