@@ -16,7 +16,7 @@ def server(tmp_path_factory):
         pytest.skip("no ComfyUI: set COMFYUI_PATH to a checkout and COMFY_PYTHON to its Python")
     arguments = ("--cpu", "--preview-method", "auto")
     base = tmp_path_factory.mktemp("comfy")
-    with running(base, name="Some Pack-1", arguments=arguments) as started:
+    with running(base, name="Any-Folder.1", arguments=arguments) as started:
         yield started
 
 

@@ -66,6 +66,7 @@ class Frontend:
 
     def load(self, workflow: dict[str, Any]) -> dict[str, Any]:
         """Open a workflow; what is wrong with it at a glance."""
+        self.page.keyboard.press("Escape")  # what the last workflow may have brought up
         self.page.evaluate("async (w) => { await window.app.loadGraphData(w); }", workflow)
         self.page.wait_for_timeout(800)
         return self.page.evaluate(INSPECT)

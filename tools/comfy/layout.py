@@ -2,8 +2,9 @@
 
 from .graph import Graph, Group
 
-TITLE, GAP, PAD, HEAD = 30, 30, 20, 44
-"""Pixels: a node's title bar, between nodes and groups, inside a group, a group's own title."""
+TITLE, GAP, BELOW, PAD, HEAD = 30, 30, 52, 20, 44
+"""Pixels: a node's title bar, between columns and groups, below a node (the newer way of drawing
+nodes makes them a little taller), inside a group, a group's own title."""
 
 
 def layout(graph: Graph) -> Graph:
@@ -43,7 +44,7 @@ def _place(group: Group, left: int, top: int) -> tuple[int, int]:
         for item in column:
             item.pos = (x, y + TITLE)
             item.widen(width)
-            y += TITLE + item.size[1] + GAP
-        low = max(low, y - GAP)
+            y += TITLE + item.size[1] + BELOW
+        low = max(low, y - BELOW)
         x += width + GAP
-    return x - GAP + PAD, low + PAD
+    return x - GAP + PAD, low + PAD + GAP

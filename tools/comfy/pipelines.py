@@ -109,7 +109,7 @@ def crop_edit_stitch(info: dict[str, Any]) -> Graph:
     tokens = g.add("EditMGT_EncodeTokens", tall=PREVIEW, model=load["MODEL"],
                    image=large["IMAGE"], fit="crop", mask=region["MASK"])  # fmt: skip
     g.column()
-    show(g, tokens["IMAGE"], "What the model sees")
+    show(g, tokens["IMAGE"], "What the model sees", tall=PREVIEW)
     g.note("Crop, edit, stitch", """
 **fit: crop** takes only the surroundings of the mask, so a small region gets the model's whole
 canvas instead of a few tokens. *Decode* puts it back: no other node is needed, and all pixels
@@ -188,8 +188,8 @@ A mask may be one for all, or one per picture; anything else is refused with bot
 def threshold_sweep(info: dict[str, Any]) -> Graph:
     """One edit at several thresholds, side by side."""
     g = Graph("09_threshold_sweep", info)
-    start = begin(g, 0, "color")
-    words = instruct(g, start.model, "make the red heart yellow")
+    start = begin(g, 0, "background")
+    words = instruct(g, start.model, "make the background mint")
     g.column()
     g.note("Choosing λ", """
 The same seed and words at six thresholds. A small λ lets the edit spread, a large one keeps more
@@ -211,7 +211,8 @@ The strip below holds all six from left to right.
     for right in decoded[1:]:
         if strip is not decoded[0]:
             g.column()
-        strip = g.add("ImageStitch", image1=strip, image2=right, spacing_width=4)["IMAGE"]
+        strip = g.add("ImageStitch", "Add to the strip", image1=strip, image2=right,
+                      spacing_width=4)["IMAGE"]  # fmt: skip
     g.column()
     save(g, strip, "threshold-sweep", tall=200).width = 700
     return g
@@ -225,7 +226,8 @@ def _at_threshold(
         g.group("4  The same edit at several λ", EDIT)
     else:
         g.column()
-    edited = g.add("EditMGT_RegionHoldSampler", f"λ = {value:g}", wide=260, model=start.model,
+    edited = g.add("EditMGT_RegionHoldSampler", f"λ = {value:g}", tall=SMALL, wide=260,
+                   model=start.model,
                    tokens=start.tokens["TOKENS"], instruction=instruction, localization=found,
                    threshold=value)  # fmt: skip
     decoded = g.add("EditMGT_Decode", f"Decode, λ = {value:g}", wide=260, model=start.model,
