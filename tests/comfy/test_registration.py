@@ -5,6 +5,8 @@ from urllib.parse import quote
 
 import pytest
 
+from tools.comfy import build
+
 NODES = {
     "EditMGT_Load", "EditMGT_EncodeTokens", "EditMGT_EncodeInstruction",
     "EditMGT_ConsolidateAttention", "EditMGT_RegionHoldSampler", "EditMGT_Decode",
@@ -23,6 +25,16 @@ def test_the_toy_checkpoint_comes_first(client):
     entry = client.get("/object_info")["EditMGT_Load"]["input"]["required"]["checkpoint"]
     choices = entry[0] if isinstance(entry[0], list) else entry[1]["options"]
     assert choices[0] == "toyworld"
+
+
+def test_the_saved_description_is_what_the_server_says(client, server):
+    """Where it is not: python -m tools.comfy.build --url, with each of the saved versions."""
+    file = build.SAVED / f"{server.version}.json"
+    if not file.exists():
+        pytest.skip(f"nothing saved of {server.version}")
+    info, saved = client.get("/object_info"), build.saved_info(server.version)
+    for name in NODES:
+        assert build.portable(info[name]) == saved[name], name
 
 
 def test_nothing_is_wrong_in_the_log(server, folder):

@@ -57,12 +57,12 @@ def save_info(url: str) -> str:
     info = Client.get_json(f"{url}/object_info")
     used = {node.type.id for graph in graphs(info) for node in graph.nodes} | {"LoadImage"}
     ours = {name for name, entry in info.items() if name.startswith("EditMGT_")}
-    kept = {name: _portable(info[name]) for name in sorted(used | ours)}
+    kept = {name: portable(info[name]) for name in sorted(used | ours)}
     write(SAVED / f"{comfyui}.json", kept)
     return comfyui
 
 
-def _portable(entry: dict[str, Any]) -> dict[str, Any]:
+def portable(entry: dict[str, Any]) -> dict[str, Any]:
     """Without what depends on one installation: its folder name and its files."""
     entry = json.loads(json.dumps(entry))
     if entry["python_module"].startswith("custom_nodes."):
