@@ -546,6 +546,7 @@ def test_what_cannot_be_trained_is_named(arguments, named, tmp_path):
         commands.run_training(**{"recipe": "toyworld-cpu", "out": tmp_path} | arguments)
 
 
+@pytest.mark.filterwarnings("ignore:prompt .* is ignored there")
 def test_a_stage_without_its_predecessor_says_which(tiny_recipe, tmp_path):
     for missing in ("tokenizer", "text", "text-to-image"):
         with pytest.raises(CheckpointError, match=f"train stage '{missing}' first"):
