@@ -1,5 +1,5 @@
 """The five stages as ComfyUI nodes, one file each, and the toy picture.
 
-`memory`, `progress` and `paths` are all that touches ComfyUI's insides; `compat` and `sockets` use
-its node API; `batches` and `previews` are plain functions on tensors.
+`memory`, `networks`, `progress` and `paths` are all that touches ComfyUI's insides; `compat` and
+`sockets` use its node API; `batches`, `parsing` and `previews` are plain functions.
 """
