@@ -81,24 +81,24 @@ def grouped_attention(
 def rotary_table(positions: Tensor, axes: Sequence[int], theta: float = 10000.0) -> Tensor:
     """Cosines and sines of every position and channel, [2, L, sum(axes)] float32.
 
+    Made in float64, which not every device has: to be moved there afterwards.
+
     Args:
-        positions: [L, len(axes)] integer coordinates.
+        positions: [L, len(axes)] integer coordinates, on the CPU.
         axes: channels given to each coordinate.
     """
     angles = []
     for axis, channels in enumerate(axes):
-        exponent = torch.arange(0, channels, 2, dtype=torch.float64, device=positions.device)
+        exponent = torch.arange(0, channels, 2, dtype=torch.float64)
         frequency = 1.0 / theta ** (exponent / channels)
         angles.append(positions[:, axis].double()[:, None] * frequency)
     angle = torch.cat(angles, dim=1).repeat_interleave(2, dim=1)
     return torch.stack([angle.cos(), angle.sin()]).float()
 
 
-def grid_positions(rows: int, cols: int, device: torch.device) -> Tensor:
+def grid_positions(rows: int, cols: int) -> Tensor:
     """Coordinates (0, row, column) of a grid in reading order, [rows * cols, 3]."""
-    row, col = torch.meshgrid(
-        torch.arange(rows, device=device), torch.arange(cols, device=device), indexing="ij"
-    )
+    row, col = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
     return torch.stack([torch.zeros_like(row), row, col], dim=-1).reshape(-1, 3)
 
 

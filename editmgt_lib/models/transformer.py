@@ -216,11 +216,11 @@ class MaskedTransformer(nn.Module):
         device: torch.device,
     ) -> AttentionContext:
         axes = self.config.axes_dims_rope
-        image = rotary_table(grid_positions(*grid, device), axes)
-        text = rotary_table(torch.zeros(text_length, 3, device=device), axes)
+        image = rotary_table(grid_positions(*grid), axes).to(device)
+        text = rotary_table(torch.zeros(text_length, 3), axes).to(device)
         tables = [image]
         if reference_grid != (0, 0):
-            tables.append(rotary_table(grid_positions(*reference_grid, device), axes))
+            tables.append(rotary_table(grid_positions(*reference_grid), axes).to(device))
         lengths = (text_length, grid[0] * grid[1], reference_grid[0] * reference_grid[1])
         groups = strength_groups(lengths, injection.strength, injection.scope, device)
         joint = torch.cat([text, image], dim=1)
