@@ -29,15 +29,20 @@ def synchronize(device: str) -> None:
 
 
 def measured(call: Callable[[], object], device: str, memory: bool = False) -> dict[str, float]:
-    """Run once: `seconds`, and `peak_mib` (the process on a CPU, torch's tensors on CUDA)."""
+    """Run once: `seconds`, on a CPU those its threads computed (`cpu_s`), and `peak_mib`.
+
+    The peak is that of the process on a CPU, that of torch's tensors on CUDA.
+    """
     cuda = torch.device(device).type == "cuda"
     if memory:
         torch.cuda.reset_peak_memory_stats() if cuda else _forget_peak()
     synchronize(device)
-    start = time.perf_counter()
+    start, computed = time.perf_counter(), time.process_time()
     call()
     synchronize(device)
     found = {"seconds": time.perf_counter() - start}
+    if not cuda:
+        found["cpu_s"] = time.process_time() - computed
     if memory:
         peak = torch.cuda.max_memory_allocated() if cuda else _peak_of_process()
         if peak is not None:

@@ -86,7 +86,8 @@ def compare(rows: list[Row], sides: dict[str, Side], rounds: int) -> list[dict[s
     """Every row in every round, the sides taking turns to be first; a first round warms up.
 
     Returns, per row: `name`, `stage`, `asked`, per side the seconds of each round or why there are
-    none, the median, the peak memory; `ratio`, the median over rounds of official / ours.
+    none, the median, the peak memory; `ratio`, the median over rounds of official / ours, and
+    `cpu_ratio`, the same of the threads' own seconds, which other work on the machine hardly moves.
     """
     found = [{"name": row.name, "stage": row.stage, "asked": row.asked} for row in rows]
     for record in found:
@@ -110,7 +111,9 @@ def _take(record: dict[str, Any], side: Side, row: Row, keep: bool) -> None:
     if "missing" in answer:
         record["missing"] = answer["missing"]
     elif keep:
-        record["seconds"].append(answer["seconds"])
+        for key in ("seconds", "cpu_s"):
+            if key in answer:
+                record.setdefault(key, []).append(answer[key])
         if "peak_mib" in answer:
             record["peak_mib"] = max(record.get("peak_mib", 0), answer["peak_mib"])
 
@@ -119,9 +122,10 @@ def _summarize(record: dict[str, Any], sides: dict[str, Side]) -> None:
     for name in sides:
         if record[name]["seconds"]:
             record[name]["median"] = median(record[name]["seconds"])
-    ours, theirs = (record.get(n, {}).get("seconds", []) for n in ("ours", "official"))
-    if ours and theirs:
-        record["ratio"] = median(t / o for t, o in zip(theirs, ours, strict=True))
+    for name, key in (("ratio", "seconds"), ("cpu_ratio", "cpu_s")):
+        ours, theirs = (record.get(side, {}).get(key) for side in ("ours", "official"))
+        if ours and theirs:
+            record[name] = median(t / o for t, o in zip(theirs, ours, strict=True))
 
 
 def effect(found: list[dict[str, Any]], without: str, having: str) -> dict[str, float]:
