@@ -20,6 +20,7 @@ from editmgt_lib.evaluation.batches import PairBatch, pair_batches, seeded
 from editmgt_lib.evaluation.metrics import outside_error
 from editmgt_lib.evaluation.options import EvaluationOptions
 from editmgt_lib.evaluation.success import judge
+from editmgt_lib.evaluation.tables import markdown
 from editmgt_lib.pipeline import EditMGT
 from editmgt_lib.sampling import SamplingOptions
 from editmgt_lib.toyworld.world import CATEGORIES
@@ -97,14 +98,14 @@ def _row(name: str, row: dict, exact: Sequence[float]) -> dict:
 
 def table(rows: Sequence[dict]) -> str:
     """Markdown."""
-    lines = ["| option | speed-up | success | outside error | same tokens |",
-             "| :--- | ---: | ---: | ---: | ---: |"]  # fmt: skip
-    lines += [
-        f"| {r['option']} | {r['speed-up']:.2f} | {r['success']:.1%} | {r['outside error']:.4f} "
-        f"| {r['same tokens']:.2%} |"
+    lines = [
+        (
+            r["option"], f"{r['speed-up']:.2f}", f"{r['success']:.1%}",
+            f"{r['outside error']:.4f}", f"{r['same tokens']:.2%}",
+        )
         for r in rows
-    ]
-    return "\n".join(lines)
+    ]  # fmt: skip
+    return markdown(("option", "speed-up", "success", "outside error", "same tokens"), lines)
 
 
 def main() -> None:

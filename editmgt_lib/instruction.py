@@ -121,6 +121,10 @@ class Instruction:
         }
         return Instruction(**repeated)
 
+    def item(self, k: int) -> "Instruction":
+        """Prompt k alone (tensors are views)."""
+        return Instruction(**{f.name: getattr(self, f.name)[k : k + 1] for f in fields(self)})
+
     def rows_of(self, words: str | Sequence[str]) -> list[list[int]]:
         """Text rows of words or phrases, per prompt: sorted, all occurrences, no row twice.
 

@@ -22,6 +22,9 @@ __all__ = [
 ]  # fmt: skip
 
 
+HOLD_RULES = ("proposal", "restore")
+
+
 @dataclass(frozen=True)
 class SamplingOptions:
     """Every knob of a sampling run; defaults reproduce the published inference. Raises InputError.
@@ -68,7 +71,7 @@ class SamplingOptions:
         require_number("threshold", self.threshold, 0, 1)
         require_choice("strength_scope", self.strength_scope, ("text+image", "image"))
         require_choice("schedule", self.schedule, ("cosine", "linear"))
-        require_choice("hold_rule", self.hold_rule, ("proposal", "restore"))
+        require_choice("hold_rule", self.hold_rule, HOLD_RULES)
         require_choice("draw", self.draw, ("inverse", "race"))
         ends = self._temperatures
         if len(ends) != 2:

@@ -5,7 +5,7 @@ item by itself is the same in any company, and no more memory is needed than for
 """
 
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -30,9 +30,8 @@ def each_tokens(tokens: Tokens) -> Iterator[Tokens]:
 def each_instruction(instruction: Instruction, batch: int) -> Iterator[Instruction]:
     """Prompts one by one, a single one for all; InputError for another number of them."""
     expanded = instruction.expand(batch)
-    names = [field.name for field in fields(expanded)]
     for k in range(batch):
-        yield Instruction(**{name: getattr(expanded, name)[k : k + 1] for name in names})
+        yield expanded.item(k)
 
 
 def each_localization(found: Localization | None, batch: int) -> Iterator[Localization | None]:

@@ -1,8 +1,11 @@
 """Node "Encode Tokens": picture to image tokens, and the way back to its own pixels."""
 
+from typing import get_args
+
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..editmgt_lib.geometry import Mode
 from .batches import as_masks, at_rest
 from .compat import CATEGORY, known
 from .memory import on_device
@@ -10,7 +13,7 @@ from .networks import Model
 from .previews import token_grid
 from .sockets import MODEL_TIP, ModelSocket, TokensSocket
 
-FITS = ["pad", "native", "crop"]
+FITS = list(get_args(Mode))
 UNLINKED = object()  # ComfyUI passes None for an input that is linked
 
 

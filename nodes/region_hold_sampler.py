@@ -11,7 +11,7 @@ from ..editmgt_lib.instruction import Instruction
 from ..editmgt_lib.localization import Localization
 from ..editmgt_lib.pipeline import COMBINATIONS
 from ..editmgt_lib.prediction import fitting
-from ..editmgt_lib.sampling import SamplingOptions, StepEvent
+from ..editmgt_lib.sampling import HOLD_RULES, SamplingOptions, StepEvent
 from .batches import (
     as_masks,
     each_instruction,
@@ -130,7 +130,7 @@ def _numbers() -> list:
             "it if the edit is cut off.",
         ),
         io.Combo.Input(
-            "hold_rule", options=["proposal", "restore"], default="proposal", optional=True,
+            "hold_rule", options=list(HOLD_RULES), default="proposal", optional=True,
             tooltip="What holding does. proposal: a held token proposes the original and competes "
             "with the others (published code). restore: every held token is the original after "
             "each step (paper); stricter.",

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ..errors import Cancelled
-from ..instruction import Instruction
 from ..localization import Localization, LocalizationOptions, consolidate
 from ..models.attention import text_to_image
 from ..prediction import Predictor, row_weights
@@ -54,16 +53,10 @@ def choice_weights(batch: PairBatch) -> Tensor:
     instruction = batch.instruction
     chosen = [row_weights(instruction, LocalizationOptions(rows=rows)) for rows in ROWS[:2]]
     words = [
-        row_weights(_item(instruction, k), LocalizationOptions(words=pair.words))
+        row_weights(instruction.item(k), LocalizationOptions(words=pair.words))
         for k, pair in enumerate(batch.pairs)
     ]
     return torch.stack([*chosen, torch.cat(words)], dim=1)
-
-
-def _item(instruction: Instruction, k: int) -> Instruction:
-    """One prompt of several: words differ from pair to pair, options hold one choice."""
-    cut = {name: value[k : k + 1] for name, value in vars(instruction).items()}
-    return replace(instruction, **cut)
 
 
 def block_maps(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ..checks import require_choice, require_number
 from ..errors import InputError
 from ..localization import LocalizationOptions
-from ..sampling import SamplingOptions
+from ..sampling import HOLD_RULES, SamplingOptions
 from ..toyworld.world import CATEGORIES
 from .metrics import OUTSIDE_TOLERANCE
 
@@ -18,7 +18,6 @@ LOCAL = tuple(name for name in CATEGORIES if name not in ("background", "style")
 FALLBACK_THRESHOLD = 0.1
 """Lambda where a checkpoint's own default is 0, off: the upper end of the paper's best range."""
 THRESHOLDS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-HOLD_RULES = ("proposal", "restore")
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,8 @@ class Conditioning:
 
     def last(self, items: int) -> "Conditioning":
         """That of the last items of the batch."""
+        if items == len(self.text):
+            return self
         return replace(
             self,
             text=self.text[-items:],
@@ -255,10 +257,10 @@ class MaskedTransformer(nn.Module):
         text = self.embed_text(c.text, time) if c.text_in is None else c.text_in
         streams = (self.embed_tokens(ids),)
         streams += () if c.reference is None or kept else (c.reference,)
-        scores, reference = {}, []
+        scores, reference, blocks = {}, [], self.blocks
 
         def shared(i: int) -> tuple:
-            own = self.blocks[i].modulations((embedding,))
+            own = blocks[i].modulations((embedding,))
             modulations = (own + c.reference_modulations[i : i + 1])[: len(streams)]
             return modulations, c.context, probes.get(i), kept[i] if kept else None
 
@@ -267,7 +269,7 @@ class MaskedTransformer(nn.Module):
             reference += [last] if keep else []
         streams = (torch.cat([text, streams[0]], dim=1), *streams[1:])
         for i, block in enumerate(self.single_transformer_blocks, len(self.transformer_blocks)):
-            end = i == len(self.blocks) - 1
+            end = i == len(blocks) - 1
             streams, scores[i], last = block(streams, *shared(i), target_only=end)
             reference += [last] if keep else []
         target = streams[0][:, -c.grid[0] * c.grid[1] :]

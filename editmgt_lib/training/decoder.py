@@ -7,15 +7,13 @@ pictures, but from those the decoder never learns how wide and even a background
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoints.saving import save_module
 from ..models.vq import VQModel
 from .loop import StepRandom
 from .pictures import crowded_scene, save_grid, to_pixels, training_scene
-
-PICTURES = 10  # on a sheet
+from .tokenizer import PICTURES, reconstruction_error
 
 
 class DecoderStage:
@@ -44,11 +42,8 @@ class DecoderStage:
         pixels = to_pixels(scenes, self.size, self.device)
         with torch.no_grad():
             codes = self.model.lookup(self.model.encode(pixels))
-        with torch.autocast(self.device.type, torch.bfloat16):
-            out = self.model.decoder(self.model.post_quant_conv(codes))
-        out = F.pixel_shuffle(out, self.model.config.patch_size).float()
-        squared, absolute = F.mse_loss(out, pixels), F.l1_loss(out, pixels)
-        return 4 * squared + absolute, {"mse": squared.item(), "l1": absolute.item()}
+        error, squared, absolute = reconstruction_error(self.model, codes, pixels)
+        return error, {"mse": squared.item(), "l1": absolute.item()}
 
     def after_step(self) -> None:
         """Nothing to do."""

@@ -65,9 +65,9 @@ class TextStage:
         wrong = [
             _shifted_loss(logits[:, :, i], ids, padding, offset) for i, offset in enumerate(OFFSETS)
         ]
-        said = torch.zeros_like(self.modules["contents"](pooled))
-        said.scatter_(1, ids, 1.0)
-        contents = F.binary_cross_entropy_with_logits(self.modules["contents"](pooled), said)
+        held = self.modules["contents"](pooled)
+        said = torch.zeros_like(held).scatter_(1, ids, 1.0)
+        contents = F.binary_cross_entropy_with_logits(held, said)
         figures = {"recall": sum(wrong[:-1]).item() / len(wrong[:-1]), "next": wrong[-1].item()}
         return sum(wrong) + 10 * contents, {**figures, "contents": contents.item()}
 

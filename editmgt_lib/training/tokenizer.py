@@ -17,6 +17,18 @@ IDLE_STEPS = 60  # a code unused for this long restarts on a latent of the batch
 PICTURES = 10  # on a sheet
 
 
+def reconstruction_error(
+    model: VQModel, codes: Tensor, pixels: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What codes [B, width, rows, cols] lose of the pixels: (to train on, squared, absolute)."""
+    # The decoder is the costly part, and CPUs and GPUs have fast bfloat16 products.
+    with torch.autocast(pixels.device.type, torch.bfloat16):
+        out = model.decoder(model.post_quant_conv(codes))
+    out = F.pixel_shuffle(out, model.config.patch_size).float()
+    squared, absolute = F.mse_loss(out, pixels), F.l1_loss(out, pixels)
+    return 4 * squared + absolute, squared, absolute
+
+
 class TokenizerStage:
     """Reconstruction of ToyWorld pictures.
 
@@ -75,15 +87,11 @@ class TokenizerStage:
         latents = model.quant_conv(model.encoder(F.pixel_unshuffle(pixels, patch)))
         codes = self._quantize(latents, random.masks) if self.quantizing else latents
         through = latents + (codes - latents).detach()
-        # The decoder is the costly part, and CPUs and GPUs have fast bfloat16 products.
-        with torch.autocast(self.device.type, torch.bfloat16):
-            out = model.decoder(model.post_quant_conv(through))
-        out = F.pixel_shuffle(out, patch).float()
+        error, squared, _ = reconstruction_error(model, through, pixels)
         commitment = F.mse_loss(latents, codes.detach())
-        squared, absolute = F.mse_loss(out, pixels), F.l1_loss(out, pixels)
         used = self._ids.unique().numel() if self.quantizing else 0
         figures = {"mse": squared.item(), "commit": commitment.item(), "codes": float(used)}
-        return 4 * squared + absolute + COMMITMENT * commitment, figures
+        return error + COMMITMENT * commitment, figures
 
     def _quantize(self, latents: Tensor, generator: torch.Generator) -> Tensor:
         flat = latents.detach().movedim(1, -1).flatten(0, -2)

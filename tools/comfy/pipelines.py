@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .graph import Graph, Link
+from .graph import Graph, Link, Node
 from .parts import (
     EDIT,
     OTHER,
@@ -59,12 +59,7 @@ adds detail.
     before, after = _edited(g, 1, "color", "paint the black diamond red", about)
     g.group("4  Upscale", OTHER)
     large = g.add("ImageScaleBy", image=after, upscale_method="lanczos", scale_by=4.0)
-    g.group("5  Result", RESULT)
-    save(g, large["IMAGE"], "upscaled", tall=420)
-    g.column()
-    show(g, before, "Before")
-    show(g, after, "Edited, not yet upscaled")
-    return g
+    return _upscaled(g, large, before, after)
 
 
 def edit_then_upscale_with_model(info: dict[str, Any]) -> Graph:
@@ -79,6 +74,11 @@ workflow opens; any other upscale model will do.
     loader = g.add("UpscaleModelLoader", model_name=ESRGAN["name"])
     loader.models = [ESRGAN]
     large = g.add("ImageUpscaleWithModel", upscale_model=loader["UPSCALE_MODEL"], image=after)
+    return _upscaled(g, large, before, after)
+
+
+def _upscaled(g: Graph, large: Node, before: Link, after: Link) -> Graph:
+    """The group that ends both ways of enlarging."""
     g.group("5  Result", RESULT)
     save(g, large["IMAGE"], "upscaled", tall=420)
     g.column()
