@@ -28,6 +28,15 @@ from editmgt_lib.toyworld.world import CATEGORIES
 Variants = dict[str, tuple[SamplingOptions, torch.dtype]]
 
 
+def reuses(steps: int) -> dict[str, dict[str, object]]:
+    """What may be kept, refreshed rarely and never."""
+    return {
+        f"{what}, {often}": {"reuse": reuse, "refresh": refresh}
+        for what, reuse in (("reference kept", "reference"), ("known tokens kept too", "known"))
+        for often, refresh in ((f"refresh {steps // 4}", steps // 4), ("never refreshed", 1000))
+    }
+
+
 def variants(own: SamplingOptions) -> Variants:
     """Name, options and number format; the first is what the others are compared with."""
     guided = replace(own, guidance=2.0)
@@ -35,9 +44,7 @@ def variants(own: SamplingOptions) -> Variants:
     return {
         "exact": (own, f32),
         "bfloat16": (own, torch.bfloat16),
-        "reference every 2nd step": (replace(own, reference_refresh=2), f32),
-        "reference every 4th step": (replace(own, reference_refresh=4), f32),
-        "reference at the first step": (replace(own, reference_refresh=1000), f32),
+        **{name: (replace(own, **kept), f32) for name, kept in reuses(own.steps).items()},
         f"{own.steps // 2} steps": (replace(own, steps=own.steps // 2), f32),
         f"{own.steps // 4} steps": (replace(own, steps=own.steps // 4), f32),
         "guidance 2": (guided, f32),

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 from torch import Tensor
 from tqdm import tqdm
 
+from editmgt_lib.sampling_options import FAST
+
 from .cases import Case
 
 
@@ -70,13 +72,17 @@ def edit_rows(case: Case, steps: int) -> list[Row]:
 
 def option_rows(steps: int) -> list[Row]:
     """Our sampling, exact first, then with each option that approximates."""
-    half, every = {"guidance_interval": [0.0, 0.5]}, "reference every {} steps"
+    kept, tenth = {"reuse": "known"}, {"region": 0.1}
+    fast = {k: list(v) if isinstance(v, tuple) else v for k, v in FAST.items()}  # as in JSON
     options = {
         "exact": {},
-        "guidance in the first half": half,
-        every.format(2): {"reference_refresh": 2},
-        every.format(4): {"reference_refresh": 4},
-        f"guidance in the first half, {every.format(4)}": {**half, "reference_refresh": 4},
+        "guidance in the first half": {"guidance_interval": [0.0, 0.5]},
+        "reference kept": {"reuse": "reference"},
+        "reference and known tokens kept": kept,
+        "fast": fast,
+        "a tenth of the picture, exact": tenth,
+        "a tenth, reference and known tokens kept": {**tenth, **kept},
+        "a tenth, fast": {**tenth, **fast},
     }
     asked = {"steps": steps, "strength": 1.1}
     return [Row(name, "sample", {**asked, **more}) for name, more in options.items()]

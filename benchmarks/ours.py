@@ -80,9 +80,16 @@ class Ours:
         tokens = Tokens(ids, Canvas.blank(1, side, side, self.case.vq.factor))
         return measured(lambda: self.model.decode(tokens), self.device)
 
-    def sample(self, steps: int, published_draw: bool = False, **asked: Any) -> dict[str, Any]:
-        """A whole sampling run from given tokens; `published_draw` reproduces official draws."""
+    def sample(
+        self, steps: int, published_draw: bool = False, region: float = 1.0, **asked: Any
+    ) -> dict[str, Any]:
+        """A whole sampling run from given tokens; `published_draw` reproduces official draws.
+
+        region: share of the picture that may change, its upper rows.
+        """
         tokens, options = self._tokens(), self._options(steps=steps, **asked)
+        place = torch.zeros(1, tokens.canvas.height, tokens.canvas.width)
+        place[:, : round(region * tokens.canvas.height)] = 1
         if published_draw:
             options = self._options(steps=steps, draw="race", **asked)
         ids: list[Tensor] = []
@@ -92,8 +99,9 @@ class Ours:
             if published_draw:
                 noise = SharedNoise(torch.Generator().manual_seed(0), options.draw)
             edited, _ = self.model.sample(
-                tokens, self.instruction, options, localization=_reading(asked), noise=noise
-            )
+                tokens, self.instruction, options, localization=_reading(asked), noise=noise,
+                region=place if region < 1 else None,
+            )  # fmt: skip
             ids.append(edited.ids)
 
         return measured(run, self.device) | {"ids": ids[0].cpu()}

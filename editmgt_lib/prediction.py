@@ -11,12 +11,9 @@ from .errors import InputError
 from .instruction import Instruction
 from .localization import Localization, LocalizationOptions, consolidate, mean_scores
 from .models.attention import MeanOfRows
-from .models.transformer import (
-    Conditioning,
-    InjectionOptions,
-    MaskedTransformer,
-    Prediction,
-)
+from .models.conditioning import Conditioning, InjectionOptions, KeysValues, Prediction
+from .models.embeddings import patches
+from .models.transformer import MaskedTransformer
 from .sampling import SamplingOptions, guide
 from .workplace import workplace
 
@@ -63,6 +60,19 @@ def fitting(found: Localization, batch: int, grid: tuple[int, int]) -> Localizat
     return replace(found, relevance=found.relevance.expand(batch, -1, -1))
 
 
+def stale_rows(ids: Tensor, before: Tensor, mask_id: int, side: int) -> Tensor:
+    """Positions whose tokens [B, H, W] are masked or not those of `before`, [B, n], n > 0.
+
+    side: tokens along a position. An item with fewer of them than another repeats its first.
+    """
+    tokens = (ids == mask_id) | (ids != before)
+    stale = patches(tokens, side).flatten(2).any(-1)
+    counts = stale.sum(-1, keepdim=True)
+    most = max(int(counts.max()), 1)
+    rows = stale.byte().argsort(dim=-1, descending=True, stable=True)[:, :most]
+    return rows.where(torch.arange(most, device=rows.device) < counts, rows[:, :1])
+
+
 class Predictor:
     """One run's conditioning with the two halves of guidance; call it once per step.
 
@@ -97,7 +107,7 @@ class Predictor:
         self.instruction = instruction.to(device, dtype)
         self.halves = 2 if options.guided else 1
         self.conditioning = self._prepare(size, grid, reference_ids, device)
-        self.ready, self.kept = None, ()
+        self.ready, self.kept, self.seen = None, (), None
         if isinstance(localization, Localization):
             ready = fitting(localization, instruction.batch, grid)
             self.ready = replace(ready, relevance=ready.relevance.to(device))
@@ -153,9 +163,7 @@ class Predictor:
         return self.transformer.prepare(states, pooled, micro, grid, reference_ids, injection)
 
     @torch.no_grad()
-    def __call__(
-        self, ids: Tensor, step: int, timestep: int
-    ) -> tuple[Tensor, Localization | None]:
+    def __call__(self, ids: Tensor, step: int, timestep: int) -> tuple[Tensor, Localization | None]:
         """For `sample_tokens`: guided logits [M, V] float32 of the M masked tokens, and the map."""
         prediction = self._step(ids, step, timestep)
         masked = ids == self.transformer.config.mask_token_id
@@ -171,21 +179,31 @@ class Predictor:
 
     def _step(self, ids: Tensor, step: int, timestep: int) -> Prediction:
         halves = 2 if self.options.guided_at(step) else 1
-        items, every = halves * len(ids), self.options.reference_refresh
-        kept = ()
-        if step % every and self.kept and len(self.kept[0][0]) >= items:
-            kept = tuple((k[-items:], v[-items:]) for k, v in self.kept)
+        ids = ids.repeat(halves, 1, 1)
+        kept, rows = self._reusable(ids, step)
         prediction = self.transformer.step(
-            ids.repeat(halves, 1, 1),
-            torch.full((items,), timestep, device=ids.device),
-            self.conditioning.last(items),
+            ids,
+            torch.full((len(ids),), timestep, device=ids.device),
+            self.conditioning.last(len(ids)),
             self.probe,
             self.blocks,
             kept=kept,
-            keep=every > 1 and not kept and self.conditioning.reference is not None,
+            rows=rows,
+            keep=self.options.reuse != "none",
         )
-        self.kept = prediction.reference or self.kept
+        self.kept, self.seen = prediction.kept, ids
         return prediction
+
+    def _reusable(self, ids: Tensor, step: int) -> tuple[tuple[KeysValues, ...], Tensor | None]:
+        """Keys and values of earlier steps, and the positions to compute nevertheless or None."""
+        items, options = len(ids), self.options
+        if step % options.refresh == 0 or not self.kept or len(self.seen) < items:
+            return (), None
+        kept = tuple((k[-items:], v[-items:]) for k, v in self.kept)
+        if options.reuse == "reference":
+            return kept, None
+        config = self.transformer.config
+        return kept, stale_rows(ids, self.seen[-items:], config.mask_token_id, config.stride)
 
     def _found(self, prediction: Prediction) -> Localization | None:
         if self.reading is None:

@@ -11,7 +11,8 @@ from ..editmgt_lib.instruction import Instruction
 from ..editmgt_lib.localization import Localization
 from ..editmgt_lib.pipeline import COMBINATIONS
 from ..editmgt_lib.prediction import fitting
-from ..editmgt_lib.sampling import HOLD_RULES, SamplingOptions, StepEvent
+from ..editmgt_lib.sampling import SamplingOptions, StepEvent
+from ..editmgt_lib.sampling_options import HOLD_RULES
 from .batches import (
     as_masks,
     each_instruction,

@@ -1,15 +1,16 @@
 """Options that trade exactness for speed: what they skip, and that they are off by default."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
 from editmgt_lib import load
 from editmgt_lib.errors import InputError
+from editmgt_lib.geometry import FitOptions, Tokens
 from editmgt_lib.models.blocks import DoubleBlock
-from editmgt_lib.prediction import Predictor
-from editmgt_lib.sampling import SamplingOptions
+from editmgt_lib.prediction import Predictor, stale_rows
+from editmgt_lib.sampling_options import FAST, SamplingOptions
 
 PROMPT = "make the red circle blue"
 OPTIONS = SamplingOptions(steps=4, guidance=3.0)
@@ -22,8 +23,8 @@ def model(tiny_checkpoint):
 
 @pytest.fixture(scope="module")
 def tokens(model):
-    pixels = torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(0))
-    return model.encode_image(pixels)
+    pixels = torch.rand(2, 128, 128, 3, generator=torch.Generator().manual_seed(0))
+    return model.encode_image(pixels, FitOptions("pad", resolution=128))
 
 
 def streams_of(model, tokens, options, monkeypatch):
@@ -49,12 +50,12 @@ def test_guidance_on_an_interval_takes_half_the_batch_elsewhere(model, tokens, m
 
 
 def test_the_reference_is_refreshed_every_other_step(model, tokens, monkeypatch):
-    options = replace(OPTIONS, reference_refresh=2)
+    options = replace(OPTIONS, reuse="reference", refresh=2)
     assert streams_of(model, tokens, options, monkeypatch) == [(4, 2), (4, 1)] * 2
 
 
 def test_a_kept_half_is_not_taken_for_both(model, tokens, monkeypatch):
-    options = replace(OPTIONS, reference_refresh=4, guidance_interval=(0.5, 1.0))
+    options = replace(OPTIONS, reuse="reference", refresh=4, guidance_interval=(0.5, 1.0))
     seen = streams_of(model, tokens, options, monkeypatch)
     assert seen == [(2, 2), (2, 1), (4, 2), (4, 1)]
 
@@ -71,14 +72,77 @@ def test_outside_the_interval_the_prediction_is_that_without_guidance(model, tok
     assert not torch.allclose(logits[0], logits[2], atol=1e-4)
 
 
-def test_kept_keys_and_values_are_those_of_the_step_that_made_them(model, tokens):
+@pytest.mark.parametrize("reuse", ["reference", "known"])
+def test_kept_keys_and_values_are_those_of_the_step_that_made_them(model, tokens, reuse):
     """With the same ids and timestep the approximation is none."""
     instruction = model.encode_instruction(PROMPT).expand(2)
     masked = torch.full_like(tokens.ids, model.transformer.config.mask_token_id)
-    options = replace(OPTIONS, reference_refresh=2, strength=1.3)
+    options = replace(OPTIONS, reuse=reuse, refresh=2, strength=1.3)
     predictor = Predictor.of(model.transformer, tokens, instruction, options)
     first, second = (predictor(masked, step, 3)[0] for step in (0, 1))
     torch.testing.assert_close(first, second)
+
+
+@pytest.fixture
+def part_known(model, tokens):
+    """Tokens of which the upper left quarter is masked, and the same one step later."""
+    before = tokens.ids.clone()
+    before[:, :4, :4] = model.transformer.config.mask_token_id
+    after = before.clone()
+    after[0, :2, :2] = tokens.ids[0, :2, :2]
+    return before, after
+
+
+def test_positions_are_stale_where_tokens_are_masked_or_new(model, part_known):
+    before, after = part_known
+    mask_id = model.transformer.config.mask_token_id
+    assert stale_rows(before, before, mask_id, 2).tolist() == [[0, 1, 4, 5]] * 2
+    assert stale_rows(after, before, mask_id, 2).tolist() == [[0, 1, 4, 5]] * 2
+    # A step later what is known is known; the item with less to do repeats its first position.
+    assert stale_rows(after, after, mask_id, 2).tolist() == [[1, 4, 5, 1], [0, 1, 4, 5]]
+
+
+def test_a_step_computes_text_and_stale_positions_alone(model, tokens, part_known, monkeypatch):
+    instruction = model.encode_instruction(PROMPT).expand(2)
+    options = replace(OPTIONS, reuse="known", strength=1.3)
+    predictor = Predictor.of(model.transformer, tokens, instruction, options)
+    lengths, forward = [], DoubleBlock.forward
+
+    def spied(self, text, images, *more):
+        lengths.append([x.shape[1] for x in images])
+        return forward(self, text, images, *more)
+
+    monkeypatch.setattr(DoubleBlock, "forward", spied)
+    before, _ = part_known
+    exact, kept = (predictor(before, step, 3)[0] for step in (0, 1))
+    assert lengths == [[16, 16], [4]]
+    torch.testing.assert_close(kept, exact)  # nothing has changed, so nothing is approximated
+
+
+@pytest.mark.parametrize("strength_scope", ["text+image", "image"])
+def test_reuse_draws_the_same_for_an_item_alone_or_in_a_batch(model, tokens, strength_scope):
+    region = torch.zeros(2, 128, 128)
+    region[0, :40, :40] = region[1, :, 50:] = 1
+    options = replace(OPTIONS, reuse="known", strength_scope=strength_scope, seed=(5, 6))
+    instruction = model.encode_instruction(PROMPT)
+    both, _ = model.sample(tokens, instruction, options, region=region)
+    for k in range(2):
+        ids, place = tokens.ids[k : k + 1], tokens.canvas.placements[k : k + 1]
+        one = Tokens(ids, replace(tokens.canvas, placements=place), ids)
+        alone = replace(options, seed=options.seed[k])
+        single, _ = model.sample(one, instruction, alone, region=region[k : k + 1])
+        assert torch.equal(single.ids[0], both.ids[k])
+
+
+def test_a_map_can_be_read_while_tokens_are_kept(model, tokens):
+    options = replace(OPTIONS, reuse="known", threshold=0.4, hold_rule="restore")
+    _, found = model.sample(tokens, model.encode_instruction(PROMPT), options)
+    assert found.relevance.shape == (2, 4, 4)
+
+
+def test_the_fast_preset_is_made_of_options():
+    assert set(FAST) < {f.name for f in fields(SamplingOptions)}
+    assert SamplingOptions(**FAST) != SamplingOptions()
 
 
 @pytest.mark.parametrize("interval", [(0.5, 0.2), (0.0, 1.5), (0.0,), 0.5, None])
@@ -89,5 +153,5 @@ def test_an_interval_that_cannot_be_is_named(interval):
 
 @pytest.mark.parametrize("every", [0, 1.5, True])
 def test_a_refresh_that_cannot_be_is_named(every):
-    with pytest.raises(InputError, match="reference_refresh"):
-        SamplingOptions(reference_refresh=every)
+    with pytest.raises(InputError, match="refresh"):
+        SamplingOptions(refresh=every)

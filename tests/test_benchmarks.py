@@ -114,7 +114,7 @@ def test_a_quick_run_measures_every_stage(result):
     found = result["precisions"]["float32"]
     have = {row["stage"] for row in found["rows"] if "median" in row["ours"]}
     apart = {"tokenize", "prepare", "step", "consolidate", "draw", "decode"}
-    assert have == apart | {"sample", "edit"} and len(found["options"]) == 5
+    assert have == apart | {"sample", "edit"} and len(found["options"]) == 8
     assert found["ceiling"]["limits"]["flops"] > 0 and found["scaling"]["steps"]
     assert json.loads(json.dumps(result)) == result
 

@@ -594,7 +594,7 @@ def test_ranges_in_the_help_are_those_of_the_library():
         "steps": "1..1000",
         "guidance": "0..100",
         "strength": "0.01..100",
-        "reference_refresh": "1..1000",
+        "refresh": "1..1000",
         "guidance_interval": "0..1",
     }
     for action in commands.choices["edit"]._actions:
@@ -604,6 +604,16 @@ def test_ranges_in_the_help_are_those_of_the_library():
             shown = ",".join(f"{n:g}" if isinstance(n, float) else str(n) for n in numbers)
             assert f"[{shown}]" in action.help
             assert ranges.get(action.dest, "") in action.help
+
+
+def test_fast_is_a_preset_that_single_options_overrule():
+    from editmgt_lib.commands.editing import Request
+    from editmgt_lib.sampling_options import FAST
+
+    args = ["edit", "in.png", "x", "-o", "out.png", "--fast", "--refresh", "3"]
+    parsed = build_parser().parse_args(args)
+    parsed.instruction = "make it red"
+    assert Request.of(parsed).sampling == {**FAST, "refresh": 3}
 
 
 def test_messages_are_one_line_of_bounded_length():

@@ -81,8 +81,16 @@ def _add_region_options(group: Any) -> None:
 
 def _add_speed_options(group: Any) -> None:
     group.add_argument(
-        "--refresh", dest="reference_refresh", type=int, metavar="K",
-        help=f"the input's stream at each K-th step, 1..1000 ({OWN} [1])",
+        "--fast", action="store_true",
+        help="the options below as they paid, unless given (default: no)",
+    )  # fmt: skip
+    group.add_argument(
+        "--reuse", choices=("none", "reference", "known"), metavar="WHAT",
+        help=f"keep none, reference or known (tokens too) ({OWN} [none])",
+    )  # fmt: skip
+    group.add_argument(
+        "--refresh", type=int, metavar="K",
+        help=f"all anew at each K-th step, 1..1000 ({OWN} [8])",
     )  # fmt: skip
     group.add_argument(
         "--guided", dest="guidance_interval", type=_interval, metavar="A,B",

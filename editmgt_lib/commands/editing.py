@@ -15,6 +15,7 @@ from ..geometry import Canvas, Tokens
 from ..images import Picture, read_image, read_mask, write_image
 from ..localization import Localization, LocalizationOptions
 from ..sampling import SamplingOptions
+from ..sampling_options import FAST
 from .console import on_step, progress_bar
 from .options import given, load_model, path_of, text_of
 from .outputs import Job
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 SAMPLING = (
     *("seed", "steps", "guidance", "strength", "threshold", "hold_rule"),
-    *("guidance_interval", "reference_refresh"),
+    *("guidance_interval", "reuse", "refresh"),
 )
 
 
@@ -49,7 +50,7 @@ class Request:
     @classmethod
     def of(cls, args: argparse.Namespace) -> "Request":
         """Read the command line; raises InputError for a value that no checkpoint could take."""
-        sampling = given(args, *SAMPLING)
+        sampling = {**(FAST if args.fast else {}), **given(args, *SAMPLING)}
         SamplingOptions(**sampling)
         words = tuple(word.strip() for word in (args.words or "").split(",") if word.strip())
         if args.words is not None and not words:

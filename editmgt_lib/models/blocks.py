@@ -5,42 +5,16 @@ optional further stream through the same weights (attention injection, paper sec
 second code path.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import AttentionFunction, Probe, QueryGroup, grouped_attention, rotate, within
+from .attention import Probe, rotate
+from .conditioning import AttentionContext, KeysValues, Modulation
 
 Streams = tuple[Tensor, ...]
-Modulation = tuple[Tensor, ...]
-KeysValues = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True, repr=False)
-class AttentionContext:
-    """What the attention of one forward pass needs besides hidden states.
-
-    Attributes:
-        attention: the attention function.
-        groups: queries split by their reference-strength bias.
-        rotary: one `rotary_table` per image stream.
-        joint_rotary: the same for text followed by the target.
-        text_length: text rows T.
-    """
-
-    attention: AttentionFunction
-    groups: list[QueryGroup]
-    rotary: tuple[Tensor, ...]
-    joint_rotary: Tensor
-    text_length: int
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, first: int = 0) -> Tensor:
-        """[B, heads, L, d] each -> [B, L, heads * d]; q may hold only rows from `first` on."""
-        groups = within(self.groups, slice(first, first + q.shape[2]))
-        return grouped_attention(self.attention, groups, q, k, v)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -131,38 +105,21 @@ class AttentionLayers(nn.Module):
         return q, k, self._split(self.add_v_proj(x))
 
 
-def joined(
-    projections: list[tuple[Tensor, Tensor, Tensor]], kept: KeysValues | None
-) -> list[Tensor]:
-    """Queries, keys and values of several streams along the sequence, and kept keys and values."""
-    q, k, v = (list(parts) for parts in zip(*projections, strict=True))
-    if kept is not None:
-        k, v = [*k, kept[0]], [*v, kept[1]]
-    return [torch.cat(parts, dim=2) for parts in (q, k, v)]
-
-
-def probe_scores(probe: Probe | None, q: Tensor, k: Tensor, text: int, image: int) -> Tensor | None:
-    """What the probe reads: text queries against text and target keys."""
-    if probe is None:
-        return None
-    return probe(q[:, :, :text], k[:, :, : text + image])
-
-
 class DoubleOutput(NamedTuple):
-    """Streams after a block, what its probe read, and the last stream's keys and values in it."""
+    """Streams after a block, what its probe read, and the keys and values of the image tokens."""
 
     text: Tensor
     images: Streams
     scores: Tensor | None
-    last: KeysValues
+    seen: KeysValues
 
 
 class SingleOutput(NamedTuple):
-    """Streams after a block, what its probe read, and the last stream's keys and values in it."""
+    """Streams after a block, what its probe read, and the keys and values of the image tokens."""
 
     streams: Streams
     scores: Tensor | None
-    last: KeysValues
+    seen: KeysValues
 
 
 class DoubleBlock(nn.Module):
@@ -192,14 +149,13 @@ class DoubleBlock(nn.Module):
     ) -> DoubleOutput:
         """Text [B, T, C] and image streams [B, L_i, C] -> the same, and what the probe read.
 
-        kept: keys and values of a reference that is not among the streams, from an earlier step.
+        kept: `DoubleOutput.seen` of an earlier step, for the positions that are not among `images`.
         """
         text_modulation = self.norm1_context(embedding)
         projections = [self.attn.text(modulate(text, *text_modulation[:2]))]
         for x, m, table in zip(images, modulations, context.rotary, strict=False):
             projections.append(self.attn.image(modulate(x, *m[:2]), table))
-        q, k, v = joined(projections, kept)
-        scores = probe_scores(probe, q, k, text.shape[1], images[0].shape[1])
+        q, k, v, scores, seen = context.join(projections, probe, kept)
         lengths = [x.shape[1] for x in (text, *images)]
         for_text, *for_images = context.attend(q, k, v).split(lengths, dim=1)
         for_text = self.attn.to_add_out(for_text)
@@ -208,7 +164,7 @@ class DoubleBlock(nn.Module):
             self._finish(x, self.attn.to_out[0](a), m, self.ff)
             for x, a, m in zip(images, for_images, modulations, strict=True)
         )
-        return DoubleOutput(within_half(text), images, scores, projections[-1][1:])
+        return DoubleOutput(within_half(text), images, scores, seen)
 
     @staticmethod
     def _finish(x: Tensor, attended: Tensor, modulation: Modulation, ff: nn.Module) -> Tensor:
@@ -248,9 +204,11 @@ class SingleBlock(nn.Module):
         tables = (context.joint_rotary, *context.rotary[1:])
         normed = [modulate(x, *m[:2]) for x, m in zip(streams, modulations, strict=True)]
         projections = [self.attn.image(x, t) for x, t in zip(normed, tables, strict=False)]
-        q, k, v = joined(projections, kept)
         text = context.text_length
-        scores = probe_scores(probe, q, k, text, streams[0].shape[1] - text)
+        joint = [(p[:, :, :text], p[:, :, text:]) for p in projections[0]]
+        q, k, v, scores, seen = context.join(
+            [*zip(*joint, strict=True), *projections[1:]], probe, kept
+        )
         first = 0
         if target_only:
             first, rows = text, slice(text, streams[0].shape[1])
@@ -260,4 +218,4 @@ class SingleBlock(nn.Module):
         for x, n, a, (_, _, gate) in zip(streams, normed, attended, modulations, strict=False):
             mlp = F.gelu(self.proj_mlp(n), approximate="tanh")
             out.append(within_half(x + gate[:, None] * self.proj_out(torch.cat([a, mlp], dim=2))))
-        return SingleOutput(tuple(out), scores, projections[-1][1:])
+        return SingleOutput(tuple(out), scores, seen)

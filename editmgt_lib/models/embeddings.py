@@ -19,6 +19,16 @@ def sinusoid(
     return torch.cat(parts, dim=-1)
 
 
+def patches(tokens: Tensor, side: int) -> Tensor:
+    """A token grid [B, H, W, ...] -> its positions [B, H * W / side^2, side, side, ...]."""
+    return tokens.unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3).flatten(1, 2)
+
+
+def from_patches(parts: Tensor, grid: tuple[int, int]) -> Tensor:
+    """`patches` undone; grid: rows and columns of positions."""
+    return parts.unflatten(1, grid).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
 class TwoLayer(nn.Module):
     """Linear, SiLU, linear."""
 

@@ -4,15 +4,13 @@
 What does not depend on the step is computed once by `prepare` and passed to every step.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
 from .attention import (
-    STRENGTH_SCOPES,
     AttentionFunction,
     Probe,
     grid_positions,
@@ -20,7 +18,14 @@ from .attention import (
     sdpa,
     strength_groups,
 )
-from .blocks import AttentionContext, DoubleBlock, KeysValues, Modulation, SingleBlock
+from .blocks import DoubleBlock, SingleBlock
+from .conditioning import (
+    AttentionContext,
+    Conditioning,
+    InjectionOptions,
+    KeysValues,
+    Prediction,
+)
 from .config import MICRO_CONDITIONS, MICRO_WIDTH, TransformerConfig
 from .connectors import build_connector
 from .embeddings import (
@@ -30,81 +35,12 @@ from .embeddings import (
     TokenHead,
     TwoLayer,
     UpBlock,
+    from_patches,
+    patches,
     sinusoid,
 )
 
 TIME_SCALE = 1000  # the model multiplies its timestep by this, in training and in sampling
-
-
-@dataclass(frozen=True, repr=False)
-class Conditioning:
-    """The step-independent inputs of one run; made by `MaskedTransformer.prepare`.
-
-    Attributes:
-        text: states [B, T, D] as the text side gives them.
-        text_in: the text stream's input [B, T', C]; None where the connector depends on the step.
-        vector: embedded pooled text and micro-conditions [B, C].
-        reference: the reference stream's input [B, R, C], or None (text to image).
-        reference_modulations: one per block, at the fixed reference timestep.
-        context: everything attention needs.
-        grid: rows and columns of positions inside the transformer.
-    """
-
-    text: Tensor
-    text_in: Tensor | None
-    vector: Tensor
-    reference: Tensor | None
-    reference_modulations: tuple[Modulation, ...]
-    context: AttentionContext
-    grid: tuple[int, int]
-
-    def __repr__(self) -> str:
-        return f"Conditioning(batch={len(self.text)}, grid={self.grid})"
-
-    def last(self, items: int) -> "Conditioning":
-        """That of the last items of the batch."""
-        if items == len(self.text):
-            return self
-        return replace(
-            self,
-            text=self.text[-items:],
-            text_in=None if self.text_in is None else self.text_in[-items:],
-            vector=self.vector[-items:],
-            reference=None if self.reference is None else self.reference[-items:],
-            reference_modulations=tuple(
-                tuple(part[-items:] for part in m) for m in self.reference_modulations
-            ),
-        )
-
-
-@dataclass(frozen=True)
-class InjectionOptions:
-    """How the reference takes part.
-
-    Attributes:
-        strength: gamma > 0; 1 adds no bias.
-        scope: `"text+image"` (published code) or `"image"` (paper).
-        timestep: the reference's fixed timestep; 0 in paper and code.
-    """
-
-    strength: float = 1.0
-    scope: str = STRENGTH_SCOPES[0]
-    timestep: float = 0.0
-
-
-@dataclass(frozen=True, repr=False)
-class Prediction:
-    """One step's result.
-
-    Attributes:
-        features: [B, H, W, C], see `MaskedTransformer.logits`.
-        scores: what the probe read, by block.
-        reference: keys and values of the reference stream in every block, where asked for.
-    """
-
-    features: Tensor
-    scores: Mapping[int, Tensor] = field(default_factory=dict)
-    reference: tuple[KeysValues, ...] = ()
 
 
 class MaskedTransformer(nn.Module):
@@ -226,7 +162,9 @@ class MaskedTransformer(nn.Module):
         lengths = (text_length, grid[0] * grid[1], reference_grid[0] * reference_grid[1])
         groups = strength_groups(lengths, injection.strength, injection.scope, device)
         joint = torch.cat([text, image], dim=1)
-        return AttentionContext(self.attention, groups, tuple(tables), joint, text_length)
+        return AttentionContext(
+            self.attention, groups, tuple(tables), joint, text_length, lengths[1]
+        )
 
     def step(
         self,
@@ -236,6 +174,7 @@ class MaskedTransformer(nn.Module):
         probe: Probe | None = None,
         probed_blocks: Iterable[int] = (),
         kept: tuple[KeysValues, ...] = (),
+        rows: Tensor | None = None,
         keep: bool = False,
     ) -> Prediction:
         """One prediction.
@@ -246,45 +185,59 @@ class MaskedTransformer(nn.Module):
             conditioning: from `prepare`, for the same batch and grid.
             probe: reads text queries and text+target keys of the probed blocks.
             probed_blocks: numbers counted through double then single blocks.
-            kept: `Prediction.reference` of an earlier step, used in place of the reference stream,
-                which is then not computed. An approximation: the reference sees the target too.
-            keep: return the reference's keys and values for later steps.
+            kept: `Prediction.kept` of an earlier step, used in place of the reference, which is
+                then not computed. An approximation: every stream sees every other.
+            rows: [B, n] positions of the target, computed alone; the others are in `kept`.
+            keep: return keys and values for later steps.
         """
         probes = dict.fromkeys(probed_blocks, probe)
-        c = conditioning
+        c = conditioning.beside(rows) if kept else conditioning
         time = timestep.float() * TIME_SCALE  # float16 ends at 65,504, bfloat16 rounds
         embedding = self.time_text_embed(time, c.vector)
         text = self.embed_text(c.text, time) if c.text_in is None else c.text_in
-        streams = (self.embed_tokens(ids),)
-        streams += () if c.reference is None or kept else (c.reference,)
-        scores, reference, blocks = {}, [], self.blocks
+        streams = (self.embed_tokens(ids if rows is None else self._tokens_of(ids, rows)),)
+        streams += () if c.reference is None else (c.reference,)
+        scores, seen, blocks = {}, [], self.blocks
 
         def shared(i: int) -> tuple:
             own = blocks[i].modulations((embedding,))
-            modulations = (own + c.reference_modulations[i : i + 1])[: len(streams)]
+            modulations = own + c.reference_modulations[i : i + 1]
             return modulations, c.context, probes.get(i), kept[i] if kept else None
 
         for i, block in enumerate(self.transformer_blocks):
             text, streams, scores[i], last = block(text, streams, embedding, *shared(i))
-            reference += [last] if keep else []
+            seen += [last] if keep else []
         streams = (torch.cat([text, streams[0]], dim=1), *streams[1:])
         for i, block in enumerate(self.single_transformer_blocks, len(self.transformer_blocks)):
             end = i == len(blocks) - 1
             streams, scores[i], last = block(streams, *shared(i), target_only=end)
-            reference += [last] if keep else []
-        target = streams[0][:, -c.grid[0] * c.grid[1] :]
+            seen += [last] if keep else []
+        computed = c.context.positions if rows is None else rows.shape[1]
         read = {i: s for i, s in scores.items() if s is not None}
-        features = self.mlm_layer(self._unembed(target, c.grid))
-        return Prediction(features, read, tuple(reference))
+        features = self._unembed(streams[0][:, -computed:], c.grid, rows)
+        return Prediction(features, read, tuple(seen))
 
     def logits(self, features: Tensor) -> Tensor:
         """Features of any tokens [..., C], of a `Prediction` or a linear mix -> logits [..., V]."""
         return self.mlm_layer.logits(features.flatten(0, -2)).unflatten(0, features.shape[:-1])
 
-    def _unembed(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """An image stream [B, positions, C] -> features [B, C, H, W] on the token grid."""
+    def _tokens_of(self, ids: Tensor, rows: Tensor) -> Tensor:
+        """The tokens [B, H, W] of positions [B, n], as a picture of n x 1 positions."""
+        parts = patches(ids, self.config.stride)
+        index = rows[..., None, None].expand(-1, -1, *parts.shape[2:])
+        return parts.gather(1, index).flatten(1, 2)
+
+    def _unembed(self, x: Tensor, grid: tuple[int, int], rows: Tensor | None) -> Tensor:
+        """An image stream [B, n, C] -> features [B, H, W, C]; those of other rows are zero."""
         x = self.project_from_hidden(self.project_from_hidden_norm(x))
-        return self.up_block(x.transpose(1, 2).unflatten(2, grid))
+        shape = grid if rows is None else (x.shape[1], 1)
+        features = self.mlm_layer(self.up_block(x.transpose(1, 2).unflatten(2, shape)))
+        if rows is None:
+            return features
+        parts = features.unflatten(1, (-1, self.config.stride))
+        every = parts.new_zeros(len(x), grid[0] * grid[1], *parts.shape[2:])
+        index = rows[..., None, None, None].expand_as(parts)
+        return from_patches(every.scatter(1, index, parts), grid)
 
     def forward(
         self,
