@@ -70,10 +70,10 @@ def edit_rows(case: Case, steps: int) -> list[Row]:
     ]
 
 
-def option_rows(steps: int) -> list[Row]:
-    """Our sampling, exact first, then with each option that approximates."""
-    kept, tenth = {"reuse": "known"}, {"region": 0.1}
+def option_rows(steps: int, compiled: bool) -> list[Row]:
+    """Our sampling, exact first, then compiled and with each option that approximates."""
     fast = {k: list(v) if isinstance(v, tuple) else v for k, v in FAST.items()}  # as in JSON
+    kept, tenth, compile_it = {"reuse": "known"}, {"region": 0.1}, {"compiled": True}
     options = {
         "exact": {},
         "guidance in the first half": {"guidance_interval": [0.0, 0.5]},
@@ -84,6 +84,8 @@ def option_rows(steps: int) -> list[Row]:
         "a tenth, reference and known tokens kept": {**tenth, **kept},
         "a tenth, fast": {**tenth, **fast},
     }
+    if compiled:
+        options |= {"compiled": compile_it, "compiled, fast": {**compile_it, **fast}}
     asked = {"steps": steps, "strength": 1.1}
     return [Row(name, "sample", {**asked, **more}) for name, more in options.items()]
 

@@ -1,6 +1,7 @@
 """Our side of a comparison: one method per stage, over the library's public seams."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class Ours:
         self.case, self.device, self.inputs = case, device, inputs
         self.model = _open(case, folder, device, set_precision(precision))
         self.instruction = instruction_of(inputs)
+        self._compiled: Callable | None = None
 
     def measure(self, stage: str, **asked: Any) -> dict[str, Any]:
         """Time one stage; `missing` says why there is nothing to time."""
@@ -81,7 +83,12 @@ class Ours:
         return measured(lambda: self.model.decode(tokens), self.device)
 
     def sample(
-        self, steps: int, published_draw: bool = False, region: float = 1.0, **asked: Any
+        self,
+        steps: int,
+        published_draw: bool = False,
+        region: float = 1.0,
+        compiled: bool = False,
+        **asked: Any,
     ) -> dict[str, Any]:
         """A whole sampling run from given tokens; `published_draw` reproduces official draws.
 
@@ -104,7 +111,22 @@ class Ours:
             )  # fmt: skip
             ids.append(edited.ids)
 
-        return measured(run, self.device) | {"ids": ids[0].cpu()}
+        with self._stepping(compiled):
+            return measured(run, self.device) | {"ids": ids[0].cpu()}
+
+    @contextmanager
+    def _stepping(self, compiled: bool) -> Iterator[None]:
+        """Steps as written, or compiled: the first time when it is asked for."""
+        transformer = self.model.transformer
+        if compiled and self._compiled is None:
+            transformer.compile_step()
+            self._compiled = transformer.__dict__.pop("step")
+        if compiled:
+            transformer.step = self._compiled
+        try:
+            yield
+        finally:
+            transformer.__dict__.pop("step", None)
 
     def edit(self, steps: int, **asked: Any) -> dict[str, Any]:
         """Picture to picture, with the text stage where there are text encoders."""

@@ -101,7 +101,8 @@ def _in_one_precision(
         rows = ceiling.achieved(case, found["rows"], limits, size)
         found["ceiling"] = {"limits": limits, "rows": rows}
     if "options" in plan.parts:
-        found["options"] = compare(option_rows(steps), {"ours": ours}, min(rounds, 2))
+        rows = option_rows(steps, compiled=not plan.quick)
+        found["options"] = compare(rows, {"ours": ours}, min(rounds, 2))
     if "scaling" in plan.parts:
         found["scaling"] = scaling(case, ours, rounds, plan.quick)
     return found

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from editmgt_lib import load
-from editmgt_lib.errors import InputError
+from editmgt_lib.errors import EditMGTError, InputError
 from editmgt_lib.geometry import FitOptions, Tokens
 from editmgt_lib.models.blocks import DoubleBlock
 from editmgt_lib.prediction import Predictor, stale_rows
@@ -138,6 +138,32 @@ def test_a_map_can_be_read_while_tokens_are_kept(model, tokens):
     options = replace(OPTIONS, reuse="known", threshold=0.4, hold_rule="restore")
     _, found = model.sample(tokens, model.encode_instruction(PROMPT), options)
     assert found.relevance.shape == (2, 4, 4)
+
+
+@pytest.fixture
+def own_model(tiny_checkpoint):
+    """One that a test may change."""
+    return load(tiny_checkpoint, device="cpu")
+
+
+def test_a_compiled_step_draws_the_same_tokens(own_model, tokens):
+    options = replace(OPTIONS, reuse="known", refresh=2)
+    instruction = own_model.encode_instruction(PROMPT)
+    plain, _ = own_model.sample(tokens, instruction, options)
+    before = set(own_model.transformer.state_dict())
+    own_model.transformer.compile_step(backend="eager")
+    compiled, _ = own_model.sample(tokens, instruction, options)
+    assert torch.equal(plain.ids, compiled.ids)
+    assert set(own_model.transformer.state_dict()) == before
+
+
+def test_without_a_compiler_the_way_out_is_said(own_model, tokens):
+    def backend(*_):
+        raise RuntimeError("no compiler found")
+
+    own_model.transformer.compile_step(backend=backend)
+    with pytest.raises(EditMGTError, match="do without: .*\n?.*no compiler found"):
+        own_model.sample(tokens, own_model.encode_instruction(PROMPT), OPTIONS)
 
 
 def test_the_fast_preset_is_made_of_options():

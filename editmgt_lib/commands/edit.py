@@ -42,6 +42,10 @@ def add_parser(commands: Any) -> None:
         "--fit", choices=("pad", "native", "crop"), default="pad", metavar="MODE",
         help="pad, native (own shape) or crop (around the mask) (default: pad)",
     )  # fmt: skip
+    group.add_argument(
+        "--compile", action="store_true",
+        help="torch.compile: a slow first step, faster ones after (default: no)",
+    )  # fmt: skip
     _add_region_options(parser.add_argument_group("where"))
     _add_speed_options(parser.add_argument_group("faster, not exact (see benchmarks/README.md)"))
     add_common_options(parser)

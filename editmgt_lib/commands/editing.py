@@ -16,7 +16,7 @@ from ..images import Picture, read_image, read_mask, write_image
 from ..localization import Localization, LocalizationOptions
 from ..sampling import SamplingOptions
 from ..sampling_options import FAST
-from .console import on_step, progress_bar
+from .console import on_step, progress_bar, say
 from .options import given, load_model, path_of, text_of
 from .outputs import Job
 
@@ -105,6 +105,9 @@ class Session:
         if request.words:
             self._instruction.rows_of(request.words)  # one error now, not one per picture
         model.free_text()
+        if args.compile:
+            say("the first step compiles, which can take minutes; later runs find most of it made")
+            model.transformer.compile_step()
         self._clock = clock
 
     def _check_use(self) -> None:

@@ -21,9 +21,10 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, key_bias: Tensor | None = None) -> Ten
 
 
 class QueryGroup(NamedTuple):
-    """Queries that share one bias over the keys (None: no bias)."""
+    """Queries from `first` to before `end` share one bias over the keys (None: no bias)."""
 
-    rows: slice
+    first: int
+    end: int
     key_bias: Tensor | None
 
 
@@ -44,7 +45,7 @@ def strength_groups(
     text, image, reference = lengths
     total = text + image + reference
     if reference == 0 or strength == 1:
-        return [QueryGroup(slice(0, total), None)]
+        return [QueryGroup(0, total, None)]
     bias = math.log(strength)
     to_reference = torch.zeros(total, device=device)
     to_reference[text + image :] = bias
@@ -52,28 +53,24 @@ def strength_groups(
     first = 0 if scope == "text+image" else text
     from_reference[first : text + image] = bias
     groups = [
-        QueryGroup(slice(first, text + image), to_reference),
-        QueryGroup(slice(text + image, total), from_reference),
+        QueryGroup(first, text + image, to_reference),
+        QueryGroup(text + image, total, from_reference),
     ]
-    return groups if first == 0 else [QueryGroup(slice(0, text), None), *groups]
+    return groups if first == 0 else [QueryGroup(0, text, None), *groups]
 
 
-def within(groups: list[QueryGroup], rows: slice) -> list[QueryGroup]:
+def within(groups: list[QueryGroup], first: int, end: int) -> list[QueryGroup]:
     """The groups cut down to a run of query rows; those with none of them are gone."""
-    cut = [
-        QueryGroup(slice(max(g.rows.start, rows.start), min(g.rows.stop, rows.stop)), g.key_bias)
-        for g in groups
-    ]
-    return [g for g in cut if g.rows.start < g.rows.stop]
+    cut = [QueryGroup(max(g.first, first), min(g.end, end), g.key_bias) for g in groups]
+    return [g for g in cut if g.first < g.end]
 
 
 def grouped_attention(
     attention: AttentionFunction, groups: list[QueryGroup], q: Tensor, k: Tensor, v: Tensor
 ) -> Tensor:
     """Run `attention` once per query group over all keys; [B, heads, L, d] -> [B, L, heads * d]."""
-    first = groups[0].rows.start  # of the rows that q holds
-    rows = [slice(g.rows.start - first, g.rows.stop - first) for g in groups]
-    parts = [attention(q[:, :, r], k, v, g.key_bias) for r, g in zip(rows, groups, strict=True)]
+    first = groups[0].first  # of the rows that q holds
+    parts = [attention(q[:, :, g.first - first : g.end - first], k, v, g.key_bias) for g in groups]
     out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
     return out.transpose(1, 2).flatten(2)
 

@@ -81,7 +81,7 @@ class AttentionContext:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, first: int = 0) -> Tensor:
         """[B, heads, L, d] each -> [B, L, heads * d]; q may hold only rows from `first` on."""
-        groups = within(self.groups, slice(first, first + q.shape[2]))
+        groups = within(self.groups, first, first + q.shape[2])
         return grouped_attention(self.attention, groups, q, k, v)
 
 

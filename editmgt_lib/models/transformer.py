@@ -5,11 +5,12 @@ What does not depend on the step is computed once by `prepare` and passed to eve
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import EditMGTError, InputError
 from .attention import (
     AttentionFunction,
     Probe,
@@ -216,6 +217,21 @@ class MaskedTransformer(nn.Module):
         read = {i: s for i, s in scores.items() if s is not None}
         features = self._unembed(streams[0][:, -computed:], c.grid, rows)
         return Prediction(features, read, tuple(seen))
+
+    def compile_step(self, **options: Any) -> None:
+        """From now on run `step` through `torch.compile(**options)`; compiled at its first call.
+
+        The same up to rounding. Raises, at that call, EditMGTError: no compiler, or it failed.
+        """
+        compiled = torch.compile(self.step, **options)
+
+        def step(*args: Any, **kwargs: Any) -> Prediction:
+            try:
+                return compiled(*args, **kwargs)
+            except torch._dynamo.exc.TorchDynamoException as error:
+                raise EditMGTError(f"torch.compile failed, do without: {error}") from error
+
+        self.step = step
 
     def logits(self, features: Tensor) -> Tensor:
         """Features of any tokens [..., C], of a `Prediction` or a linear mix -> logits [..., V]."""
