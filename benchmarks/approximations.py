@@ -9,11 +9,12 @@ import argparse
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 
 import torch
+from tqdm import tqdm
 
 import editmgt_lib
 from editmgt_lib.evaluation.batches import PairBatch, pair_batches, seeded
@@ -22,34 +23,44 @@ from editmgt_lib.evaluation.options import EvaluationOptions
 from editmgt_lib.evaluation.success import judge
 from editmgt_lib.evaluation.tables import markdown
 from editmgt_lib.pipeline import EditMGT
-from editmgt_lib.sampling import SamplingOptions
+from editmgt_lib.sampling_options import FAST, SamplingOptions
 from editmgt_lib.toyworld.world import CATEGORIES
 
-Variants = dict[str, tuple[SamplingOptions, torch.dtype]]
+
+@dataclass(frozen=True)
+class Variant:
+    """Options, number format, whether only the true mask may change, and what it is compared to."""
+
+    options: SamplingOptions
+    dtype: torch.dtype = torch.float32
+    inside: bool = False
+    base: str = "exact"
 
 
-def reuses(steps: int) -> dict[str, dict[str, object]]:
-    """What may be kept, refreshed rarely and never."""
-    return {
-        f"{what}, {often}": {"reuse": reuse, "refresh": refresh}
-        for what, reuse in (("reference kept", "reference"), ("known tokens kept too", "known"))
-        for often, refresh in ((f"refresh {steps // 4}", steps // 4), ("never refreshed", 1000))
+def variants(own: SamplingOptions) -> dict[str, Variant]:
+    """Every variant comes after its base."""
+    guided, steps = replace(own, guidance=2.0), own.steps
+    found = {
+        "exact": Variant(own),
+        "bfloat16": Variant(own, torch.bfloat16),
+        f"{steps // 2} steps": Variant(replace(own, steps=steps // 2)),
+        f"{steps // 4} steps": Variant(replace(own, steps=steps // 4)),
+        f"{steps // 4} steps, linear": Variant(replace(own, steps=steps // 4, schedule="linear")),
+        "guidance 2": Variant(guided),
+        "guidance 2, first half": Variant(
+            replace(guided, guidance_interval=(0.0, 0.5)), base="guidance 2"
+        ),
+        "guidance 2, fast": Variant(replace(guided, **FAST), base="guidance 2"),
+        "inside a mask": Variant(own, inside=True),
     }
-
-
-def variants(own: SamplingOptions) -> Variants:
-    """Name, options and number format; the first is what the others are compared with."""
-    guided = replace(own, guidance=2.0)
-    f32 = torch.float32
-    return {
-        "exact": (own, f32),
-        "bfloat16": (own, torch.bfloat16),
-        **{name: (replace(own, **kept), f32) for name, kept in reuses(own.steps).items()},
-        f"{own.steps // 2} steps": (replace(own, steps=own.steps // 2), f32),
-        f"{own.steps // 4} steps": (replace(own, steps=own.steps // 4), f32),
-        "guidance 2": (guided, f32),
-        "guidance 2, first half": (replace(guided, guidance_interval=(0.0, 0.5)), f32),
-    }
+    for what, reuse in (("reference kept", "reference"), ("known tokens kept too", "known")):
+        for often, refresh in ((f"refresh {steps // 4}", steps // 4), ("no refresh", 1000)):
+            options = replace(own, reuse=reuse, refresh=refresh)
+            found[f"{what}, {often}"] = Variant(options)
+            found[f"inside a mask, {what}, {often}"] = Variant(
+                options, inside=True, base="inside a mask"
+            )
+    return found
 
 
 def measure(models: dict[torch.dtype, EditMGT], samples: int, seed: int) -> list[dict]:
@@ -58,21 +69,22 @@ def measure(models: dict[torch.dtype, EditMGT], samples: int, seed: int) -> list
     runs = variants(exact.settings.sampling)
     options = EvaluationOptions(samples=samples, seed=seed, batch=1)
     rows = {name: {"times": [], "hits": [], "outside": [], "same": []} for name in runs}
-    for batch in pair_batches(exact, options, CATEGORIES, samples):
-        reference = None
-        for name, (sampling, dtype) in runs.items():
-            ids, seconds = _sampled(models[dtype], batch, sampling, seed)
-            reference = ids if reference is None else reference
-            _note(rows[name], exact, batch, ids, reference, seconds)
-    return [_row(name, row, rows["exact"]["times"]) for name, row in rows.items()]
+    for batch in tqdm([*pair_batches(exact, options, CATEGORIES, samples)], disable=None):
+        ids = {}
+        for name, variant in runs.items():
+            ids[name], seconds = _sampled(models[variant.dtype], batch, variant, seed)
+            _note(rows[name], exact, batch, ids[name], ids[variant.base], seconds)
+    return [_row(name, row, rows[runs[name].base]["times"]) for name, row in rows.items()]
 
 
 def _sampled(
-    model: EditMGT, batch: PairBatch, sampling: SamplingOptions, seed: int
+    model: EditMGT, batch: PairBatch, variant: Variant, seed: int
 ) -> tuple[torch.Tensor, float]:
-    began = perf_counter()
-    tokens, _ = model.sample(batch.tokens, batch.instruction, seeded(sampling, batch, seed))
-    return tokens.ids, perf_counter() - began
+    options = seeded(variant.options, batch, seed)
+    region = torch.from_numpy(batch.changed).float() if variant.inside else None
+    began = process_time()  # one thread or several: what was computed, whatever else runs
+    tokens, _ = model.sample(batch.tokens, batch.instruction, options, region=region)
+    return tokens.ids, process_time() - began
 
 
 def _note(
