@@ -431,7 +431,7 @@ def mid_size(folder, offload, device):
     from .tiny import TRANSFORMER, VQ
 
     if not (folder / "editmgt.json").exists():
-        sizes = {"num_attention_heads": 8, "attention_head_dim": 96, "num_single_layers": 3}
+        sizes = {"num_attention_heads": 8, "attention_head_dim": 96, "num_single_layers": 2}
         sizes |= {"axes_dims_rope": (16, 40, 40), "joint_attention_dim": 2560}
         config, tokenizer = replace(TRANSFORMER, **sizes), replace(VQ, block_out_channels=(512,))
         torch.manual_seed(0)
