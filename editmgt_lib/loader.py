@@ -13,6 +13,7 @@ from .checkpoints import (
     read_state_dict,
     resolve,
 )
+from .checks import require_choice
 from .errors import InputError
 from .models.attention import AttentionFunction, sdpa
 from .models.config import TransformerConfig
@@ -21,7 +22,9 @@ from .models.transformer import MaskedTransformer
 from .models.vq import VQConfig, VQModel
 from .pipeline import EditMGT
 from .settings import Settings
+from .workplace import rest
 
+OFFLOAD = ("none", "stages", "layers")
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -34,6 +37,7 @@ def load(
     *,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
+    offload: str = "none",
     text: bool = True,
     local_dir: str | Path | None = None,
     allow_download: bool = False,
@@ -48,6 +52,10 @@ def load(
         dtype: of transformer and text encoders: `"float32"`, `"bfloat16"`, `"float16"` or `"auto"`,
             which is bfloat16 on CUDA cards that have it, else float32. The tokenizer is float32:
             bfloat16 assigns other tokens.
+        offload: `"none"`: all weights are on the device. `"stages"`: they rest on the CPU, and each
+            stage brings its own network to the device for its call. `"layers"`: the language model,
+            the largest, even layer by layer. Less memory, the same results, more time; one call at
+            a time.
         text: load the text encoders; without them only encoded instructions can be used.
         local_dir, allow_download: see `checkpoints.resolve`; without `allow_download` the network
             is never touched.
@@ -55,16 +63,23 @@ def load(
         attention: `(q, k, v, key_bias) -> out` for the transformer.
 
     Raises:
-        InputError: no such checkpoint, device or dtype. CheckpointError: parts missing, corrupt or
-        contradicting each other. OutOfMemory.
+        InputError: no such checkpoint, device, dtype or offload. CheckpointError: parts missing,
+        corrupt or contradicting each other. OutOfMemory.
     """
+    require_choice("offload", offload, OFFLOAD)
     folder = resolve(name, local_dir=local_dir, allow_download=allow_download)
     place = choose_device(device)
     kind = choose_dtype(dtype, place)
+    home = place if offload == "none" else torch.device("cpu")
     settings = Settings.read(folder)
-    transformer = load_transformer(folder / "editmgt", place, kind, operations, attention)
-    vq = load_tokenizer(folder / "vqvae", place, operations)
-    towers = TextTowers.from_folder(folder, place, kind, settings.text_length) if text else None
+    transformer = load_transformer(folder / "editmgt", home, kind, operations, attention)
+    vq = load_tokenizer(folder / "vqvae", home, operations)
+    towers = TextTowers.from_folder(folder, home, kind, settings.text_length) if text else None
+    if offload != "none":
+        rest(transformer, place)
+        rest(vq, place)
+        if towers is not None:
+            towers.rest(place, in_turn=offload == "layers")
     return EditMGT(transformer, vq, towers, settings, folder)
 
 

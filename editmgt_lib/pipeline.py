@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .checks import require_choice
 from .errors import InputError
@@ -21,10 +21,10 @@ from .models.text import TextTowers
 from .models.transformer import MaskedTransformer
 from .models.vq import VQModel
 from .prediction import Predictor
-from .results import Decoded, EditResult, decode_pixels, memory_advice
+from .results import Decoded, EditResult, decode_pixels, memory_advice, stage
 from .sampling import ItemNoise, SamplingOptions, SharedNoise, StepEvent, sample_tokens
 from .settings import Settings
-from .workplace import workplace
+from .workplace import move, workplace
 
 Callback = Callable[[StepEvent], bool | None]
 COMBINATIONS = ("intersection", "union")
@@ -65,8 +65,9 @@ class EditMGT:
         return workplace(self.transformer)[1]
 
     def to(self, device: torch.device | str) -> "EditMGT":
-        """Move all networks, in place."""
-        nn.ModuleList([self.transformer, self.vq]).to(device)
+        """Have all networks compute on another device, in place; weights that rest stay put."""
+        for network in (self.transformer, self.vq):
+            move(network, device)
         if self.towers is not None:
             self.towers.to(device)
         return self
@@ -92,7 +93,7 @@ class EditMGT:
             fit_options = FitOptions(fit_options, resolution=resolution, factor=factor)
         pixels, canvas = fit(image, fit_options, mask)
         device = workplace(self.vq)[0]
-        with memory_advice("tokenizing", "use a smaller picture or batch"):
+        with stage("tokenizing", "use a smaller picture or batch", self.vq):
             # Item by item: the same ids whatever the batch, and no more memory than one needs.
             ids = torch.cat([self.vq.encode(p[None].to(device)) for p in pixels])
         return Tokens(ids, canvas, ids)
@@ -110,7 +111,8 @@ class EditMGT:
         """
         if self.towers is None:
             raise InputError("the text encoders were freed; load the checkpoint again")
-        with memory_advice("encoding text", "use a smaller dtype or another device"):
+        less = "" if self.towers.device.type == "cpu" else "load with offload 'layers', or "
+        with memory_advice("encoding text", less + "use a smaller dtype or another device"):
             return self.towers.encode(
                 prompt, self.settings.negative if negative is None else negative
             )
@@ -134,7 +136,7 @@ class EditMGT:
         options = options or self.settings.localization
         sampling = replace(sampling or self.settings.sampling, guidance=1.0)
         ids = tokens.ids.to(self.device)
-        with memory_advice("localising", "use a smaller picture or batch"):
+        with stage("localising", "use a smaller picture or batch", self.transformer):
             predictor = Predictor.of(self.transformer, tokens, instruction, sampling, options)
             if options.state == "source":
                 return predictor.read(ids, 0)
@@ -179,13 +181,14 @@ class EditMGT:
         editing = tokens.source_ids is not None
         if not editing and (options.threshold > 0 or region is not None):
             raise InputError("threshold and region hold parts of a picture; there is none here")
-        guide_by = self._what_to_hold(tokens, instruction, options, localization)
         ids, mask_id = tokens.ids.to(self.device), self.transformer.config.mask_token_id
         place = None
         if region is not None:
             place = project_mask(region, tokens.canvas, required=True).to(self.device)
         union = combine == "union" and options.threshold > 0
-        with memory_advice("sampling", "use a smaller batch or picture, bfloat16, or guidance 1"):
+        less = "use a smaller batch or picture, bfloat16, or guidance 1"
+        with stage("sampling", less, self.transformer):
+            guide_by = self._what_to_hold(tokens, instruction, options, localization)
             result = sample_tokens(
                 Predictor.of(self.transformer, tokens, instruction, options, guide_by),
                 torch.full_like(ids, mask_id),

@@ -1,17 +1,17 @@
-"""What the last stage gives back, how it decodes, and how a full device is reported."""
+"""What the last stage gives back, how it decodes, and what every stage runs in."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import OutOfMemory
 from .geometry import Tokens
 from .localization import Localization
 from .models.vq import VQModel
-from .workplace import workplace
+from .workplace import at_work, workplace
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -49,6 +49,16 @@ def memory_advice(doing: str, advice: str) -> Iterator[None]:
         raise OutOfMemory(f"out of memory while {doing}; {advice}") from error
 
 
+@contextmanager
+def stage(doing: str, advice: str, network: nn.Module) -> Iterator[None]:
+    """Have `network` where it computes; a device that is full is reported with what to lower."""
+    device = workplace(network)[0]
+    if getattr(network, "workplace", None) is None and device.type != "cpu":
+        advice = f"load with offload 'stages', or {advice}"
+    with memory_advice(doing, advice), at_work(network):
+        yield
+
+
 @torch.no_grad()
 def decode_pixels(vq: VQModel, ids: Tensor) -> Tensor:
     """Token ids [B, rows, cols] -> pixels [B, 3, H, W] float32 on the CPU, not clipped.
@@ -60,7 +70,7 @@ def decode_pixels(vq: VQModel, ids: Tensor) -> Tensor:
         OutOfMemory.
     """
     ids = ids.to(workplace(vq)[0])
-    with memory_advice("decoding", "use a smaller picture"):
+    with stage("decoding", "use a smaller picture", vq):
         try:
             return torch.cat([vq.decode(item[None]).cpu() for item in ids])
         except torch.OutOfMemoryError:

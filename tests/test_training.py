@@ -5,6 +5,7 @@ import dataclasses
 import json
 import signal
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,8 +14,8 @@ from editmgt_lib.checkpoints import read_state_dict
 from editmgt_lib.checkpoints.copying import copy_checkpoint
 from editmgt_lib.errors import CheckpointError, InputError
 from editmgt_lib.models.vq import VQModel
-from editmgt_lib.toyworld.language import corpus
-from editmgt_lib.toyworld.scenes import is_heldout
+from editmgt_lib.toyworld.language import STYLES, corpus
+from editmgt_lib.toyworld.scenes import Scene, Thing, is_heldout, render
 from editmgt_lib.toyworld.text_towers import build_towers
 from editmgt_lib.training import commands, generation, initial
 from editmgt_lib.training.decoder import DecoderStage
@@ -25,6 +26,7 @@ from editmgt_lib.training.generation import (
     mask_tokens,
 )
 from editmgt_lib.training.loop import LoopOptions, Run, StepRandom, train
+from editmgt_lib.training.pictures import crowded_scene, to_pixels, training_scene
 from editmgt_lib.training.recipes import RECIPES, STAGES, Recipe
 from editmgt_lib.training.state import STATE
 from editmgt_lib.training.text import OFFSETS, TextStage, training_prompt
@@ -386,6 +388,25 @@ def test_held_out_scenes_are_never_trained_on(edit_stage, networks, monkeypatch)
     assert not any(map(is_heldout, seen))
 
 
+@pytest.mark.parametrize("size", [64, 256])
+def test_pictures_put_together_from_cells_are_those_that_are_drawn(size):
+    rng = np.random.default_rng(0)
+    scenes = [training_scene(rng) for _ in range(200)] + [crowded_scene(rng) for _ in range(60)]
+    scenes += [Scene((), "dotted"), Scene((Thing("star", "pink", 8),), "mint", "blueprint")]
+    assert {s.style for s in scenes} == set(STYLES)
+    drawn = torch.from_numpy(np.stack([render(scene, size) for scene in scenes]))
+    assert torch.equal(to_pixels(scenes, size), drawn.permute(0, 3, 1, 2).float() / 255)
+
+
+@pytest.mark.parametrize("kind", STAGES)
+def test_figures_of_a_step_are_left_on_the_device(kind, networks, tmp_path):
+    run = Run(stage_of(kind, networks), LOOP, tmp_path)
+    for _ in range(2):
+        for name, figure in run.advance().items():
+            assert isinstance(figure, torch.Tensor) and not figure.requires_grad, name
+            assert figure.ndim == 0 and torch.isfinite(figure), name
+
+
 def test_loss_falls_on_edits(edit_stage, tmp_path):
     run = Run(edit_stage, LoopOptions(16, 4, 1e-2, warmup=2), tmp_path)
     losses = [run.advance()["loss"] for _ in range(16)]
@@ -497,6 +518,19 @@ def tiny_recipe(monkeypatch):
     monkeypatch.setitem(RECIPES, "tiny", RECIPE)
     monkeypatch.setattr(initial, "corpus", lambda: CORPUS)
     monkeypatch.setattr(initial, "PICTURES", 20)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("ignore:prompt .* is ignored there")
+def test_a_recipe_trains_and_goes_on_where_a_gpu_is(tiny_recipe, tmp_path):
+    commands.run_training("tiny", tmp_path, steps=3, device="cuda")
+    folder = commands.run_training("tiny", tmp_path, steps=5, device="cuda")
+    for stage in STAGES:
+        progress = json.loads((tmp_path / stage / "progress.json").read_text())
+        assert progress == {"step": 5, "steps": 5, "exported": True}
+        assert stage == "text" or list((tmp_path / stage).glob("sheet-000005.png"))
+    model = editmgt_lib.load(folder, device="cuda")
+    assert torch.isfinite(model.generate("a star")).all()
 
 
 @pytest.mark.filterwarnings("ignore:prompt .* is ignored there")

@@ -59,7 +59,8 @@ def load_module(
         module.to(device)
     except torch.cuda.OutOfMemoryError as error:
         raise OutOfMemory(
-            f"no room on {device} for {where}; use a smaller dtype, another device, or free memory"
+            f"no room on {device} for {where}; load with offload 'stages' or 'layers', a smaller "
+            "dtype, or on another device"
         ) from error
     return module.train(False).requires_grad_(False)
 

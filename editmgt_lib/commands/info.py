@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from ..checkpoints import FolderReport, PartReport
 
 FLOAT32_ALWAYS = "vqvae"  # lower precision changes token assignments
-TEXT = ("text_encoder", "llm_encoder")
+LANGUAGE_MODEL = "llm_encoder"
+TEXT = ("text_encoder", LANGUAGE_MODEL)
 _BYTES = {"float32": 4, "bfloat16": 2}
 
 
@@ -47,21 +48,45 @@ def run(args: argparse.Namespace) -> int:
 
 
 def memory(report: "FolderReport") -> dict[str, dict[str, int]]:
-    """Bytes of the weights once loaded, by number format: in all, and with the text side freed.
+    """Bytes of weights on the device at a time, by number format; what is computed comes on top.
 
-    An upper bound: the last layer of the language model is in the files, but not loaded.
+    Of all parts ("all"; an upper bound, for the language model's last layer is in the files but not
+    loaded), of those left once the text is encoded ("without_text"), and the most there is at a
+    time with offload "stages" and "layers".
     """
+    layers = _language_layers(report)
 
     def size(part: "PartReport", bytes_each: int) -> int:
         return part.parameters * (4 if part.part.name == FLOAT32_ALWAYS else bytes_each)
+
+    def most(bytes_each: int, language_model: int) -> int:
+        whole = [size(p, bytes_each) for p in report.parts if p.part.name != LANGUAGE_MODEL]
+        return max(*whole, bytes_each * language_model)
 
     return {
         dtype: {
             "all": sum(size(p, each) for p in report.parts),
             "without_text": sum(size(p, each) for p in report.parts if p.part.name not in TEXT),
+            "stages": most(each, sum(layers)),
+            "layers": most(each, max(layers, default=0)),
         }
         for dtype, each in _BYTES.items()
     }
+
+
+def _language_layers(report: "FolderReport") -> list[int]:
+    """Parameters of each layer of the language model that is used: of all but the last."""
+    from ..checkpoints import read_headers
+
+    if any(p.part.name == LANGUAGE_MODEL and (p.problem or not p.present) for p in report.parts):
+        return []
+    layers: dict[int, int] = {}
+    for name, info in read_headers(Path(report.folder) / LANGUAGE_MODEL).items():
+        _, found, rest = name.partition("layers.")
+        if found:
+            number = int(rest.split(".")[0])
+            layers[number] = layers.get(number, 0) + info.elements
+    return [layers[number] for number in sorted(layers)[:-1]]
 
 
 def _print_table(report: "FolderReport") -> None:
@@ -81,6 +106,11 @@ def _print_table(report: "FolderReport") -> None:
             f"  weights in memory as {dtype}: {size(needed['all'])}; "
             f"{size(needed['without_text'])} once the text is encoded"
         )
+        print(
+            f"    with offload stages {size(needed['stages'])} at a time, "
+            f"layers {size(needed['layers'])}"
+        )
+    print("    (counted from the parameters, not measured; what is computed comes on top)")
     resolution, rows_of_text = report.settings["resolution"], report.settings["text_length"]
     print(f"  made for {resolution}x{resolution} pixels and {rows_of_text} text rows")
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ..pipeline import EditMGT
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+OFFLOAD = ("none", "stages", "layers")
 OWN = "default: the checkpoint's"  # published values in brackets behind it
 
 GENERATION = ("seed", "steps", "guidance")  # the sampling options of `generate`
@@ -22,7 +23,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """--model, --device and --dtype."""
+    """--model, --device, --dtype and --offload."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
@@ -44,7 +45,7 @@ def add_device_option(parser: Any) -> None:
 
 
 def add_device_options(parser: Any) -> None:
-    """--device and --dtype."""
+    """--device, --dtype and --offload."""
     add_device_option(parser)
     parser.add_argument(
         "--dtype",
@@ -52,6 +53,13 @@ def add_device_options(parser: Any) -> None:
         metavar="NAME",
         default="auto",
         help=f"{', '.join(DTYPES[1:])} or auto (default: auto)",
+    )
+    parser.add_argument(
+        "--offload",
+        choices=OFFLOAD,
+        metavar="MODE",
+        default="none",
+        help="none, or to save memory of the device: stages, layers (default: none)",
     )
 
 
@@ -104,10 +112,10 @@ def path_of(text: str) -> Path:
 
 
 def load_model(args: argparse.Namespace) -> "EditMGT":
-    """The model of --model, --device and --dtype."""
+    """The model of --model, --device, --dtype and --offload."""
     from .. import load
 
-    return load(args.model, device=args.device, dtype=args.dtype)
+    return load(args.model, device=args.device, dtype=args.dtype, offload=args.offload)
 
 
 def find_folder(name: str) -> Path:

@@ -18,6 +18,7 @@ from ..localization import Localization, LocalizationOptions, consolidate
 from ..models.attention import text_to_image
 from ..prediction import Predictor, row_weights
 from ..sampling import SamplingOptions, StepEvent
+from ..workplace import at_work
 from .batches import PairBatch, batch_count, pair_batches, seeded
 from .metrics import auc, mask_cells, mean
 from .options import LOCAL, EvaluationOptions, Progress
@@ -67,22 +68,15 @@ def block_maps(
     float32 [blocks, B, choices, N], not rescaled nor filtered, N = h * w; choices as ROWS. Of the
     conditional half alone, as in sampling.
     """
-    canvas = batch.tokens.canvas
-    predictor = Predictor(
-        model.transformer,
-        batch.instruction,
-        size=canvas.size,
-        grid=(canvas.rows, canvas.cols),
-        reference_ids=batch.tokens.ids,
-        options=replace(sampling, guidance=1.0),
-    )
+    network, options = model.transformer, replace(sampling, guidance=1.0)
     ids, timestep = _target_stream(model, batch, state, sampling)
     probe = RowChoices(choice_weights(batch).to(ids.device))
     times = torch.full((len(ids),), timestep, device=ids.device)
-    blocks = range(len(model.transformer.blocks))
-    with torch.no_grad():
-        read = model.transformer.step(ids, times, predictor.conditioning, probe, blocks).scores
-    return torch.stack([read[k].cpu() for k in blocks]), predictor.conditioning.grid
+    blocks = range(len(network.blocks))
+    with torch.no_grad(), at_work(network):
+        conditioning = Predictor.of(network, batch.tokens, batch.instruction, options).conditioning
+        read = network.step(ids, times, conditioning, probe, blocks).scores
+    return torch.stack([read[k].cpu() for k in blocks]), conditioning.grid
 
 
 def _target_stream(

@@ -17,6 +17,7 @@ from torch import nn
 
 from ..errors import CheckpointError, InputError
 from ..instruction import DEFAULT_NEGATIVE, Instruction, WordRows, place_words
+from ..workplace import at_work, move, rest, workplace
 from .text_loading import load_clip, load_gemma, load_tokenizer
 
 
@@ -85,14 +86,14 @@ class TextTowers:
     def __repr__(self) -> str:
         if self.clip is None:
             return f"TextTowers(L={self.text_length}, freed)"
-        first = next(self.gemma.parameters())
+        device, dtype = workplace(self.gemma)
         size = f"{self.parameter_bytes / 1e6:.1f} MB"
-        return f"TextTowers(L={self.text_length}, {size}, {first.dtype}, {first.device})"
+        return f"TextTowers(L={self.text_length}, {size}, {dtype}, {device})"
 
     @property
     def device(self) -> torch.device:
-        """Where the encoders are. Raises InputError once freed."""
-        return next(self._present()[1].parameters()).device
+        """Where the encoders compute. Raises InputError once freed."""
+        return workplace(self._present()[1])[0]
 
     @property
     def parameter_bytes(self) -> int:
@@ -101,10 +102,23 @@ class TextTowers:
         return sum(p.numel() * p.element_size() for model in models for p in model.parameters())
 
     def to(self, device: torch.device | str) -> "TextTowers":
-        """Move both encoders in place; there is no change of type, rotary tables stay float32."""
+        """Have both encoders compute elsewhere, in place, in the type they have.
+
+        The weights move along, unless they rest.
+        """
         for model in self._present():
-            model.to(device)
+            move(model, device)
         return self
+
+    def rest(self, device: torch.device, in_turn: bool) -> None:
+        """Leave the weights where they are; each encoder visits `device` when it is called.
+
+        in_turn: the language model, by far the largest network, comes layer by layer. Its table of
+        words stays in any case: to look rows up is no work for a device, and it fills 1.2 GB.
+        """
+        clip, gemma = self._present()
+        rest(clip, device)
+        rest(gemma, device, stays=("embed_tokens",), in_turn=("layers",) if in_turn else ())
 
     def free(self) -> None:
         """Drop both encoders; `tokenize` and `words` keep working."""
@@ -125,11 +139,20 @@ class TextTowers:
         self, clip_ids: torch.Tensor, gemma_ids: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """States [B, L, D] and pooled [B, P] of tokenized prompts; differentiable."""
-        clip, gemma = self._present()
-        device = self.device
-        pooled = clip(input_ids=clip_ids.to(device)).text_embeds
-        states = gemma(input_ids=gemma_ids.to(device), use_cache=False).last_hidden_state
-        return states, pooled
+        return self._states(gemma_ids), self._pooled(clip_ids)
+
+    def _pooled(self, ids: torch.Tensor) -> torch.Tensor:
+        clip = self._present()[0]
+        with at_work(clip):
+            return clip(input_ids=ids.to(workplace(clip)[0])).text_embeds
+
+    def _states(self, ids: torch.Tensor) -> torch.Tensor:
+        gemma = self._present()[1]
+        with at_work(gemma):
+            # Looked up where the table of words is, which may be elsewhere than the layers.
+            words = gemma.embed_tokens(ids.to(gemma.embed_tokens.weight.device))
+            words = words.to(workplace(gemma)[0])
+            return gemma(inputs_embeds=words, use_cache=False).last_hidden_state
 
     def encode(
         self, prompt: str | Sequence[str], negative: str | Sequence[str] = DEFAULT_NEGATIVE
@@ -149,7 +172,7 @@ class TextTowers:
         for text in texts:
             if text != DEFAULT_NEGATIVE:
                 self._warn_if_cut(text)
-        encoded = {text: self._encode_text(text) for text in texts}
+        encoded = self._encode_texts(texts)
         offsets = [self._offsets(text) for text in prompts]
         return Instruction(
             prompt=prompts,
@@ -190,14 +213,22 @@ class TextTowers:
                 )
 
     @torch.no_grad()
-    def _encode_text(self, text: str) -> tuple[torch.Tensor, torch.Tensor]:
-        states, pooled = self.encode_ids(*self.tokenize(text))
-        if not (torch.isfinite(states).all() and torch.isfinite(pooled).all()):
-            raise InputError(
-                f"the text encoders overflow in {states.dtype} on prompt {text!r}; "
-                "load them in bfloat16 or float32"
-            )
-        return states, pooled
+    def _encode_texts(self, texts: Sequence[str]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """States [1, L, D] and pooled [1, P] of each text."""
+        clip, gemma = self._present()
+        ids = [self.tokenize(text) for text in texts]
+        with at_work(clip):
+            pooled = [self._pooled(clip_ids) for clip_ids, _ in ids]
+        with at_work(gemma):
+            states = [self._states(gemma_ids) for _, gemma_ids in ids]
+        encoded = dict(zip(texts, zip(states, pooled, strict=True), strict=True))
+        for text, both in encoded.items():
+            if not all(torch.isfinite(part).all() for part in both):
+                raise InputError(
+                    f"the text encoders overflow in {both[0].dtype} on prompt {text!r}; "
+                    "load them in bfloat16 or float32"
+                )
+        return encoded
 
     def _offsets(self, text: str) -> list[tuple[int, int] | None]:
         """Per text row the characters it carries, None for padding and marks.

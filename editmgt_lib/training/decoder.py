@@ -35,7 +35,7 @@ class DecoderStage:
         """The tokenizer under training."""
         return self.modules["vqvae"]
 
-    def loss(self, random: StepRandom, batch: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, random: StepRandom, batch: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Absolute and squared error of the pixels; every fourth picture is a crowded one."""
         rng = random.data
         scenes = [(crowded_scene if i % 4 == 0 else training_scene)(rng) for i in range(batch)]
@@ -43,7 +43,7 @@ class DecoderStage:
         with torch.no_grad():
             codes = self.model.lookup(self.model.encode(pixels))
         error, squared, absolute = reconstruction_error(self.model, codes, pixels)
-        return error, {"mse": squared.item(), "l1": absolute.item()}
+        return error, {"mse": squared.detach(), "l1": absolute.detach()}
 
     def after_step(self) -> None:
         """Nothing to do."""

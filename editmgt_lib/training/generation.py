@@ -182,7 +182,7 @@ class GenerationStage:
         source, target = self.vq.encode(to_pixels(scenes, size, self.device)).chunk(2)
         return Batch(target, source, [p.instruction for p in pairs])
 
-    def loss(self, random: StepRandom, batch: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, random: StepRandom, batch: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted cross-entropy on masked tokens, plus the alignment term where asked for."""
         o, data = self.options, self.draw(random, batch)
         drop = torch.rand(batch, generator=random.masks) < o.text_dropout
@@ -198,16 +198,16 @@ class GenerationStage:
         few = 1 - changed.float().mean(dim=(1, 2), keepdim=True)
         weights = (1 + (o.changed_weight - 1) * few * changed)[masked]
         loss = (losses * weights).sum() / weights.sum()
-        figures = {"nll": losses.mean().item()}
+        figures = {"nll": losses.detach().mean()}
         if data.source is None:
             return loss, figures
-        figures["new"] = losses[changed[masked]].mean().nan_to_num().item()
+        figures["new"] = losses.detach()[changed[masked]].mean().nan_to_num()
         if prediction.scores:
             # A dropped prompt says nothing about where to act.
             told = changed & ~drop.to(self.device)[:, None, None]
             scores = [prediction.scores[i] for i in o.aligned_blocks]
             aligned = alignment_loss(scores, told, self.config.stride)
-            figures["align"] = aligned.item()
+            figures["align"] = aligned.detach()
             loss = loss + o.alignment * aligned
         return loss, figures
 

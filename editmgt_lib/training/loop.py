@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -19,7 +19,11 @@ from ..errors import CheckpointError, InputError
 from .interrupts import deferred_interrupt
 from .state import Groups, read_state, write_state
 
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
 EARLY = 10  # steps over which the average's decay rises
+SHOWN = 10  # steps from one to the next whose figures are read
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,8 @@ class Stage(Protocol):
 
     modules: nn.ModuleDict
 
-    def loss(self, random: StepRandom, batch: int) -> tuple[Tensor, dict[str, float]]:
-        """The loss of one batch and figures for the progress bar."""
+    def loss(self, random: StepRandom, batch: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of one batch, and figures for the progress bar: numbers, left on the device."""
 
     def after_step(self) -> None:
         """Anything to do once the weights moved."""
@@ -162,8 +166,11 @@ class Run:
     def _weights(self) -> dict[str, Tensor]:
         return {n: t for n, t in self.stage.modules.state_dict().items() if t.is_floating_point()}
 
-    def advance(self) -> dict[str, float]:
-        """One optimiser step; returns the figures to show."""
+    def advance(self) -> dict[str, Tensor]:
+        """One optimiser step; returns the figures to show.
+
+        They are left on the device: to read one is to wait for it.
+        """
         o = self.options
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -177,7 +184,7 @@ class Run:
         self.step += 1
         self.stage.after_step()
         self._average()
-        return {"loss": loss.item(), **figures}
+        return {"loss": loss.detach(), **figures}
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -248,9 +255,9 @@ def train(run: Run, *, name: str, minutes: float | None = None) -> None:
         tqdm(total=o.steps, initial=run.step, desc=name, mininterval=5) as bar,
     ):
         while run.step < o.steps and time.monotonic() < deadline and not interrupted():
-            for key, value in run.advance().items():
-                smooth[key] = 0.98 * smooth.get(key, value) + 0.02 * value
-            bar.set_postfix({k: f"{v:.4f}" for k, v in smooth.items()}, refresh=False)
+            figures = run.advance()
+            if run.step % SHOWN == 1:
+                _show(bar, smooth, figures)
             bar.update()
             last = run.step == o.steps
             if last or run.step % o.sheet_every == 0:
@@ -263,3 +270,10 @@ def train(run: Run, *, name: str, minutes: float | None = None) -> None:
             run.save()
     if interrupted():
         raise KeyboardInterrupt
+
+
+def _show(bar: "tqdm", smooth: dict[str, float], figures: dict[str, Tensor]) -> None:
+    """Put the figures, smoothed over some fifty steps, on the bar."""
+    for key, value in figures.items():
+        smooth[key] = 0.8 * smooth.get(key, float(value)) + 0.2 * float(value)
+    bar.set_postfix({k: f"{v:.4f}" for k, v in smooth.items()}, refresh=False)

@@ -1,6 +1,8 @@
 """Batches of ToyWorld pictures as tensors, and grids of pictures as files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -8,17 +10,75 @@ import torch
 from torch import Tensor
 
 from ..files import atomic_path
-from ..toyworld.scenes import EditPair, Scene, Thing, is_heldout, render
+from ..toyworld.drawing import BOX, GRID, SLOT_OFFSETS, ground_picture, sprite
+from ..toyworld.scenes import EditPair, Scene, Thing, is_heldout
 from ..toyworld.world import BACKGROUNDS, COLORS, SHAPES, STYLES, sample_pair, sample_scene
 
 STYLED = 0.15  # share of training pictures in one of the styles
 CROWDED_STYLED = 0.3  # more of them where there is a codebook to fill
 
 
+Look = tuple[str, str, str, str]  # style, background, shape, colour: what pixels depend on
+THING_CELLS = np.arange(BOX * BOX).reshape(BOX, BOX)
+
+
 def to_pixels(scenes: Sequence[Scene], size: int, device: torch.device | str = "cpu") -> Tensor:
-    """Rendered scenes as [B, 3, size, size] in 0..1."""
-    stacked = np.stack([render(scene, size) for scene in scenes])
-    return torch.from_numpy(stacked).to(device).permute(0, 3, 1, 2).float().div_(255)
+    """Scenes as `render` draws them, [B, 3, size, size] in 0..1.
+
+    Put together on the device from cells that are there already: drawn on the host and copied, the
+    pictures of a step would take longer than the step does on a GPU.
+    """
+    cells, first = _atlas(size, str(device))
+    numbers = np.empty((len(scenes), GRID, GRID), np.int64)
+    for cell, scene in zip(numbers, scenes, strict=True):
+        cell[:] = first[_look(scene)]
+        for thing in scene.things:
+            row, col = (SLOT_OFFSETS[i] for i in divmod(thing.slot, 3))
+            cell[row : row + BOX, col : col + BOX] = first[_look(scene, thing)] + THING_CELLS
+    found = cells[torch.from_numpy(numbers).to(device)]  # [B, rows, cols, edge, edge, 3]
+    pictures = found.permute(0, 1, 3, 2, 4, 5).reshape(len(scenes), size, size, 3)
+    return pictures.permute(0, 3, 1, 2).float().div_(255)
+
+
+@lru_cache(maxsize=4)
+def _atlas(size: int, device: str) -> tuple[Tensor, dict[Look, int]]:
+    """All cells there are, uint8 [N, edge, edge, 3], and the number of each look's first one.
+
+    The ground is one cell, everywhere the same; a thing is BOX x BOX cells in reading order.
+    """
+    edge = size // GRID
+    first: dict[Look, int] = {}
+    cells: list[np.ndarray] = []
+    for look in _looks():
+        style, background, shape, color = look
+        if shape:
+            picture = sprite(shape, color or COLORS[0], background or BACKGROUNDS[0], style, size)
+        else:
+            picture = ground_picture(background or BACKGROUNDS[0], style, size)[:edge, :edge]
+        side = len(picture) // edge
+        first[look] = len(cells)
+        cells += [
+            *picture.reshape(side, edge, side, edge, 3).swapaxes(1, 2).reshape(-1, edge, edge, 3)
+        ]
+    return torch.from_numpy(np.stack(cells)).to(device), first
+
+
+def _look(scene: Scene, thing: Thing | None = None) -> Look:
+    """What the pixels of a thing depend on, or those of the ground without one."""
+    shape = thing.shape if thing else ""
+    if scene.style != "plain":
+        return scene.style, "", shape, ""
+    return scene.style, scene.background, shape, thing.color if thing else ""
+
+
+def _looks() -> Iterator[Look]:
+    """All there are."""
+    for style, shape in product(STYLES, ("", *SHAPES)):
+        if style != "plain":
+            yield style, "", shape, ""
+            continue
+        for background, color in product(BACKGROUNDS, COLORS if shape else ("",)):
+            yield style, background, shape, color
 
 
 def training_scene(rng: np.random.Generator) -> Scene:

@@ -103,10 +103,24 @@ GPU = Recipe(
     continuous=200,
     loops={
         "text": _TEXT,
-        "tokenizer": LoopOptions(6000, 64, 1e-3, cooldown=3000, average=0.99, clip=0.3),
-        "text-to-image": LoopOptions(8000, 64, 1e-3, muon=2e-3, warmup=200),
-        "edit": LoopOptions(24000, 64, 1e-3, muon=2e-3, warmup=200, cooldown=10000),
-        "decoder": LoopOptions(6000, 64, 1e-3, cooldown=4000, average=0.99, clip=0.3),
+        "tokenizer": LoopOptions(
+            6000, 64, 1e-3, cooldown=3000, average=0.99, clip=0.3,
+            sheet_every=2000, checkpoint_every=1000,
+        ),
+        # A step is thousands of small kernels, and starting them takes longer than they do: twice
+        # the batch is nearly free, so there are half as many steps. For the same reason pictures
+        # and states are rarer than on a CPU: what is made on the host holds the GPU up.
+        "text-to-image": LoopOptions(
+            4000, 128, 1e-3, muon=2e-3, warmup=200, sheet_every=2000, checkpoint_every=1000
+        ),
+        "edit": LoopOptions(
+            10000, 128, 1e-3, muon=2e-3, warmup=200, cooldown=4000,
+            sheet_every=2000, checkpoint_every=1000,
+        ),
+        "decoder": LoopOptions(
+            6000, 64, 1e-3, cooldown=4000, average=0.99, clip=0.3,
+            sheet_every=2000, checkpoint_every=1000,
+        ),
     },
     generation=GenerationOptions(edit=False, size=256, steps=16, first_step=0.25, patches=0.5),
     edit=GenerationOptions(

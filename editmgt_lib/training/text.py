@@ -54,7 +54,7 @@ class TextStage:
             {"clip": clip, "gemma": gemma, "around": around, "contents": contents}
         ).to(self.device)
 
-    def loss(self, random: StepRandom, batch: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, random: StepRandom, batch: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of the words around each row, and of the set of words in the prompt."""
         prompts = [training_prompt(random.data) for _ in range(batch)]
         clip_ids, ids = self.towers.tokenize(prompts)
@@ -68,8 +68,9 @@ class TextStage:
         held = self.modules["contents"](pooled)
         said = torch.zeros_like(held).scatter_(1, ids, 1.0)
         contents = F.binary_cross_entropy_with_logits(held, said)
-        figures = {"recall": sum(wrong[:-1]).item() / len(wrong[:-1]), "next": wrong[-1].item()}
-        return sum(wrong) + 10 * contents, {**figures, "contents": contents.item()}
+        recall = sum(wrong[:-1]) / len(wrong[:-1])
+        figures = {"recall": recall, "next": wrong[-1], "contents": contents}
+        return sum(wrong) + 10 * contents, {name: f.detach() for name, f in figures.items()}
 
     def after_step(self) -> None:
         """Nothing to do."""

@@ -79,7 +79,7 @@ class TokenizerStage:
         """Whether this step passes the codebook."""
         return int(self.modules.step) >= self.continuous
 
-    def loss(self, random: StepRandom, batch: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, random: StepRandom, batch: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Absolute and squared error of the pixels, and the commitment to the codebook."""
         scenes = [crowded_scene(random.data) for _ in range(batch)]
         pixels = to_pixels(scenes, self.size, self.device)
@@ -90,7 +90,8 @@ class TokenizerStage:
         error, squared, _ = reconstruction_error(model, through, pixels)
         commitment = F.mse_loss(latents, codes.detach())
         used = self._ids.unique().numel() if self.quantizing else 0
-        figures = {"mse": squared.item(), "commit": commitment.item(), "codes": float(used)}
+        figures = {"mse": squared.detach(), "commit": commitment.detach()}
+        figures["codes"] = torch.tensor(float(used))
         return error + COMMITMENT * commitment, figures
 
     def _quantize(self, latents: Tensor, generator: torch.Generator) -> Tensor:
