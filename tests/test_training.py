@@ -13,6 +13,7 @@ import editmgt_lib
 from editmgt_lib.checkpoints import read_state_dict
 from editmgt_lib.checkpoints.copying import copy_checkpoint
 from editmgt_lib.errors import CheckpointError, InputError
+from editmgt_lib.models.transformer import MaskedTransformer
 from editmgt_lib.models.vq import VQModel
 from editmgt_lib.toyworld.language import STYLES, corpus
 from editmgt_lib.toyworld.scenes import Scene, Thing, is_heldout, render
@@ -25,7 +26,7 @@ from editmgt_lib.training.generation import (
     alignment_loss,
     mask_tokens,
 )
-from editmgt_lib.training.loop import LoopOptions, Run, StepRandom, train
+from editmgt_lib.training.loop import LoopOptions, Run, StepRandom, build_optimizers, train
 from editmgt_lib.training.pictures import crowded_scene, to_pixels, training_scene
 from editmgt_lib.training.recipes import RECIPES, STAGES, Recipe
 from editmgt_lib.training.state import STATE
@@ -456,6 +457,16 @@ def test_codes_move_by_averages(tokenizer_stage):
         DECAY * count + (1 - DECAY) * len(given)
     )
     assert torch.allclose(stage.codes[code], wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_layers_that_embed_conditions_learn_slowly():
+    model = MaskedTransformer(TRANSFORMER)
+    parameters = dict(model.named_parameters())
+    [adam] = build_optimizers(parameters, LOOP)
+    rates = {p: group["lr"] for group in adam.param_groups for p in group["params"]}
+    assert set(rates) == set(parameters.values())
+    slow = {n for n, p in parameters.items() if rates[p] < LOOP.learning_rate}
+    assert {n.split(".")[0] for n in slow} == {"time_text_embed", "cond_embed"}
 
 
 def test_codebook_has_no_gradient_and_the_encoder_has(tokenizer_stage, tmp_path):

@@ -108,6 +108,10 @@ class Stage(Protocol):
         """Write the trained parts in the published layout."""
 
 
+# The layers that embed time and pooled text see large inputs: at the full rate a step of AdamW moves
+# their output by more than its size, until all of it is negative and SiLU lets nothing through.
+CONDITIONING, CONDITIONING_RATE = ("time_text_embed.", "cond_embed."), 0.05
+
 # What an optimiser keeps of a parameter.
 KEPT = {torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq")}
 if hasattr(torch.optim, "Muon"):
@@ -125,9 +129,12 @@ def build_optimizers(
     if o.muon and not hasattr(torch.optim, "Muon"):
         raise InputError(f"torch {torch.__version__} has no Muon optimiser; install torch >= 2.9")
     inside = {n for n, p in parameters.items() if o.muon and _is_hidden_matrix(n, p)}
-    rest = [p for n, p in parameters.items() if n not in inside]
-    adam = torch.optim.AdamW(rest, o.learning_rate, o.betas, weight_decay=o.weight_decay)
-    adam.param_groups[0]["plateau"] = o.learning_rate
+    slow = [p for n, p in parameters.items() if any(part in n for part in CONDITIONING)]
+    apart = {id(p) for p in slow}
+    rest = [p for n, p in parameters.items() if n not in inside and id(p) not in apart]
+    paced = ((rest, o.learning_rate), (slow, CONDITIONING_RATE * o.learning_rate))
+    groups = [{"params": p, "lr": rate, "plateau": rate} for p, rate in paced if p]
+    adam = torch.optim.AdamW(groups, o.learning_rate, o.betas, weight_decay=o.weight_decay)
     if not inside:
         return [adam]
     hidden = [p for n, p in parameters.items() if n in inside]
