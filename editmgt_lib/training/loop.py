@@ -108,8 +108,8 @@ class Stage(Protocol):
         """Write the trained parts in the published layout."""
 
 
-# The layers that embed time and pooled text see large inputs: at the full rate a step of AdamW moves
-# their output by more than its size, until all of it is negative and SiLU lets nothing through.
+# The layers that embed time and pooled text see large inputs: at the full rate a step of AdamW
+# moves their output by more than its size, until all is negative and SiLU lets nothing through.
 CONDITIONING, CONDITIONING_RATE = ("time_text_embed.", "cond_embed."), 0.05
 
 # What an optimiser keeps of a parameter.
