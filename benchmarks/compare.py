@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from torch import Tensor
 from tqdm import tqdm
 
+from editmgt_lib.loader import OFFLOAD
 from editmgt_lib.sampling_options import FAST
 
 from .cases import Case
@@ -67,6 +68,15 @@ def edit_rows(case: Case, steps: int) -> list[Row]:
         Row(f"sampling, {steps} steps, map read", "sample", on),
         Row(f"whole edit, {steps} steps", "edit", asked),
         Row(f"whole edit, {steps} steps, map read", "edit", on),
+    ]
+
+
+def memory_rows(steps: int) -> list[Row]:
+    """From prompt and picture to picture, for the memory it takes under each offload."""
+    asked = {"steps": steps, "strength": 1.1, "text": True}
+    return [
+        Row(f"with text, {steps} steps, offload {mode}", "edit", {**asked, "offload": mode})
+        for mode in OFFLOAD
     ]
 
 

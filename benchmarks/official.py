@@ -64,7 +64,9 @@ def opened(
     Raises:
         OfficialError: with what the process said.
     """
-    text = ROOT / "editmgt_lib" / "toyworld" / "checkpoint" if case.trained else ""
+    text = folder if case.towers else ""
+    if case.trained:
+        text = ROOT / "editmgt_lib" / "toyworld" / "checkpoint"
     hello = {
         "checkout": str(checkout), "folder": str(folder), "precision": precision,
         "inputs": str(folder / "inputs.safetensors"), "text_folder": str(text), "device": device,

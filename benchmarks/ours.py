@@ -13,10 +13,12 @@ from editmgt_lib.errors import Cancelled, EditMGTError
 from editmgt_lib.geometry import Canvas, Tokens
 from editmgt_lib.loader import load_tokenizer, load_transformer
 from editmgt_lib.localization import LocalizationOptions, consolidate
+from editmgt_lib.models.text import TextTowers
 from editmgt_lib.pipeline import EditMGT
 from editmgt_lib.prediction import Predictor
 from editmgt_lib.sampling import ItemNoise, SamplingOptions, SharedNoise, sample_tokens
 from editmgt_lib.settings import Settings
+from editmgt_lib.workplace import rest
 
 from .cases import PROMPT, Case, instruction_of
 from .clock import measured, set_precision
@@ -128,22 +130,43 @@ class Ours:
         finally:
             transformer.__dict__.pop("step", None)
 
-    def edit(self, steps: int, **asked: Any) -> dict[str, Any]:
-        """Picture to picture, with the text stage where there are text encoders."""
+    def edit(
+        self, steps: int, offload: str = "none", text: bool = False, **asked: Any
+    ) -> dict[str, Any]:
+        """Picture to picture; text: from the prompt, and not from states that are given."""
         picture = self.inputs["picture"].permute(0, 2, 3, 1).contiguous()
-        options = self._options(steps=steps, **asked)
+        options, model = self._options(steps=steps, **asked), self.model
 
         def run() -> None:
-            instruction = self.instruction
-            if self.model.towers is not None:
-                instruction = self.model.encode_instruction(PROMPT)
-            tokens = self.model.encode_image(picture)
-            edited, _ = self.model.sample(
-                tokens, instruction, options, localization=_reading(asked)
-            )
-            self.model.decode(edited)
+            instruction = model.encode_instruction(PROMPT) if text else self.instruction
+            tokens = model.encode_image(picture)
+            edited, _ = model.sample(tokens, instruction, options, localization=_reading(asked))
+            model.decode(edited)
 
-        return measured(run, self.device, memory=True)
+        with self._resting(offload):
+            return measured(run, self.device, memory=True)
+
+    @contextmanager
+    def _resting(self, offload: str) -> Iterator[None]:
+        """The networks as `load` would leave them under that offload."""
+        model, place = self.model, torch.device(self.device)
+        networks = [model.transformer, model.vq]
+        if offload == "none":
+            yield
+            return
+        if model.towers is not None:
+            networks += [model.towers.clip, model.towers.gemma]
+        for network in networks:
+            network.to("cpu")
+            rest(network, place)
+        if model.towers is not None:
+            model.towers.rest(place, in_turn=offload == "layers")
+        try:
+            yield
+        finally:
+            for network in networks:
+                del network.workplace
+                network.to(place)
 
     def _tokens(self, batch: int = 1, side: int | None = None) -> Tokens:
         reference, factor = self.inputs["reference"], self.case.vq.factor
@@ -189,5 +212,8 @@ def _open(case: Case, folder: Path, device: str, dtype: torch.dtype) -> EditMGT:
         return editmgt_lib.load("toyworld", device=device, dtype=dtype)
     settings = Settings(resolution=case.side * case.vq.factor, text_length=case.text_length)
     place = torch.device(device)
+    towers = None
+    if case.towers is not None:
+        towers = TextTowers.from_folder(folder, place, dtype, case.text_length)
     transformer = load_transformer(folder / "editmgt", place, dtype)
-    return EditMGT(transformer, load_tokenizer(folder / "vqvae", place), None, settings)
+    return EditMGT(transformer, load_tokenizer(folder / "vqvae", place), towers, settings)

@@ -13,13 +13,13 @@ from safetensors.torch import save_file
 from . import ceiling
 from .cases import Case, random_inputs, write_checkpoint
 from .clock import machine, set_precision
-from .compare import compare, edit_rows, effects, option_rows, same_tokens, stage_rows
+from .compare import compare, edit_rows, effects, memory_rows, option_rows, same_tokens, stage_rows
 from .official import opened
 from .ours import Ours
 from .scaling import scaling
 from .startup import startup
 
-PARTS = ("stages", "edit", "tokens", "options", "scaling", "ceiling", "startup")
+PARTS = ("stages", "edit", "memory", "tokens", "options", "scaling", "ceiling", "startup")
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,8 @@ def _in_one_precision(
         found["effects"] = effects(found["rows"])
         if "edit" in plan.parts:
             found["rows"] += compare(edit_rows(case, steps), sides, min(rounds, 2))
+        if "memory" in plan.parts and ours.model.towers is not None:
+            found["memory"] = compare(memory_rows(steps), {"ours": ours}, 1)
         if "tokens" in plan.parts and plan.official:
             found["tokens"] = same_tokens(case, sides, steps)
     if "ceiling" in plan.parts:

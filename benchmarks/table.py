@@ -100,6 +100,15 @@ def options_table(rows: list[dict[str, Any]]) -> str:
     return markdown([f"sampling, {steps} steps, ours", "takes", "times as fast"], lines)
 
 
+def memory_table(rows: list[dict[str, Any]]) -> str:
+    """What offload saves and costs."""
+    lines = [
+        [row["name"], duration(row["ours"]), f"{row['ours'].get('peak_mib', 0):.0f}"]
+        for row in rows
+    ]
+    return markdown(["whole edit, ours", "takes", "peak MiB"], lines)
+
+
 def startup_table(found: dict[str, Any]) -> str:
     """Imports and loading."""
     lines = [[name, duration({"median": s}), ""] for name, s in found["imports"].items()]
@@ -113,6 +122,7 @@ def startup_table(found: dict[str, Any]) -> str:
 TABLES = {
     "rows": rows_table,
     "effects": effects_table,
+    "memory": memory_table,
     "tokens": tokens_table,
     "options": options_table,
     "ceiling": ceiling_table,

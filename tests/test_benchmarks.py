@@ -15,6 +15,8 @@ from benchmarks.run import Plan, run
 from editmgt_lib.models.attention import MeanOfRows
 from editmgt_lib.models.transformer import MaskedTransformer
 from editmgt_lib.models.vq import VQConfig, VQModel
+from editmgt_lib.toyworld.language import corpus
+from editmgt_lib.toyworld.text_towers import build_towers
 
 from .tiny import TRANSFORMER, VQ
 
@@ -23,7 +25,17 @@ LEVELS = VQConfig(
     block_out_channels=(8, 16, 16), layers_per_block=2, latent_channels=4,
     num_vq_embeddings=32, norm_num_groups=4,
 )  # fmt: skip
-TINY = Case("tiny", TRANSFORMER, replace(VQ, norm_num_groups=0), TEXT, SIDE, layers=(1, 2), steps=3)
+
+
+def towers():
+    wide, pooled = TRANSFORMER.joint_attention_dim, TRANSFORMER.pooled_projection_dim
+    return build_towers(corpus(), text_length=TEXT, width=wide, pooled=pooled)
+
+
+TINY = Case(
+    "tiny", TRANSFORMER, replace(VQ, norm_num_groups=0), TEXT, SIDE, layers=(1, 2), steps=3,
+    towers=towers,
+)  # fmt: skip
 
 
 def plain_attention(q, k, v, key_bias=None):
@@ -105,7 +117,7 @@ def test_pairs_are_interleaved_and_compared():
 
 @pytest.fixture(scope="module")
 def result():
-    parts = ["stages", "edit", "options", "scaling", "ceiling"]
+    parts = ["stages", "edit", "memory", "options", "scaling", "ceiling"]
     plan = Plan("cpu", ["float32"], parts, rounds=1, quick=True)
     return run(TINY, plan)
 
@@ -113,8 +125,10 @@ def result():
 def test_a_quick_run_measures_every_stage(result):
     found = result["precisions"]["float32"]
     have = {row["stage"] for row in found["rows"] if "median" in row["ours"]}
-    apart = {"tokenize", "prepare", "step", "consolidate", "draw", "decode"}
+    apart = {"text", "tokenize", "prepare", "step", "consolidate", "draw", "decode"}
     assert have == apart | {"sample", "edit"} and len(found["options"]) == 8
+    assert [row["asked"]["offload"] for row in found["memory"]] == ["none", "stages", "layers"]
+    assert all(row["ours"]["median"] > 0 for row in found["memory"])
     assert found["ceiling"]["limits"]["flops"] > 0 and found["scaling"]["steps"]
     assert json.loads(json.dumps(result)) == result
 
@@ -125,7 +139,8 @@ def test_tables_are_made_from_the_file(result, tmp_path, capsys):
     assert table.main([str(path)]) == 0
     said = capsys.readouterr().out
     assert said.strip() == table.render(result).strip()
-    for text in ("token draw and reveal", "map read", "GFLOP needed", "time grows", "CUDA"):
+    parts = ("token draw and reveal", "map read", "offload layers", "GFLOP needed", "time grows")
+    for text in (*parts, "CUDA"):
         assert text in said
 
 
