@@ -75,7 +75,7 @@ def test_cancel_in_the_middle_then_go_on_then_leave_it_be(client, hub, base):
     client.on_event = None
     assert run.status == "interrupted" and time.monotonic() - asked[0] < 5
     values, most = [v for v, _ in run.progress["load"]], run.progress["load"][-1][1]
-    assert values == sorted(values) and len(set(values)) > 2 and values[-1] < most
+    assert values == sorted(values) and values[0] == 0 < values[-1] < most
     folder = base / "models" / "editmgt" / PUBLISHED.replace("/", "--")
     assert not (folder / "vqvae" / "config.json").exists()  # what makes it complete comes last
 
