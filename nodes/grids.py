@@ -71,9 +71,8 @@ def _rgb(picture: Tensor) -> Tensor:
     """[H, W, 1, 3 or 4] as [H, W, 3]; what is transparent shows the paper."""
     picture = picture.float().cpu()
     if picture.shape[-1] == 4:
-        return torch.lerp(
-            torch.full_like(picture[..., :3], PAPER), picture[..., :3], picture[..., 3:]
-        )
+        colours, alpha = picture[..., :3], picture[..., 3:]
+        return PAPER + alpha * (colours - PAPER)
     return picture.expand(-1, -1, 3)
 
 
