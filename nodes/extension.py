@@ -3,10 +3,12 @@
 from comfy_api.latest import ComfyExtension, io
 
 from . import paths
+from .compare_pictures import ComparePictures
 from .consolidate_attention import ConsolidateAttention
 from .decode import Decode
 from .encode_instruction import EncodeInstruction
 from .encode_tokens import EncodeTokens
+from .list_of_values import ListOfValues
 from .load import Load
 from .region_hold_sampler import RegionHoldSampler
 from .toy_picture import ToyPicture
@@ -26,4 +28,6 @@ class EditMGTExtension(ComfyExtension):
             ConsolidateAttention,
             RegionHoldSampler,
             Decode,
+            ListOfValues,
+            ComparePictures,
         ]

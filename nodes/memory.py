@@ -79,14 +79,18 @@ class Layers(comfy.ops.manual_cast):
 def attention(q: Tensor, k: Tensor, v: Tensor, key_bias: Tensor | None = None) -> Tensor:
     """The attention the user started ComfyUI with, [B, heads, L, d]; a run can be cancelled here.
 
-    Of its backends only two take a bias over the keys for certain (sage drops it silently, flash
-    complains at every call), so with a bias it is xformers or PyTorch's.
+    With a bias over the keys it is PyTorch's where the chosen one is not known to add it (sage
+    drops it silently, flash complains at every call).
     """
     check_cancelled()
     chosen, mask = comfy_attention.optimized_attention, None
     if key_bias is not None:
         mask = key_bias.to(q.dtype)[None, None, None]
-        if chosen is not comfy_attention.attention_xformers:
+        if chosen not in (
+            comfy_attention.attention_xformers,
+            comfy_attention.attention_split,
+            comfy_attention.attention_sub_quad,
+        ):
             chosen = comfy_attention.attention_pytorch
     heads = q.shape[1]
     out = chosen(q, k, v, heads, mask=mask, skip_reshape=True)  # [B, L, heads * d]

@@ -1,5 +1,6 @@
 """Text widgets that stand for something else."""
 
+import math
 import re
 
 from ..editmgt_lib.errors import InputError
@@ -19,3 +20,16 @@ def block_range(text: str) -> tuple[int, int] | None:
     if first > last:
         raise InputError(f"layers is {text!r}; use first and last block, as in 28-36, or nothing")
     return first, last
+
+
+def number_list(text: str) -> list[float]:
+    """'0, 0.1' as numbers; InputError for nothing, or for what is no finite number."""
+    try:
+        numbers = [float(word) for word in word_list(text)]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise InputError(
+            f"values is {text!r}; write numbers separated by commas, as in 0, 0.1, 0.2"
+        )
+    return numbers

@@ -12,7 +12,7 @@ from pathlib import Path
 import folder_paths
 
 from ..editmgt_lib.checkpoints.hub import DEFAULT_REPO, find_downloaded, folder_for
-from ..editmgt_lib.checkpoints.layout import PARTS, SETTINGS_FILE
+from ..editmgt_lib.checkpoints.layout import PARTS, SETTINGS_FILE, describe
 from ..editmgt_lib.checkpoints.resolve import TOY_FOLDER, TOY_NAME
 from ..editmgt_lib.errors import CheckpointError, InputError
 
@@ -67,6 +67,8 @@ def locate(name: str) -> dict[str, Path]:
     if missing := [part for part, home in parts.items() if home is None]:
         places = [download_folder(name)] if "/" in name else [root / name for root in roots()]
         place = next((place for place in places if place.is_dir()), places[0])
+        if "/" in name and place.is_dir():  # taken whole or not at all, whatever is there of it
+            missing = _faults(place)
         raise CheckpointError(
             f"checkpoint {name!r} lacks {', '.join(missing)}; put them into {place}"
             + (" or switch download on" if name == DEFAULT_REPO else "")
@@ -87,6 +89,12 @@ def _homes(name: str, part: str) -> list[Path]:
 def _having(marker: str, homes: list[Path]) -> Path | None:
     """The first folder with this file."""
     return next((home for home in homes if (home / marker).is_file()), None)
+
+
+def _faults(folder: Path) -> list[str]:
+    """Parts of a checkpoint folder that are not there, or what is wrong with them."""
+    reports = [report for report in describe(folder).parts if report.problem]
+    return [f"{r.part.name} ({r.problem})" if r.present else r.part.name for r in reports]
 
 
 def fingerprint(name: str) -> str:

@@ -16,7 +16,7 @@ HOST = {"comfy", "comfy_api", "comfy_execution", "folder_paths"}
 # Modules that may touch ComfyUI's insides, beyond the node API.
 BOUNDARY = {"memory.py", "progress.py", "paths.py", "networks.py"}
 STAGES = {"Load", "ToyPicture", "EncodeTokens", "EncodeInstruction", "ConsolidateAttention",
-          "RegionHoldSampler", "Decode"}  # fmt: skip
+          "RegionHoldSampler", "Decode", "ListOfValues", "ComparePictures"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +146,74 @@ def test_words_are_separated_by_any_comma(part):
     assert part("nodes.parsing").word_list("red circle, sky\uff0c\n\u592a\u9633,") == (
         "red circle", "sky", "\u592a\u9633",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("text, expected", [("0, 0.05,1", [0, 0.05, 1]), ("-2e-1", [-0.2])])
+def test_lists_of_numbers(part, text, expected):
+    assert part("nodes.parsing").number_list(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", " , ", "0, x", "nan", "1, inf"])
+def test_lists_that_are_no_numbers(part, text):
+    with pytest.raises(ValueError, match="0, 0.1"):
+        part("nodes.parsing").number_list(text)
+
+
+# ---- pictures side by side
+
+
+def test_labels_are_lines_one_per_picture(part):
+    lines = part("nodes.grids").label_lines
+    assert lines("", 3) == lines("\n\n", 3) == ["", "", ""]
+    assert lines("a\nb", 2) == lines("a\nb\n", 2) == lines("a\r\n b \n\n", 2) == ["a", "b"]
+    assert lines("a\n\nb", 3) == ["a", "", "b"] and lines("a\nb\n", 3) == ["a", "b", ""]
+    with pytest.raises(ValueError, match="2 lines for 3 pictures; write one line per picture"):
+        lines("a\nb", 3)
+    with pytest.raises(ValueError, match="2 lines for 1 picture;"):
+        lines("a\nb", 1)
+
+
+def test_pictures_of_one_size_keep_every_value(part):
+    pictures = list(torch.rand(5, 60, 100, 3))
+    sheet = part("nodes.grids").captioned_grid(pictures, ["a", "b", "", "d", "e"])
+    assert sheet.shape[0] == 1 and sheet.shape[-1] == 3 and sheet.dtype == torch.float32
+    for picture in pictures:
+        at = (sheet[0] == picture[0, 0]).all(-1).nonzero()
+        assert any(torch.equal(sheet[0, y : y + 60, x : x + 100], picture) for y, x in at)
+
+
+@pytest.mark.parametrize("count, columns, shape", [
+    (1, 0, (1, 1)), (2, 0, (1, 2)), (3, 0, (1, 3)), (4, 0, (2, 2)), (6, 0, (2, 3)), (7, 0, (3, 3)),
+    (6, 4, (2, 4)), (6, 1, (6, 1)), (2, 64, (1, 2)),
+])  # fmt: skip
+def test_rows_and_columns(part, count, columns, shape):
+    sheet = part("nodes.grids").captioned_grid(
+        [torch.zeros(20, 30, 3)] * count, [""] * count, columns
+    )
+    rows, cols = shape  # cells with a frame of 1 pixel, gaps of 8
+    assert tuple(sheet.shape) == (1, rows * 30 + 8, cols * 40 + 8, 3)
+
+
+def test_pictures_of_any_size_and_kind(part):
+    grid = part("nodes.grids").captioned_grid
+    glass = torch.cat([torch.zeros(50, 50, 3), torch.zeros(50, 50, 1)], -1)
+    odd = [torch.zeros(100, 200, 3), torch.zeros(50, 50, 1), glass, torch.zeros(1, 7, 3)]
+    sheet = grid(odd, ["black", "a mask of nothing", "clear", "thin"], 4)[0]
+    dark = (sheet[9:109] == 0).all(-1)
+    assert sheet.min() >= 0 and sheet.max() <= 1
+    assert [int(dark[:, 9 + k * 210 : 209 + k * 210].sum()) for k in range(4)] == [
+        100 * 200, 100 * 100, 0, 29 * 200,  # enlarged in their own shape; glass shows the paper
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="no pictures"):
+        grid([], [])
+
+
+@pytest.mark.parametrize("text", ["x", "threshold 0.05", "one long line of words " * 4, "W" * 90,
+                                  "λ = 0.1, 背景", "a\tb"])  # fmt: skip
+def test_captions_stay_under_their_own_picture(part, text):
+    sheet = part("nodes.grids").captioned_grid([torch.ones(64, 90, 3)] * 3, ["", text, ""], 3)[0]
+    ink = (sheet[66 + 8 :] < 0.8).any(-1)
+    assert ink[:, 108:198].any() and not ink[:, :108].any() and not ink[:, 200:].any()
 
 
 # ---- pictures

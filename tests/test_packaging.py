@@ -26,7 +26,8 @@ def project_files():
         names[:] = [n for n in names if n not in GENERATED and not n.endswith(".egg-info")
                     and (not n.startswith(".") or n in (".ci", ".github"))]  # fmt: skip
         for name in files:
-            yield (Path(folder) / name).relative_to(ROOT)
+            if name != ".git":  # a file in git's further working trees
+                yield (Path(folder) / name).relative_to(ROOT)
 
 
 def text_of(path):

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import InputError
 from ..files import atomic_path
+from ..lettering import fitting_font, wrapped
 from ..toyworld.world import render
 from .report import Row
 
@@ -78,7 +79,7 @@ def hero(rows: Sequence[Row], count: int = 6) -> Image.Image:
         _paste(sheet, row.result, (left + _CELL + 40, top), _CELL)
         _arrow(pen, (left + _CELL + 9, top + _CELL // 2))
         text = f"“{row.pair.instruction}”"
-        font = _fitting_font(text, width)
+        font = fitting_font(text, width)
         middle = (left + width // 2, top + _CELL + 9)
         pen.text(middle, text, fill=_INK, font=font, anchor="ma")
     return sheet
@@ -154,29 +155,12 @@ def _describe(pen: ImageDraw.ImageDraw, row: Row, at: tuple[int, int]) -> None:
     y = at[1]
     for text, color, size, most in parts:
         font = ImageFont.load_default(size)
-        for line in _wrapped(text, font, _TEXT - 8)[:most]:
+        for line in wrapped(text, font, _TEXT - 8)[:most]:
             if y + size > at[1] + _CELL:
                 return
             pen.text((at[0], y), line, fill=color, font=font)
             y += size + 4
         y += 4
-
-
-def _wrapped(text: str, font: ImageFont.ImageFont, width: int) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width or not lines[-1]:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines
-
-
-def _fitting_font(text: str, width: int) -> ImageFont.ImageFont:
-    """The largest font of at most 18 pixels in which the text fits, at least 10."""
-    fonts = [ImageFont.load_default(size) for size in range(18, 9, -1)]
-    return next((font for font in fonts if font.getlength(text) <= width), fonts[-1])
 
 
 def _mark(pen: ImageDraw.ImageDraw, good: bool, at: tuple[int, int]) -> None:

@@ -32,3 +32,11 @@ def folder(client):
     """The name of the pack's folder on this server."""
     module = client.get("/object_info")["EditMGT_Load"]["python_module"]
     return module.removeprefix("custom_nodes.")
+
+
+@pytest.fixture
+def models(server):
+    """The models folder of a server that these tests started."""
+    if not server.log_file or not (folder := server.log_file.parent / "models").is_dir():
+        pytest.skip("the server was already running: where its models lie is not known")
+    return folder

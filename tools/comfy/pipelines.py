@@ -12,7 +12,6 @@ from .parts import (
     SMALL,
     SOURCE,
     TEXT,
-    Start,
     begin,
     instruct,
     sample,
@@ -181,59 +180,38 @@ A mask may be one for all, or one per picture; anything else is refused with bot
     g.group("4  Results", RESULT)
     save(g, decoded["IMAGE"], "batch", tall=300)
     g.column()
-    show(g, start.image, "Before", tall=260)
+    both = g.add("EditMGT_ComparePictures", images=start.image, images_2=decoded["IMAGE"],
+                 columns=4)  # fmt: skip
+    show(g, both["IMAGE"], "Before above, after below", tall=260)
     return g
 
 
 def threshold_sweep(info: dict[str, Any]) -> Graph:
-    """One edit at several thresholds, side by side."""
+    """One edit at several thresholds, side by side under their values."""
     g = Graph("09_threshold_sweep", info)
     start = begin(g, 0, "background")
     words = instruct(g, start.model, "make the background mint")
     g.column()
     g.note("Choosing λ", """
-The same seed and words at six thresholds. A small λ lets the edit spread, a large one keeps more
-of the picture; 1 keeps all of it.
+The same seed and words at six thresholds (λ). A small one lets the edit spread, a large one keeps
+more of the picture; 1 keeps all of it.
 
-The strip below holds all six from left to right.
+What follows **List of Values** runs once per number: write others, or link it to *strength* or
+*guidance* instead.
 """, (300, 200))
     g.group("3  Where it acts", "#7a4f9a")
     found = g.add("EditMGT_ConsolidateAttention", tall=SMALL, model=start.model,
                   tokens=start.tokens["TOKENS"], instruction=words["INSTRUCTION"])  # fmt: skip
-    show(g, found["IMAGE"], "Heat map over the picture")
-    decoded = [
-        _at_threshold(g, number, value, start, words["INSTRUCTION"], found["LOCALIZATION"])
-        for number, value in enumerate(THRESHOLDS)
-    ]
-    g.row()
-    g.group("5  All in one strip: λ = " + ", ".join(f"{t:g}" for t in THRESHOLDS), RESULT)
-    strip = decoded[0]
-    for right in decoded[1:]:
-        if strip is not decoded[0]:
-            g.column()
-        strip = g.add("ImageStitch", "Add to the strip", image1=strip, image2=right,
-                      spacing_width=4)["IMAGE"]  # fmt: skip
-    g.column()
-    save(g, strip, "threshold-sweep", tall=200).width = 700
+    g.group("4  The same edit at several λ", EDIT)
+    values = g.add("EditMGT_ListOfValues", values=", ".join(f"{t:g}" for t in THRESHOLDS))
+    edited = sample(g, start.model, start.tokens["TOKENS"], words["INSTRUCTION"],
+                    localization=found["LOCALIZATION"], threshold=values["FLOAT"])  # fmt: skip
+    decoded = g.add("EditMGT_Decode", model=start.model, tokens=edited["TOKENS"])
+    g.group("5  Side by side", RESULT)
+    sheet = g.add("EditMGT_ComparePictures", wide=480, images=decoded["IMAGE"],
+                  labels=values["STRING"])  # fmt: skip
+    save(g, sheet["IMAGE"], "threshold-sweep", tall=420)
     return g
-
-
-def _at_threshold(
-    g: Graph, number: int, value: float, start: Start, instruction: Link, found: Link
-) -> Link:
-    """One column of the sweep."""
-    if number == 0:
-        g.group("4  The same edit at several λ", EDIT)
-    else:
-        g.column()
-    edited = g.add("EditMGT_RegionHoldSampler", f"λ = {value:g}", tall=SMALL, wide=260,
-                   model=start.model,
-                   tokens=start.tokens["TOKENS"], instruction=instruction, localization=found,
-                   threshold=value)  # fmt: skip
-    decoded = g.add("EditMGT_Decode", f"Decode, λ = {value:g}", wide=260, model=start.model,
-                    tokens=edited["TOKENS"])  # fmt: skip
-    show(g, decoded["IMAGE"], f"λ = {value:g}")
-    return decoded["IMAGE"]
 
 
 PIPELINES = (

@@ -33,6 +33,8 @@ HELP = {
         "EditMGT_ConsolidateAttention", "EditMGT_RegionHoldSampler", "EditMGT_Decode",
         "EditMGT_ToyPicture",
     ),
+    "08_batch": ("EditMGT_ComparePictures",),
+    "09_threshold_sweep": ("EditMGT_ListOfValues",),
 }  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 from PIL import Image, ImageDraw, ImageFont
 
 from .graph import Graph
-from .pipelines import THRESHOLDS
 
 SIZE = (480, 320)
 GROUND, INK, FAINT = "#1f2126", "#f2f2f2", "#9aa0aa"
@@ -19,7 +18,7 @@ TILES: dict[str, tuple[str, ...]] = {
     "06_crop_edit_stitch": ("The large picture", "Result"),
     "07_generate_then_edit": (),
     "08_batch": ("Result",),
-    "09_threshold_sweep": tuple(f"λ = {value:g}" for value in THRESHOLDS),
+    "09_threshold_sweep": ("Result",),
 }
 """Titles of the nodes whose pictures are shown, left to right."""
 

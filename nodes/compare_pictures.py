@@ -1,0 +1,85 @@
+"""Node "Compare Pictures": several pictures as one, each with its name under it."""
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from .compat import CATEGORY, known
+from .grids import captioned_grid, label_lines
+
+SOCKETS = 4
+
+
+class ComparePictures(io.ComfyNode):
+    """A grid of labelled pictures."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="EditMGT_ComparePictures",
+            display_name="Compare Pictures",
+            category=CATEGORY,
+            description="Puts pictures side by side into one, each with a caption. Nothing is "
+            "stretched, and pictures of one size keep every pixel.",
+            inputs=[
+                io.Image.Input(
+                    "images",
+                    tooltip="Pictures to compare: one, a batch, or all that a node makes from a "
+                    "list of values. RGB or RGBA, of any size.",
+                ),
+                *_more_images(),
+                io.String.Input(
+                    "labels",
+                    multiline=True,
+                    default="",
+                    optional=True,
+                    tooltip="A caption under each picture, one line per picture, in their order. "
+                    "An empty line leaves one without; no text at all leaves out the captions.",
+                ),
+                io.Int.Input(
+                    "columns",
+                    default=0,
+                    min=0,
+                    max=64,
+                    optional=True,
+                    tooltip="Pictures in a row, 1 to 64. 0: up to three in one row, more in about "
+                    "as many rows as columns.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="IMAGE", tooltip="All of them in one picture, on white paper."
+                )
+            ],
+            is_input_list=True,
+            **known(
+                io.Schema,
+                search_aliases=["editmgt", "grid", "contact sheet", "xy plot", "image label"],
+            ),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        images: list[Tensor],
+        labels: list[str] | None = None,
+        columns: list[int] | None = None,
+        **more: list[Tensor] | None,
+    ) -> io.NodeOutput:
+        """Lay them out; every input comes as a list."""
+        batches = [*images, *(batch for name in _names() for batch in more.get(name) or [])]
+        pictures = [picture for batch in batches for picture in batch]
+        lines = label_lines("\n".join(labels or [""]), len(pictures))
+        return io.NodeOutput(captioned_grid(pictures, lines, (columns or [0])[0]))
+
+
+def _names() -> list[str]:
+    return [f"images_{number}" for number in range(2, SOCKETS + 1)]
+
+
+def _more_images() -> list:
+    """Further inputs for pictures."""
+    return [
+        io.Image.Input(name, optional=True, tooltip="More pictures; they follow those above.")
+        for name in _names()
+    ]
