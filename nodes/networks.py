@@ -42,13 +42,18 @@ class Model:
         cells = height * width // config.patch_size**2
         return 5 * 4 * cells * config.block_out_channels[0]  # five full-size maps at a time
 
-    def sampling_memory(self, canvas: Canvas) -> int:
-        """Bytes that one forward pass on one picture, under guidance, needs beside the weights."""
+    def sampling_memory(self, canvas: Canvas, kept: bool = False) -> int:
+        """Bytes that one forward pass on one picture, under guidance, needs beside the weights.
+
+        kept: with the keys and values of an earlier pass, and the new ones, in every block.
+        """
         config, settings = self.pipeline.transformer.config, self.pipeline.settings
         tokens = canvas.rows * canvas.cols
         stream = 2 * (settings.text_length + 2 * tokens // config.stride**2)
         logits = 4 * 4 * tokens * config.codebook_size
-        return 4 * 20 * stream * config.width + logits
+        blocks = config.num_layers + config.num_single_layers
+        copies = 20 + (2 * 2 * blocks if kept else 0)
+        return 4 * copies * stream * config.width + logits
 
 
 def load(name: str, dtype: str, progress: Progress) -> Model:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from editmgt_lib.errors import EditMGTError, InputError
 from editmgt_lib.geometry import FitOptions, project_mask, support
 from editmgt_lib.localization import LocalizationOptions
-from editmgt_lib.sampling import SamplingOptions
+from editmgt_lib.sampling_options import REUSES, SamplingOptions
 from editmgt_lib.score_filters import FILTERS
 
 from .test_pipeline import CODES, open_tiny
@@ -29,6 +29,9 @@ samplings = st.builds(
     threshold=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
     hold_rule=st.sampled_from(["proposal", "restore"]),
     draw=st.sampled_from(["inverse", "race"]),
+    guidance_interval=st.sampled_from([(0.0, 1.0), (0.0, 0.5), (0.6, 1.0), (0.4, 0.4)]),
+    reuse=st.sampled_from(REUSES),
+    refresh=st.sampled_from([1, 2, 1000]),
     seed=st.integers(0, 2**64 - 1),
 )
 localizations = st.builds(

@@ -52,6 +52,20 @@ def test_outside_the_changed_mask_every_byte_is_the_files(client, case, fit):
     assert (changed == 0).any(), "nothing left to compare"
 
 
+def test_fast_makes_the_same_edit_inside_a_small_mask(client):
+    picture = prompts.scene(0)
+    name = client.upload("fast.png", prompts.png(picture))
+    mask = client.upload("fast-mask.png", prompts.png(region_of(picture)))
+    after = {}
+    for speed in ("exact", "fast"):
+        run = client.run(prompts.edit(name, TEXT, mask=mask, speed=speed, steps=16, guidance=2.0))
+        assert run.status == "success", run.message()
+        after[speed] = prompts.pixels(client.files(run, "save")[0])
+        changed = prompts.pixels(client.files(run, "save_changed")[0])[..., 0]
+        assert (after[speed][changed == 0] == picture[changed == 0]).all()
+    assert (after["fast"] == after["exact"]).mean() > 0.99
+
+
 def test_feather_stays_inside_the_changed_mask(client):
     picture = noisy(128, 128, 3)
     name = client.upload("feather.png", prompts.png(picture))

@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--check", type=Path, help="screenshots of all workflows, and a report")
     given = parser.parse_args()
     with contextlib.ExitStack() as stack:
-        url = given.url or stack.enter_context(temporary()).url
+        url = given.url or stack.enter_context(temporary(name="EditMGT")).url
         if given.check:
             sys.exit(0 if check(url, given.check) else 1)
         with Client(url) as client:
