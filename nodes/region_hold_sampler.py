@@ -33,7 +33,6 @@ from .sockets import (
     TokensSocket,
 )
 
-
 SPEEDS = {"exact": {}, "fast": FAST}
 
 
