@@ -43,40 +43,7 @@ class ConsolidateAttention(io.ComfyNode):
                 ModelSocket.Input("model", tooltip=MODEL_TIP),
                 TokensSocket.Input("tokens", tooltip="The picture, from Encode Tokens."),
                 InstructionSocket.Input("instruction", tooltip="From Encode Instruction."),
-                io.String.Input(
-                    "words",
-                    default="",
-                    optional=True,
-                    tooltip="Words or phrases of the instruction to look for, separated by commas: "
-                    "'red circle, sky'. Empty: all of it. Name the thing to change if the map "
-                    "spreads over the whole picture.",
-                ),
-                io.String.Input(
-                    "layers",
-                    default="",
-                    optional=True,
-                    tooltip="First and last block to read, as in 28-36; counted from 0 through all "
-                    "blocks. Empty: the checkpoint's own. Late blocks are sharper, early ones "
-                    "follow shapes. Change it only if the map looks wrong.",
-                ),
-                io.Combo.Input(
-                    "filter",
-                    options=list(FILTERS),
-                    default="adaptive",
-                    optional=True,
-                    tooltip="How the map is smoothed. adaptive: flat places more than edges (the "
-                    "paper's). gaussian: evenly. bilateral: keeps edges. morphology: removes "
-                    "specks and fills holes. none: as read.",
-                ),
-                io.Combo.Input(
-                    "update",
-                    options=UPDATES,
-                    default="step",
-                    tooltip="What the sampler does with it. step: reads the map anew at each step "
-                    "with these settings (the paper's; follows the picture as it changes). once: "
-                    "keeps exactly the map you see here.",
-                    **expert(io.Combo),
-                ),
+                *_reading(),
             ],
             outputs=[
                 LocalizationSocket.Output(
@@ -133,6 +100,46 @@ class ConsolidateAttention(io.ComfyNode):
         mask = relevance_on_picture(found, tokens.canvas)
         heat = heat_map(tokens.canvas.source, mask)
         return io.NodeOutput(found, mask, heat, ui=ui.PreviewImage(heat, cls=cls))
+
+
+def _reading() -> list:
+    """What to read, and how to clean it."""
+    return [
+        io.String.Input(
+            "words",
+            default="",
+            optional=True,
+            tooltip="Words or phrases of the instruction to look for, separated by commas: "
+            "'red circle, sky'. Empty: all of it. Name the thing to change if the map "
+            "spreads over the whole picture.",
+        ),
+        io.String.Input(
+            "layers",
+            default="",
+            optional=True,
+            tooltip="First and last block to read, as in 28-36; counted from 0 through all "
+            "blocks. Empty: the checkpoint's own. Late blocks are sharper, early ones "
+            "follow shapes. Change it only if the map looks wrong.",
+        ),
+        io.Combo.Input(
+            "filter",
+            options=list(FILTERS),
+            default="adaptive",
+            optional=True,
+            tooltip="How the map is smoothed. adaptive: flat places more than edges (the "
+            "paper's). gaussian: evenly. bilateral: keeps edges. morphology: removes "
+            "specks and fills holes. none: as read.",
+        ),
+        io.Combo.Input(
+            "update",
+            options=UPDATES,
+            default="step",
+            tooltip="What the sampler does with it. step: reads the map anew at each step "
+            "with these settings (the paper's; follows the picture as it changes). once: "
+            "keeps exactly the map you see here.",
+            **expert(io.Combo),
+        ),
+    ]
 
 
 def localized(
