@@ -174,8 +174,8 @@ class Predictor:
 
     @torch.no_grad()
     def read(self, ids: Tensor, timestep: int) -> Localization | None:
-        """The map alone."""
-        return self._found(self._step(ids, 0, timestep))
+        """The map alone; as a last step, which keeps nothing for another."""
+        return self._found(self._step(ids, self.options.steps - 1, timestep))
 
     def _step(self, ids: Tensor, step: int, timestep: int) -> Prediction:
         halves = 2 if self.options.guided_at(step) else 1
@@ -189,7 +189,7 @@ class Predictor:
             self.blocks,
             kept=kept,
             rows=rows,
-            keep=self.options.reuse != "none",
+            keep=self.options.reuses_at(step + 1),
         )
         self.kept, self.seen = prediction.kept, ids
         return prediction
@@ -197,7 +197,7 @@ class Predictor:
     def _reusable(self, ids: Tensor, step: int) -> tuple[tuple[KeysValues, ...], Tensor | None]:
         """Keys and values of earlier steps, and the positions to compute nevertheless or None."""
         items, options = len(ids), self.options
-        if step % options.refresh == 0 or not self.kept or len(self.seen) < items:
+        if not options.reuses_at(step) or not self.kept or len(self.seen) < items:
             return (), None
         kept = tuple((k[-items:], v[-items:]) for k, v in self.kept)
         if options.reuse == "reference":

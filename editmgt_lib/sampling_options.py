@@ -95,6 +95,10 @@ class SamplingOptions:
         first, last = self.guidance_interval
         return self.guided and first <= (step + 0.5) / self.steps <= last
 
+    def reuses_at(self, step: int) -> bool:
+        """Whether that step takes keys and values from the one before."""
+        return self.reuse != "none" and 0 < step < self.steps and step % self.refresh != 0
+
     @property
     def _temperatures(self) -> tuple[float, ...]:
         return self.temperature if isinstance(self.temperature, tuple) else (self.temperature, 0.01)

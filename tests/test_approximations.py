@@ -54,6 +54,18 @@ def test_the_reference_is_refreshed_every_other_step(model, tokens, monkeypatch)
     assert streams_of(model, tokens, options, monkeypatch) == [(4, 2), (4, 1)] * 2
 
 
+def test_nothing_is_kept_that_no_step_will_use(model, tokens):
+    options = replace(OPTIONS, reuse="known", refresh=2)
+    instruction = model.encode_instruction(PROMPT).expand(2)
+    predictor = Predictor.of(model.transformer, tokens, instruction, options)
+    masked = torch.full_like(tokens.ids, model.transformer.config.mask_token_id)
+    kept = []
+    for step in range(4):
+        predictor(masked, step, 3 - step)
+        kept.append(len(predictor.kept))
+    assert kept == [len(model.transformer.blocks), 0] * 2
+
+
 def test_a_kept_half_is_not_taken_for_both(model, tokens, monkeypatch):
     options = replace(OPTIONS, reuse="reference", refresh=4, guidance_interval=(0.5, 1.0))
     seen = streams_of(model, tokens, options, monkeypatch)
