@@ -221,9 +221,9 @@ class MaskedTransformer(nn.Module):
     def compile_step(self, **options: Any) -> None:
         """From now on run `step` through `torch.compile(**options)`; compiled at its first call.
 
-        The same up to rounding. `mode="reduce-overhead"` records CUDA graphs; not with `kept`, whose
-        tensors the next replay would overwrite. Raises, at that call, EditMGTError: no compiler, or
-        it failed.
+        The same up to rounding. `mode="reduce-overhead"` records CUDA graphs; not with `kept`,
+        whose tensors the next replay would overwrite. Raises, at that call, EditMGTError: no
+        compiler, or it failed.
         """
         compiled = torch.compile(self.step, **options)
 
