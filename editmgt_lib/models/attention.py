@@ -120,7 +120,8 @@ def text_to_image(q_text: Tensor, k: Tensor) -> Tensor:
     Returns:
         [B, heads, T, N] float32.
     """
-    logits = q_text.float() @ k.float().transpose(-1, -2) / math.sqrt(q_text.shape[-1])
+    # Scaled before the product: rows of d channels instead of T + N logits.
+    logits = (q_text.float() / math.sqrt(q_text.shape[-1])) @ k.float().transpose(-1, -2)
     return logits.softmax(dim=-1)[..., q_text.shape[2] :]
 
 
