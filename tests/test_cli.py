@@ -606,6 +606,15 @@ def test_ranges_in_the_help_are_those_of_the_library():
             assert ranges.get(action.dest, "") in action.help
 
 
+def test_counts_and_sizes_are_readable():
+    from editmgt_lib.commands.info import count, size
+
+    assert [count(n) for n in (7, 1234, 2_614_341_888)] == ["7", "1.23 k", "2.61 B"]
+    assert [size(n) for n in (0, 999, 585_010_000, 4_040_000_000, 12 * 10**12)] == [
+        "0 B", "999 B", "585.01 MB", "4.04 GB", "12000.00 GB",
+    ]  # fmt: skip
+
+
 def test_fast_is_a_preset_that_single_options_overrule():
     from editmgt_lib.commands.editing import Request
     from editmgt_lib.sampling_options import FAST

@@ -153,12 +153,14 @@ def _as_json(report: "FolderReport") -> dict[str, Any]:
 
 def count(number: int) -> str:
     """A number in thousands, millions or billions."""
-    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= limit:
-            return f"{number / limit:.2f} {unit}"
-    return str(number)
+    return _scaled(number, ("", " k", " M", " B"))
 
 
 def size(number: int) -> str:
     """Bytes in a readable unit (powers of 1000)."""
-    return f"{count(number)}B" if number >= 1000 else f"{number} B"
+    return _scaled(number, (" B", " kB", " MB", " GB"))
+
+
+def _scaled(number: int, units: tuple[str, ...]) -> str:
+    power = min((len(str(number)) - 1) // 3, len(units) - 1)
+    return f"{number / 1000**power:.2f}{units[power]}" if power else f"{number}{units[0]}"
