@@ -565,6 +565,29 @@ def test_a_recipe_ends_in_a_checkpoint_that_edits_and_generates(tiny_recipe, tmp
     assert weights.read_bytes() != before[1]
 
 
+@pytest.mark.filterwarnings("ignore:prompt .* is ignored there")
+def test_compiled_training_starts_from_half_precision_too(tiny_recipe, tmp_path, monkeypatch):
+    """Through the tracer alone: the compiler is torch's business, and takes minutes."""
+    trained = commands.run_training("tiny", tmp_path / "a", steps=1, threads=1)
+    copy_checkpoint(trained, tmp_path / "b" / "checkpoint", torch.float16)
+    whole = MaskedTransformer.compile_step
+    asked = []
+
+    def compile_step(self):
+        asked.append({p.dtype for p in self.parameters()})
+        whole(self, backend="eager")
+
+    monkeypatch.setattr(MaskedTransformer, "compile_step", compile_step)
+    folder = commands.run_training(
+        "tiny", tmp_path / "b", stages=("edit",), steps=2, threads=1, compiled=True
+    )
+    assert asked == [{torch.float32}]
+    state = read_state_dict(folder / "editmgt")
+    assert all(torch.isfinite(tensor).all() for tensor in state.values())
+    before = read_state_dict(trained / "editmgt")
+    assert state.keys() == before.keys() and {t.dtype for t in state.values()} == {torch.float32}
+
+
 def test_a_stage_cut_short_goes_on(tiny_recipe, tmp_path):
     commands.run_training("tiny", tmp_path, stages=("tokenizer",), minutes=1e-9, steps=3)
     progress = json.loads((tmp_path / "tokenizer" / "progress.json").read_text())

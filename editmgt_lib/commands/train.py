@@ -30,6 +30,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--threads", type=int, metavar="N", help="of the CPU, from 1 up (default: torch's choice)"
     )
+    parser.add_argument(
+        "--compile", dest="compiled", action="store_true", default=None,
+        help="torch.compile the transformer, for GPUs (default: no)",
+    )  # fmt: skip
     add_device_option(parser)
     add_common_options(parser)
     parser.set_defaults(run=run)
@@ -41,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and not 0 < value < float("inf"):
             raise InputError(f"{name} is {value}; use a number above 0")
-    options = given(args, "minutes", "steps", "threads", "device")
+    options = given(args, "minutes", "steps", "threads", "device", "compiled")
     if args.stages is not None:
         options["stages"] = [stage.strip() for stage in args.stages.split(",") if stage.strip()]
         if not options["stages"]:

@@ -52,6 +52,7 @@ def run_training(
     threads: int | None = None,
     steps: int | None = None,
     device: str | torch.device = "cpu",
+    compiled: bool = False,
 ) -> Path:
     """Train the named stages into `out`; returns the folder of the checkpoint.
 
@@ -65,10 +66,13 @@ def run_training(
         threads: of the CPU, for this call.
         steps: replaces every stage's.
         device: where to train, `"auto"` for the fastest there is; only the CPU resumes bit for bit.
+        compiled: run the transformer through `torch.compile`, for GPUs, where starting its many
+            small kernels takes longer than they do; rounding differs from that of plain steps.
 
     Raises:
         InputError: unknown recipe, stage or device, a number that cannot be.
         CheckpointError: a stage needs one that did not run, or a saved state cannot be read.
+        EditMGTError: nothing can be compiled here.
     """
     require_choice("recipe", recipe, tuple(RECIPES))
     for name in stages:
@@ -85,7 +89,10 @@ def run_training(
             if exported and not trained:
                 continue
             trained = True
-            run = Run(build_stage(name, chosen, folder, place), loop, out / name)
+            stage = build_stage(name, chosen, folder, place)
+            if compiled and isinstance(stage, GenerationStage):
+                stage.transformer.compile_step()
+            run = Run(stage, loop, out / name)
             train(run, name=name, minutes=minutes)
             export(run, folder)
             if run.step < loop.steps:
@@ -123,7 +130,9 @@ def build_stage(
         return TokenizerStage(recipe.tokenizer, recipe.size, 0, recipe.continuous, device)
     _require_part(folder, name, "tokenizer")
     config = VQConfig.from_dict(read_config(folder / "vqvae"))
-    vq = load_module(lambda: VQModel(config), read_state_dict(folder / "vqvae"))
+    # A checkpoint to go on from may be stored in float16, which no optimiser gets far in.
+    whole = {"dtype": torch.float32}
+    vq = load_module(lambda: VQModel(config), read_state_dict(folder / "vqvae"), **whole)
     if name == "decoder":
         return DecoderStage(vq, recipe.size, device)
     _require_part(folder, name, "text")
@@ -139,6 +148,7 @@ def build_stage(
             lambda: MaskedTransformer(recipe.transformer),
             read_state_dict(folder / "editmgt"),
             where=str(folder / "editmgt"),
+            **whole,
         ).requires_grad_(True)
         options = recipe.edit
     transformer.attention = plain_attention if torch.device(device).type == "cpu" else sdpa
