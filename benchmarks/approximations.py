@@ -5,26 +5,23 @@ time as a ratio of interleaved runs, success under the strict criterion, error o
 mask, and the share of tokens that are those of the exact run.
 """
 
-import argparse
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from time import process_time
 
 import torch
 from tqdm import tqdm
 
 import editmgt_lib
-from editmgt_lib.evaluation.batches import PairBatch, pair_batches, seeded
+from editmgt_lib.evaluation.batches import PairBatch, seeded
 from editmgt_lib.evaluation.metrics import outside_error
-from editmgt_lib.evaluation.options import EvaluationOptions
 from editmgt_lib.evaluation.success import judge
 from editmgt_lib.evaluation.tables import markdown
 from editmgt_lib.pipeline import EditMGT
 from editmgt_lib.sampling_options import FAST, SamplingOptions
-from editmgt_lib.toyworld.world import CATEGORIES
+
+from . import held_out
 
 
 @dataclass(frozen=True)
@@ -83,9 +80,8 @@ def measure(models: dict[str, EditMGT], samples: int, seed: int) -> list[dict]:
     """One row per variant."""
     exact = models["float32"]
     runs = variants(exact.settings.sampling)
-    options = EvaluationOptions(samples=samples, seed=seed, batch=1)
     rows = {name: {"times": [], "hits": [], "outside": [], "same": []} for name in runs}
-    for batch in tqdm([*pair_batches(exact, options, CATEGORIES, samples)], disable=None):
+    for batch in tqdm(held_out.edits(exact, samples, seed), disable=None):
         ids = {}
         for name, variant in runs.items():
             ids[name], seconds = _sampled(models[variant.format], batch, variant, seed)
@@ -145,18 +141,10 @@ def table(rows: Sequence[dict]) -> str:
 
 def main() -> None:
     """Read the command line, measure, print, write."""
-    p = argparse.ArgumentParser(prog="python -m benchmarks.approximations", description=__doc__)
-    p.add_argument("--samples", type=int, default=10, help="edits per category")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--threads", type=int)
-    p.add_argument("--json", type=Path)
-    given = p.parse_args()
-    if given.threads:
-        torch.set_num_threads(given.threads)
+    given = held_out.options("approximations", __doc__, samples=10, seed=0)
     rows = measure(formats(), given.samples, given.seed)
     print(table(rows))
-    if given.json:
-        given.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    held_out.write(given.json, rows)
 
 
 if __name__ == "__main__":

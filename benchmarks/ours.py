@@ -11,14 +11,13 @@ from torch import Tensor
 import editmgt_lib
 from editmgt_lib.errors import Cancelled, EditMGTError
 from editmgt_lib.geometry import Canvas, Tokens
-from editmgt_lib.loader import load_tokenizer, load_transformer
+from editmgt_lib.loader import leave_resting, load_tokenizer, load_transformer
 from editmgt_lib.localization import LocalizationOptions, consolidate
 from editmgt_lib.models.text import TextTowers
 from editmgt_lib.pipeline import EditMGT
 from editmgt_lib.prediction import Predictor
 from editmgt_lib.sampling import ItemNoise, SamplingOptions, SharedNoise, sample_tokens
 from editmgt_lib.settings import Settings
-from editmgt_lib.workplace import rest
 
 from .cases import PROMPT, Case, instruction_of
 from .clock import measured, set_precision
@@ -150,23 +149,19 @@ class Ours:
     def _resting(self, offload: str) -> Iterator[None]:
         """The networks as `load` would leave them under that offload."""
         model, place = self.model, torch.device(self.device)
-        networks = [model.transformer, model.vq]
         if offload == "none":
             yield
             return
+        networks = [model.transformer, model.vq]
         if model.towers is not None:
             networks += [model.towers.clip, model.towers.gemma]
-        for network in networks:
-            network.to("cpu")
-            rest(network, place)
-        if model.towers is not None:
-            model.towers.rest(place, in_turn=offload == "layers")
+        leave_resting(model.to("cpu"), place, offload)
         try:
             yield
         finally:
             for network in networks:
                 del network.workplace
-                network.to(place)
+            model.to(place)
 
     def _tokens(self, batch: int = 1, side: int | None = None) -> Tokens:
         reference, factor = self.inputs["reference"], self.case.vq.factor

@@ -6,11 +6,9 @@ are off, and how many tokens are drawn differently, of the first step (when all 
 model is least sure), of whole edits, and of pictures from text alone.
 """
 
-import argparse
-import json
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -21,9 +19,7 @@ from tqdm import tqdm
 
 import editmgt_lib
 from editmgt_lib import sampling
-from editmgt_lib.errors import Cancelled
-from editmgt_lib.evaluation.batches import PairBatch, pair_batches, seeded
-from editmgt_lib.evaluation.options import EvaluationOptions
+from editmgt_lib.evaluation.batches import PairBatch, seeded
 from editmgt_lib.evaluation.tables import markdown
 from editmgt_lib.geometry import Tokens
 from editmgt_lib.instruction import Instruction
@@ -31,7 +27,10 @@ from editmgt_lib.models import blocks, embeddings
 from editmgt_lib.models.transformer import MaskedTransformer
 from editmgt_lib.pipeline import EditMGT
 from editmgt_lib.prediction import Predictor
-from editmgt_lib.toyworld.world import CATEGORIES, caption
+from editmgt_lib.sampling_options import SamplingOptions
+from editmgt_lib.toyworld.world import caption
+
+from . import held_out
 
 LOW = torch.bfloat16
 Choice = Callable[[], Iterator[None]]
@@ -135,26 +134,18 @@ CHOICES: dict[str, tuple[torch.dtype, Choice]] = {
 }
 
 
-def first_step(model: EditMGT, tokens: Tokens, text: Instruction, options) -> tuple[Tensor, Tensor]:
+def first_step(
+    model: EditMGT, tokens: Tokens, text: Instruction, options: SamplingOptions
+) -> tuple[Tensor, Tensor]:
     """Logits [M, V] and proposed ids with everything masked."""
+    mask_id = model.transformer.config.mask_token_id
+    masked = torch.full_like(tokens.ids, mask_id)
     predictor = Predictor.of(model.transformer, tokens, text, options)
-    masked = torch.full_like(tokens.ids, model.transformer.config.mask_token_id)
-    seen = []
-
-    def look(event: sampling.StepEvent) -> bool:
-        seen.append(event.proposal)
-        return False
-
-    logits = predictor(masked, 0, options.steps - 1)
-    try:
-        noise = sampling.ItemNoise(options.seeds(len(masked)))
-        sampling.sample_tokens(
-            lambda *_: logits, masked, options=options, noise=noise,
-            mask_id=model.transformer.config.mask_token_id, callback=look,
-        )  # fmt: skip
-    except Cancelled:
-        pass
-    return logits[0], seen[0]
+    logits, _ = predictor(masked, 0, options.steps - 1)
+    noise = sampling.ItemNoise(options.seeds(len(masked)), options.draw)
+    drawn = noise.draw(len(masked), masked[0].numel(), logits.shape[1], last=False)
+    step = sampling.reveal_step(logits, masked, drawn, step=0, options=options, mask_id=mask_id)
+    return logits, step.proposal
 
 
 def outcome(model: EditMGT, batch: PairBatch, seed: int) -> dict[str, Tensor]:
@@ -173,16 +164,13 @@ def outcome(model: EditMGT, batch: PairBatch, seed: int) -> dict[str, Tensor]:
     }  # fmt: skip
 
 
-def compare(samples: int, seed: int) -> list[dict[str, float | str]]:
+def compare(
+    models: dict[torch.dtype, EditMGT], batches: list[PairBatch], seed: int
+) -> list[dict[str, float | str]]:
     """One row per choice: error of the logits, and shares of equal tokens."""
-    kinds = {dtype for dtype, _ in CHOICES.values()} | {torch.float32}
-    models = {d: editmgt_lib.load("toyworld", device="cpu", dtype=d) for d in kinds}
-    exact = models[torch.float32]
     found: dict[str, list[dict[str, float]]] = {name: [] for name in CHOICES}
-    options = EvaluationOptions(samples=samples, seed=seed, batch=1)
-    every = list(pair_batches(exact, options, CATEGORIES, samples))
-    for batch in tqdm(every, disable=None):
-        want = outcome(exact, batch, seed)
+    for batch in tqdm(batches, disable=None):
+        want = outcome(models[torch.float32], batch, seed)
         for name, (dtype, choice) in CHOICES.items():
             with choice():
                 got = outcome(models[dtype], batch, seed)
@@ -196,12 +184,9 @@ def compare(samples: int, seed: int) -> list[dict[str, float | str]]:
     ]
 
 
-def tokenizer_low(samples: int, seed: int) -> dict[str, float]:
+def tokenizer_low(exact: EditMGT, batches: list[PairBatch]) -> dict[str, float]:
     """Share of equal tokens, and the mean pixel difference, with the tokenizer in bfloat16."""
-    exact = editmgt_lib.load("toyworld", device="cpu", dtype=torch.float32)
-    options = EvaluationOptions(samples=samples, seed=seed, batch=1)
-    batches = list(pair_batches(exact, options, CATEGORIES, samples))
-    low = editmgt_lib.load("toyworld", device="cpu", dtype=torch.float32).vq.to(LOW)
+    low = copy.deepcopy(exact.vq).to(LOW)
     same, pixels = [], []
     with torch.no_grad():
         for batch in batches:
@@ -225,21 +210,16 @@ def table(rows: list[dict]) -> str:
 
 def main() -> None:
     """Read the command line, measure, print, write."""
-    p = argparse.ArgumentParser(prog="python -m benchmarks.precision", description=__doc__)
-    p.add_argument("--samples", type=int, default=4, help="edits per category")
-    p.add_argument("--seed", type=int, default=2)
-    p.add_argument("--threads", type=int)
-    p.add_argument("--json", type=Path)
-    given = p.parse_args()
-    if given.threads:
-        torch.set_num_threads(given.threads)
-    rows = compare(given.samples, given.seed)
-    tokenizer = tokenizer_low(given.samples, given.seed)
+    given = held_out.options("precision", __doc__, samples=4, seed=2)
+    kinds = {dtype for dtype, _ in CHOICES.values()} | {torch.float32}
+    models = {d: editmgt_lib.load("toyworld", device="cpu", dtype=d) for d in kinds}
+    exact = models[torch.float32]
+    batches = held_out.edits(exact, given.samples, given.seed)
+    rows = compare(models, batches, given.seed)
+    tokenizer = tokenizer_low(exact, batches)
     print(table(rows))
     print("tokenizer in bfloat16:", tokenizer)
-    if given.json:
-        found = {"rows": rows, "tokenizer": tokenizer}
-        given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    held_out.write(given.json, {"rows": rows, "tokenizer": tokenizer})
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def scaling_table(axes: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def options_table(rows: list[dict[str, Any]]) -> str:
-    """What each approximation gains; what it costs in quality is `editmgt evaluate`'s to say."""
+    """What each option gains; what it costs in quality is for `approximations` to say."""
     exact, *others = rows
     steps = exact["asked"]["steps"]
     lines = [[exact["name"], duration(exact["ours"]), ""]]

@@ -75,12 +75,18 @@ def load(
     transformer = load_transformer(folder / "editmgt", home, kind, operations, attention)
     vq = load_tokenizer(folder / "vqvae", home, operations)
     towers = TextTowers.from_folder(folder, home, kind, settings.text_length) if text else None
+    model = EditMGT(transformer, vq, towers, settings, folder)
     if offload != "none":
-        rest(transformer, place)
-        rest(vq, place)
-        if towers is not None:
-            towers.rest(place, in_turn=offload == "layers")
-    return EditMGT(transformer, vq, towers, settings, folder)
+        leave_resting(model, place, offload)
+    return model
+
+
+def leave_resting(model: EditMGT, device: torch.device, offload: str) -> None:
+    """Have a model on the CPU compute on `device`, by `"stages"` or `"layers"`; see `load`."""
+    rest(model.transformer, device)
+    rest(model.vq, device)
+    if model.towers is not None:
+        model.towers.rest(device, in_turn=offload == "layers")
 
 
 def load_transformer(

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from ..results import Decoded
 
 SAMPLING = (
-    *("seed", "steps", "guidance", "strength", "threshold", "hold_rule"),
-    *("guidance_interval", "reuse", "refresh"),
-)
+    "seed", "steps", "guidance", "strength", "threshold", "hold_rule",
+    "guidance_interval", "reuse", "refresh",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -131,8 +131,8 @@ def build_stage(
     _require_part(folder, name, "tokenizer")
     config = VQConfig.from_dict(read_config(folder / "vqvae"))
     # A checkpoint to go on from may be stored in float16, which no optimiser gets far in.
-    whole = {"dtype": torch.float32}
-    vq = load_module(lambda: VQModel(config), read_state_dict(folder / "vqvae"), **whole)
+    whole = torch.float32
+    vq = load_module(lambda: VQModel(config), read_state_dict(folder / "vqvae"), dtype=whole)
     if name == "decoder":
         return DecoderStage(vq, recipe.size, device)
     _require_part(folder, name, "text")
@@ -148,7 +148,7 @@ def build_stage(
             lambda: MaskedTransformer(recipe.transformer),
             read_state_dict(folder / "editmgt"),
             where=str(folder / "editmgt"),
-            **whole,
+            dtype=whole,
         ).requires_grad_(True)
         options = recipe.edit
     transformer.attention = plain_attention if torch.device(device).type == "cpu" else sdpa
