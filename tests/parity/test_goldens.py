@@ -23,17 +23,11 @@ BUNDLED = {
     "pipeline_updown",
     "scheduler",
     "transformer_linear_updown",
-    "transformer_qformer_flat",
+    "transformer_none_flat",
     "vqmodel",
     KEY_LISTS,
 }
-FULL = BUNDLED | {
-    "pipeline_flat",
-    "transformer_fmlp_flat",
-    "transformer_linear_flat",
-    "transformer_mlp_updown",
-    "transformer_none_flat",
-}
+FULL = BUNDLED | {"pipeline_flat", "transformer_linear_flat"}
 ROOTS = goldens.roots()
 CASES = [c for prefix in PREFIXES for c in goldens.case_dirs(prefix)]
 
