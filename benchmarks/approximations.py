@@ -19,7 +19,7 @@ from editmgt_lib.evaluation.metrics import outside_error
 from editmgt_lib.evaluation.success import judge
 from editmgt_lib.evaluation.tables import markdown
 from editmgt_lib.pipeline import EditMGT
-from editmgt_lib.sampling_options import FAST, SamplingOptions
+from editmgt_lib.sampling.options import FAST, SamplingOptions
 
 from . import held_out
 

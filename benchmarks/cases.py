@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 import editmgt_lib
 from editmgt_lib.checkpoints import save_module
-from editmgt_lib.instruction import Instruction
 from editmgt_lib.models.config import TransformerConfig
-from editmgt_lib.models.text import TextTowers
 from editmgt_lib.models.transformer import MaskedTransformer
 from editmgt_lib.models.vq import VQConfig, VQModel
+from editmgt_lib.text.encoders import TextTowers
+from editmgt_lib.text.instruction import Instruction
 from editmgt_lib.toyworld.text_towers import save_text_folders
 
 from .text_side import published_towers

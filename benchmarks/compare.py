@@ -8,7 +8,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from editmgt_lib.loader import OFFLOAD
-from editmgt_lib.sampling_options import FAST
+from editmgt_lib.sampling.options import FAST
 
 from .cases import Case
 

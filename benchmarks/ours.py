@@ -10,14 +10,14 @@ from torch import Tensor
 
 import editmgt_lib
 from editmgt_lib.errors import Cancelled, EditMGTError
-from editmgt_lib.geometry import Canvas, Tokens
 from editmgt_lib.loader import leave_resting, load_tokenizer, load_transformer
-from editmgt_lib.localization import LocalizationOptions, consolidate
-from editmgt_lib.models.text import TextTowers
+from editmgt_lib.localization.maps import LocalizationOptions, consolidate
+from editmgt_lib.pictures.fitting import Canvas, Tokens
 from editmgt_lib.pipeline import EditMGT
-from editmgt_lib.prediction import Predictor
-from editmgt_lib.sampling import ItemNoise, SamplingOptions, SharedNoise, sample_tokens
+from editmgt_lib.sampling.loop import ItemNoise, SamplingOptions, SharedNoise, sample_tokens
+from editmgt_lib.sampling.predictor import Predictor
 from editmgt_lib.settings import Settings
+from editmgt_lib.text.encoders import TextTowers
 
 from .cases import PROMPT, Case, instruction_of
 from .clock import measured, set_precision

@@ -21,13 +21,13 @@ import editmgt_lib
 from editmgt_lib import sampling
 from editmgt_lib.evaluation.batches import PairBatch, seeded
 from editmgt_lib.evaluation.tables import markdown
-from editmgt_lib.geometry import Tokens
-from editmgt_lib.instruction import Instruction
 from editmgt_lib.models import blocks, embeddings
 from editmgt_lib.models.transformer import MaskedTransformer
+from editmgt_lib.pictures.fitting import Tokens
 from editmgt_lib.pipeline import EditMGT
-from editmgt_lib.prediction import Predictor
-from editmgt_lib.sampling_options import SamplingOptions
+from editmgt_lib.sampling.options import SamplingOptions
+from editmgt_lib.sampling.predictor import Predictor
+from editmgt_lib.text.instruction import Instruction
 from editmgt_lib.toyworld.world import caption
 
 from . import held_out

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from editmgt_lib.models.text import TextTowers
-from editmgt_lib.models.text_loading import second_last_gemma
+from editmgt_lib.text.encoders import TextTowers
+from editmgt_lib.text.loading import second_last_gemma
 from editmgt_lib.toyworld.language import corpus
 from editmgt_lib.toyworld.text_towers import build_towers
 

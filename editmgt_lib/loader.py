@@ -17,12 +17,12 @@ from .checks import require_choice
 from .errors import InputError
 from .models.attention import AttentionFunction, sdpa
 from .models.config import TransformerConfig
-from .models.text import TextTowers
 from .models.transformer import MaskedTransformer
 from .models.vq import VQConfig, VQModel
+from .offload import rest
 from .pipeline import EditMGT
 from .settings import Settings
-from .workplace import rest
+from .text.encoders import TextTowers
 
 OFFLOAD = ("none", "stages", "layers")
 DTYPES = {

@@ -1,8 +1,8 @@
 """EditMGT: five stages in one direction, and `edit`, which is nothing but the five in a row.
 
-    picture --encode_image--> Tokens --------+--localize--> Localization --+
-                                             |                            |
-    text ----encode_instruction--> Instruction --------------sample--> Tokens --decode--> picture
+picture --encode_image--> Tokens --------+--localize--> Localization --+
+                                         |                            |
+text ----encode_instruction--> Instruction --------------sample--> Tokens --decode--> picture
 """
 
 from collections.abc import Callable, Sequence
@@ -14,17 +14,17 @@ from torch import Tensor
 
 from .checks import require_choice
 from .errors import InputError
-from .geometry import Canvas, FitOptions, Tokens, composite, fit, project_mask, support
-from .instruction import Instruction
-from .localization import Localization, LocalizationOptions
-from .models.text import TextTowers
+from .localization.maps import Localization, LocalizationOptions
 from .models.transformer import MaskedTransformer
 from .models.vq import VQModel
-from .prediction import Predictor
+from .offload import move, workplace
+from .pictures.fitting import Canvas, FitOptions, Tokens, composite, fit, project_mask, support
 from .results import Decoded, EditResult, decode_pixels, memory_advice, stage
-from .sampling import ItemNoise, SamplingOptions, SharedNoise, StepEvent, sample_tokens
+from .sampling.loop import ItemNoise, SamplingOptions, SharedNoise, StepEvent, sample_tokens
+from .sampling.predictor import Predictor
 from .settings import Settings
-from .workplace import move, workplace
+from .text.encoders import TextTowers
+from .text.instruction import Instruction
 
 Callback = Callable[[StepEvent], bool | None]
 COMBINATIONS = ("intersection", "union")

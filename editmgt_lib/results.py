@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from .errors import OutOfMemory
-from .geometry import Tokens
-from .localization import Localization
+from .localization.maps import Localization
 from .models.vq import VQModel
-from .workplace import at_work, workplace
+from .offload import at_work, workplace
+from .pictures.fitting import Tokens
 
 
 @dataclass(frozen=True, eq=False, repr=False)

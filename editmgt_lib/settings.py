@@ -7,9 +7,9 @@ from typing import Any
 
 from .checkpoints.layout import SETTINGS_FILE, read_settings
 from .errors import CheckpointError, InputError
-from .instruction import DEFAULT_NEGATIVE
-from .localization import LocalizationOptions
-from .sampling import SamplingOptions
+from .localization.maps import LocalizationOptions
+from .sampling.loop import SamplingOptions
+from .text.instruction import DEFAULT_NEGATIVE
 
 _KINDS = {"sampling": SamplingOptions, "localization": LocalizationOptions}
 

@@ -10,9 +10,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..editmgt_lib.geometry import Tokens
-from ..editmgt_lib.instruction import Instruction
-from ..editmgt_lib.localization import Localization
+from ..editmgt_lib.localization.maps import Localization
+from ..editmgt_lib.pictures.fitting import Tokens
+from ..editmgt_lib.text.instruction import Instruction
 
 
 def each_tokens(tokens: Tokens) -> Iterator[Tokens]:

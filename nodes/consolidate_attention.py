@@ -5,10 +5,10 @@ from dataclasses import replace
 from comfy_api.latest import io, ui
 
 from ..editmgt_lib.errors import InputError
-from ..editmgt_lib.geometry import Tokens
-from ..editmgt_lib.instruction import Instruction
-from ..editmgt_lib.localization import Localization, LocalizationOptions
-from ..editmgt_lib.score_filters import FILTERS
+from ..editmgt_lib.localization.filters import FILTERS
+from ..editmgt_lib.localization.maps import Localization, LocalizationOptions
+from ..editmgt_lib.pictures.fitting import Tokens
+from ..editmgt_lib.text.instruction import Instruction
 from .batches import each_instruction, each_tokens, joined
 from .compat import CATEGORY, expert, known
 from .memory import on_device

@@ -5,7 +5,7 @@ from typing import get_args
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..editmgt_lib.geometry import Mode
+from ..editmgt_lib.pictures.fitting import Mode
 from .batches import as_masks, at_rest
 from .compat import CATEGORY, known
 from .memory import on_device

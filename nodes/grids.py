@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..editmgt_lib.errors import InputError
-from ..editmgt_lib.lettering import font_for, wrapped
+from ..editmgt_lib.pictures.lettering import font_for, wrapped
 
 PAPER, INK, EDGE = 1.0, (34, 38, 46), 0.85
 LETTERS = (14, 40)  # pixels: the smallest and the largest type

@@ -8,13 +8,13 @@ import torch
 
 from ..editmgt_lib.checkpoints import read_headers
 from ..editmgt_lib.checkpoints.layout import SETTINGS_FILE
-from ..editmgt_lib.geometry import Canvas
 from ..editmgt_lib.loader import load_tokenizer, load_transformer
-from ..editmgt_lib.models.text import TextTowers
-from ..editmgt_lib.models.text_loading import load_clip, load_gemma
-from ..editmgt_lib.models.text_loading import load_tokenizer as load_text_tokenizer
+from ..editmgt_lib.pictures.fitting import Canvas
 from ..editmgt_lib.pipeline import EditMGT
 from ..editmgt_lib.settings import Settings
+from ..editmgt_lib.text.encoders import TextTowers
+from ..editmgt_lib.text.loading import load_clip, load_gemma
+from ..editmgt_lib.text.loading import load_tokenizer as load_text_tokenizer
 from .memory import Layers, Managed, attention, manage, precision, shrink, text_dtype
 from .paths import locate
 from .progress import Progress

@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..editmgt_lib.canvas import Canvas
-from ..editmgt_lib.geometry import project_mask
-from ..editmgt_lib.localization import Localization
+from ..editmgt_lib.localization.maps import Localization
+from ..editmgt_lib.pictures.canvas import Canvas
+from ..editmgt_lib.pictures.fitting import project_mask
 
 HELD = (0.20, 0.45, 0.95)  # blue: follows the source picture
 MASKED = (1.00, 0.55, 0.10)  # orange: touched by the mask

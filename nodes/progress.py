@@ -8,10 +8,10 @@ from comfy.cli_args import LatentPreviewMethod, args
 from PIL import Image
 from torch import Tensor
 
-from ..editmgt_lib.geometry import Tokens
 from ..editmgt_lib.models.vq import VQModel
+from ..editmgt_lib.pictures.fitting import Tokens
 from ..editmgt_lib.results import decode_pixels
-from ..editmgt_lib.sampling import StepEvent
+from ..editmgt_lib.sampling.loop import StepEvent
 from .memory import check_cancelled
 from .previews import partial_picture, to_pil
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..editmgt_lib.geometry import Canvas, Tokens, project_mask, support
-from ..editmgt_lib.instruction import Instruction
-from ..editmgt_lib.localization import Localization
+from ..editmgt_lib.localization.maps import Localization
+from ..editmgt_lib.pictures.fitting import Canvas, Tokens, project_mask, support
 from ..editmgt_lib.pipeline import COMBINATIONS
-from ..editmgt_lib.prediction import fitting
-from ..editmgt_lib.sampling import SamplingOptions, StepEvent
-from ..editmgt_lib.sampling_options import FAST, HOLD_RULES
+from ..editmgt_lib.sampling.loop import SamplingOptions, StepEvent
+from ..editmgt_lib.sampling.options import FAST, HOLD_RULES
+from ..editmgt_lib.sampling.predictor import fitting
+from ..editmgt_lib.text.instruction import Instruction
 from .batches import (
     as_masks,
     each_instruction,

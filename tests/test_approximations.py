@@ -7,10 +7,10 @@ import torch
 
 from editmgt_lib import load
 from editmgt_lib.errors import EditMGTError, InputError
-from editmgt_lib.geometry import FitOptions, Tokens
 from editmgt_lib.models.blocks import DoubleBlock
-from editmgt_lib.prediction import Predictor, stale_rows
-from editmgt_lib.sampling_options import FAST, SamplingOptions
+from editmgt_lib.pictures.fitting import FitOptions, Tokens
+from editmgt_lib.sampling.options import FAST, SamplingOptions
+from editmgt_lib.sampling.predictor import Predictor, stale_rows
 
 PROMPT = "make the red circle blue"
 OPTIONS = SamplingOptions(steps=4, guidance=3.0)

@@ -383,7 +383,7 @@ def test_a_full_disk_leaves_no_part_of_a_file(editmgt, picture, tmp_path, monkey
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("editmgt_lib.images._write", full)
+    monkeypatch.setattr("editmgt_lib.pictures.images._write", full)
     before = listing(tmp_path)
     assert editmgt("edit", picture, TEXT, "-o", tmp_path / "out.png") == 2
     assert "No space left" in the_error(capsys) and listing(tmp_path) == before
@@ -586,7 +586,7 @@ def argparse_dest():
 
 
 def test_ranges_in_the_help_are_those_of_the_library():
-    from editmgt_lib.sampling import SamplingOptions
+    from editmgt_lib.sampling.loop import SamplingOptions
 
     [commands] = (a for a in build_parser()._actions if a.dest == argparse_dest())
     published = SamplingOptions()
@@ -617,7 +617,7 @@ def test_counts_and_sizes_are_readable():
 
 def test_fast_is_a_preset_that_single_options_overrule():
     from editmgt_lib.commands.editing import Request
-    from editmgt_lib.sampling_options import FAST
+    from editmgt_lib.sampling.options import FAST
 
     args = ["edit", "in.png", "x", "-o", "out.png", "--fast", "--refresh", "3"]
     parsed = build_parser().parse_args(args)

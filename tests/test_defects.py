@@ -9,14 +9,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from editmgt_lib import prediction
 from editmgt_lib.errors import Cancelled, InputError
-from editmgt_lib.geometry import FitOptions, project_mask
-from editmgt_lib.instruction import Instruction
-from editmgt_lib.localization import Localization, LocalizationOptions, consolidate
+from editmgt_lib.localization.maps import Localization, LocalizationOptions, consolidate
 from editmgt_lib.models.transformer import MaskedTransformer
-from editmgt_lib.prediction import Predictor, row_weights
-from editmgt_lib.sampling import ItemNoise, SamplingOptions, mask_ratio, n_masked
+from editmgt_lib.pictures.fitting import FitOptions, project_mask
+from editmgt_lib.sampling import predictor as prediction
+from editmgt_lib.sampling.loop import ItemNoise, SamplingOptions, mask_ratio, n_masked
+from editmgt_lib.sampling.predictor import Predictor, row_weights
+from editmgt_lib.text.instruction import Instruction
 
 from .test_pipeline import open_tiny, picture
 

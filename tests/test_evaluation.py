@@ -25,13 +25,13 @@ from editmgt_lib.evaluation import (
 )
 from editmgt_lib.evaluation import batches as batching
 from editmgt_lib.evaluation.sweep import Sweep, SweepPoint
-from editmgt_lib.geometry import Tokens
-from editmgt_lib.localization import Localization
+from editmgt_lib.localization.maps import Localization
 from editmgt_lib.models.config import TransformerConfig
 from editmgt_lib.models.transformer import MaskedTransformer
 from editmgt_lib.models.vq import VQConfig, VQModel
+from editmgt_lib.pictures.fitting import Tokens
 from editmgt_lib.pipeline import EditMGT
-from editmgt_lib.sampling import SamplingOptions, StepEvent
+from editmgt_lib.sampling.loop import SamplingOptions, StepEvent
 from editmgt_lib.settings import Settings
 from editmgt_lib.toyworld import language
 from editmgt_lib.toyworld.text_towers import build_towers

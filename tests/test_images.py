@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from editmgt_lib.errors import InputError
-from editmgt_lib.images import MAX_SIDE, read_image, read_mask, write_image
+from editmgt_lib.pictures.images import MAX_SIDE, read_image, read_mask, write_image
 
 
 def _values(shape, bits=8, seed=0):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from editmgt_lib.errors import EditMGTError, InputError
-from editmgt_lib.localization import (
+from editmgt_lib.localization.maps import (
     Localization,
     LocalizationOptions,
     consolidate,

@@ -22,7 +22,7 @@ STAGES = {"Load", "ToyPicture", "EncodeTokens", "EncodeInstruction", "Consolidat
 @pytest.fixture(scope="module")
 def pack():
     """The checkout, imported the way ComfyUI does it under a folder name of its own."""
-    name = "custom_nodes.Some Pack-1"
+    name = "/comfy/custom_nodes/Some Pack-1_x_2"  # a path whose dots ComfyUI has replaced
     spec = importlib.util.spec_from_file_location(
         name, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
     )
@@ -56,7 +56,7 @@ def test_the_package_imports_without_comfyui_and_has_one_entry_point(pack):
 
 def test_the_library_is_the_checkouts_own(part):
     assert Path(part("editmgt_lib").__file__).parent == ROOT / "editmgt_lib"
-    assert part("nodes.batches").Tokens is part("editmgt_lib.geometry").Tokens
+    assert part("nodes.batches").Tokens is part("editmgt_lib.pictures.canvas").Tokens
 
 
 def test_comfyui_is_touched_in_the_boundary_alone():
@@ -97,7 +97,7 @@ def test_no_device_is_named_and_every_input_has_a_tooltip():
 @pytest.fixture
 def tokens(part):
     """Three pictures of 60 x 100 pixels on a canvas of 64 x 128."""
-    geometry = part("editmgt_lib.geometry")
+    geometry = part("editmgt_lib.pictures.fitting")
     generator = torch.Generator().manual_seed(0)
     pictures = torch.rand(3, 60, 100, 3, generator=generator)
     _, canvas = geometry.fit(pictures, geometry.FitOptions("native", resolution=128))

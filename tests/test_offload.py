@@ -10,18 +10,18 @@ from weakref import WeakValueDictionary
 import pytest
 import torch
 
-from editmgt_lib import workplace as workplaces
+from editmgt_lib import offload as workplaces
 from editmgt_lib.checkpoints import read_state_dict, save_module
 from editmgt_lib.cli import main
 from editmgt_lib.errors import Cancelled, InputError, OutOfMemory
-from editmgt_lib.images import write_image
 from editmgt_lib.loader import OFFLOAD, load
-from editmgt_lib.localization import LocalizationOptions
+from editmgt_lib.localization.maps import LocalizationOptions
 from editmgt_lib.models.transformer import MaskedTransformer
 from editmgt_lib.models.vq import VQModel
-from editmgt_lib.prediction import micro_conditions
-from editmgt_lib.sampling import SamplingOptions
-from editmgt_lib.workplace import at_work, move, rest, workplace
+from editmgt_lib.offload import at_work, move, rest, workplace
+from editmgt_lib.pictures.images import write_image
+from editmgt_lib.sampling.loop import SamplingOptions
+from editmgt_lib.sampling.predictor import micro_conditions
 
 PROMPT = "make the red circle blue"
 MAPPED = SamplingOptions(steps=3, guidance=2.0, threshold=0.3)

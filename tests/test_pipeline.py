@@ -11,14 +11,14 @@ import torch
 
 import editmgt_lib
 from editmgt_lib.errors import Cancelled, CheckpointError, InputError, OutOfMemory
-from editmgt_lib.geometry import FitOptions, project_mask, support
-from editmgt_lib.instruction import Instruction
 from editmgt_lib.loader import choose_dtype, load
-from editmgt_lib.localization import Localization, LocalizationOptions
+from editmgt_lib.localization.maps import Localization, LocalizationOptions
 from editmgt_lib.models.transformer import MaskedTransformer
 from editmgt_lib.models.vq import VQModel
-from editmgt_lib.sampling import ItemNoise, SamplingOptions, SharedNoise
+from editmgt_lib.pictures.fitting import FitOptions, project_mask, support
+from editmgt_lib.sampling.loop import ItemNoise, SamplingOptions, SharedNoise
 from editmgt_lib.settings import Settings
+from editmgt_lib.text.instruction import Instruction
 
 PROMPT, OTHER = "make the red circle blue", "remove the green square"
 QUICK = SamplingOptions(steps=3, guidance=2.0)
@@ -549,7 +549,7 @@ def test_at_threshold_one_restoring_changes_nothing(model, instruction):
 
 
 def test_nothing_to_hold_needs_no_map(model, instruction, monkeypatch):
-    monkeypatch.setattr("editmgt_lib.prediction.consolidate", lambda *_: 1 / 0)
+    monkeypatch.setattr("editmgt_lib.sampling.predictor.consolidate", lambda *_: 1 / 0)
     tokens = model.encode_image(picture())
     _, found = model.sample(tokens, instruction, QUICK)
     assert found is None

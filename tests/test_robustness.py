@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from editmgt_lib.errors import EditMGTError, InputError
-from editmgt_lib.geometry import FitOptions, project_mask, support
-from editmgt_lib.localization import LocalizationOptions
-from editmgt_lib.sampling_options import REUSES, SamplingOptions
-from editmgt_lib.score_filters import FILTERS
+from editmgt_lib.localization.filters import FILTERS
+from editmgt_lib.localization.maps import LocalizationOptions
+from editmgt_lib.pictures.fitting import FitOptions, project_mask, support
+from editmgt_lib.sampling.options import REUSES, SamplingOptions
 
 from .test_pipeline import CODES, open_tiny
 

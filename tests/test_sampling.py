@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from editmgt_lib.errors import Cancelled, EditMGTError, InputError
-from editmgt_lib.localization import Localization, LocalizationOptions
-from editmgt_lib.sampling import (
+from editmgt_lib.localization.maps import Localization, LocalizationOptions
+from editmgt_lib.sampling.loop import (
     ItemNoise,
     SamplingOptions,
     SharedNoise,

@@ -20,9 +20,9 @@ from transformers import (
 )
 
 from editmgt_lib.errors import CheckpointError, InputError
-from editmgt_lib.instruction import DEFAULT_NEGATIVE, Instruction, place_words, split_words
-from editmgt_lib.models.text import TextTowers
-from editmgt_lib.models.text_loading import load_gemma, load_tokenizer, second_last_gemma
+from editmgt_lib.text.encoders import TextTowers
+from editmgt_lib.text.instruction import DEFAULT_NEGATIVE, Instruction, place_words, split_words
+from editmgt_lib.text.loading import load_gemma, load_tokenizer, second_last_gemma
 from editmgt_lib.toyworld.text_towers import build_towers, save_text_folders, write_text_folders
 
 SENTENCES = [

@@ -13,30 +13,22 @@ from ..errors import CheckpointError
 MICRO_CONDITION_WIDTH = 1280  # five micro-conditions, a 256-wide sinusoid each
 Shapes = Mapping[str, Sequence[int]]
 
-_CONNECTOR_INPUT = {
-    "linear": "connector.projector.weight",
-    "mlp": "connector.projector.0.weight",
-    "fmlp": "connector.projector.0.weight",
-    "qformer": "connector.proj_in.weight",
-}
+CONNECTOR_WEIGHT = "connector.projector.weight"
 
 
 def infer_connector(names: Iterable[str]) -> str:
-    """The connector type that tensors of these names belong to: none, linear, mlp, fmlp, qformer.
+    """The connector that tensors of these names belong to, `"linear"` or `"none"`.
 
-    Raises CheckpointError when there are connector tensors of no known kind.
+    Raises CheckpointError for connector tensors of another kind; no EditMGT checkpoint has one.
     """
-    parts = {n.removeprefix("connector.") for n in names if n.startswith("connector.")}
-    if not parts:
+    found = sorted(name for name in names if name.startswith("connector."))
+    if not found:
         return "none"
-    if "latents" in parts:
-        return "qformer"
-    if "projector.weight" in parts:
-        return "linear"
-    if "projector.0.weight" in parts:
-        return "fmlp" if "projector.4.weight" in parts else "mlp"
-    listed = ", ".join(f"connector.{p}" for p in sorted(parts)[:6])
-    raise CheckpointError(f"connector tensors of no known kind: {listed}")
+    if CONNECTOR_WEIGHT not in found:
+        raise CheckpointError(
+            f"the connector is not linear ({', '.join(found[:6])}); only linear ones are supported"
+        )
+    return "linear"
 
 
 def check_transformer_config(
@@ -97,11 +89,8 @@ def _facts(shapes: Shapes, where: str) -> dict[str, Any]:
         "guidance_embeds": any(".guidance_embedder." in n for n in shapes),
         "connector_type": connector,
     }
-    if connector != "none":
-        facts["joint_attention_dim"] = size(re.escape(_CONNECTOR_INPUT[connector]), 1)
-    if connector == "qformer":
-        facts["qformer_latents"] = size(r"connector\.latents", 0)
-        facts["qformer_time_width"] = size(r"connector\.time_aware_linear\.weight", 1)
+    if connector == "linear":
+        facts["joint_attention_dim"] = size(re.escape(CONNECTOR_WEIGHT), 1)
     return facts
 
 

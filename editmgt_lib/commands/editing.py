@@ -11,19 +11,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError
-from ..geometry import Canvas, Tokens
-from ..images import Picture, read_image, read_mask, write_image
-from ..localization import Localization, LocalizationOptions
-from ..sampling import SamplingOptions
-from ..sampling_options import FAST
+from ..localization.maps import Localization, LocalizationOptions
+from ..pictures.fitting import Canvas, Tokens
+from ..pictures.images import Picture, read_image, read_mask, write_image
+from ..sampling.loop import SamplingOptions
+from ..sampling.options import FAST
 from .console import on_step, progress_bar, say
 from .options import given, load_model, path_of, text_of
 from .outputs import Job
 
 if TYPE_CHECKING:
-    from ..instruction import Instruction
     from ..pipeline import EditMGT
     from ..results import Decoded
+    from ..text.instruction import Instruction
 
 SAMPLING = (
     "seed", "steps", "guidance", "strength", "threshold", "hold_rule",

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ..images import write_image
-from ..sampling import SamplingOptions
+from ..pictures.images import write_image
+from ..sampling.loop import SamplingOptions
 from .console import on_step, progress_bar
 from .editing import Stopwatch, describe_run
 from .options import GENERATION, given, load_model
 from .outputs import Records
 
 if TYPE_CHECKING:
-    from ..instruction import Instruction
     from ..pipeline import EditMGT
+    from ..text.instruction import Instruction
 
 
 def generate_all(

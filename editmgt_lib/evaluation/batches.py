@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..geometry import Tokens
-from ..instruction import Instruction
-from ..localization import Localization
-from ..sampling import SamplingOptions, StepEvent
+from ..localization.maps import Localization
+from ..pictures.fitting import Tokens
+from ..sampling.loop import SamplingOptions, StepEvent
+from ..text.instruction import Instruction
 from ..toyworld.world import CATEGORIES, EditPair, change_mask, pair_at, render
 from .options import EvaluationOptions
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from ..errors import Cancelled
-from ..localization import Localization, LocalizationOptions, consolidate
+from ..localization.maps import Localization, LocalizationOptions, consolidate
 from ..models.attention import text_to_image
-from ..prediction import Predictor, row_weights
-from ..sampling import SamplingOptions, StepEvent
-from ..workplace import at_work
+from ..offload import at_work
+from ..sampling.loop import SamplingOptions, StepEvent
+from ..sampling.predictor import Predictor, row_weights
 from .batches import PairBatch, batch_count, pair_batches, seeded
 from .metrics import auc, mask_cells, mean
 from .options import LOCAL, EvaluationOptions, Progress

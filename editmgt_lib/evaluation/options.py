@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from ..checks import require_choice, require_number
 from ..errors import InputError
-from ..localization import LocalizationOptions
-from ..sampling_options import HOLD_RULES, SamplingOptions
+from ..localization.maps import LocalizationOptions
+from ..sampling.options import HOLD_RULES, SamplingOptions
 from ..toyworld.world import CATEGORIES
 from .metrics import OUTSIDE_TOLERANCE
 

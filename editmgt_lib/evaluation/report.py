@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..localization import LocalizationOptions
-from ..sampling import SamplingOptions
+from ..localization.maps import LocalizationOptions
+from ..sampling.loop import SamplingOptions
 from ..toyworld.world import EditPair
 from .layers import LayerReport
 from .metrics import OutsideError, Overlap, mean

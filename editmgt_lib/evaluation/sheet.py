@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import InputError
 from ..files import atomic_path
-from ..lettering import fitting_font, wrapped
+from ..pictures.lettering import fitting_font, wrapped
 from ..toyworld.world import render
 from .report import Row
 

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, fields
 
 from ..errors import CheckpointError
 
-CONNECTORS = ("none", "linear", "mlp", "fmlp", "qformer")
+CONNECTORS = ("none", "linear")
 MICRO_CONDITIONS = 5  # width, height, crop x, crop y, aesthetic score
 MICRO_WIDTH = 256  # sinusoid width of each micro-condition
 
@@ -32,9 +32,6 @@ class TransformerConfig:
     patch_size: int = 1
     in_channels: int = 64
     guidance_embeds: bool = False
-    qformer_latents: int = 256
-    qformer_heads: int = 8
-    qformer_time_width: int = 1024
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "axes_dims_rope", tuple(self.axes_dims_rope))

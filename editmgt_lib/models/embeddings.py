@@ -7,20 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def sinusoid(
-    values: Tensor, width: int, *, cosine_first: bool = True, frequency_shift: float = 0.0
-) -> Tensor:
-    """Sinusoidal embedding [n, width] float32 of scalars [n].
+def sinusoid(values: Tensor, width: int) -> Tensor:
+    """Sinusoidal embedding [n, width] float32 of scalars [n], cosines first.
 
     Frequencies are rounded once, from float64: float32 exponentials differ between processors in
     the last place, which is 1e-3 of an embedding at 35,000 radians, enough to flip tokens.
     """
-    half = width // 2
-    exponent = torch.arange(half, dtype=torch.float64)
-    frequency = torch.exp(-math.log(10000) * exponent / (half - frequency_shift)).float()
+    exponent = torch.arange(width // 2, dtype=torch.float64) / (width // 2)
+    frequency = torch.exp(-math.log(10000) * exponent).float()
     angle = values.float()[:, None] * frequency.to(values.device)
-    parts = (angle.cos(), angle.sin()) if cosine_first else (angle.sin(), angle.cos())
-    return torch.cat(parts, dim=-1)
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
 def patches(tokens: Tensor, side: int) -> Tensor:
@@ -44,6 +40,18 @@ class TwoLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_width] -> [..., out_width]."""
         return self.linear_2(F.silu(self.linear_1(x)))
+
+
+class Connector(nn.Module):
+    """Linear map from the language model's width to the transformer's, named `projector`."""
+
+    def __init__(self, in_width: int, out_width: int, operations=nn) -> None:
+        super().__init__()
+        self.projector = operations.Linear(in_width, out_width)
+
+    def forward(self, text: Tensor) -> Tensor:
+        """Text states [B, T, D] -> [B, T, C]."""
+        return self.projector(text)
 
 
 class TimeTextEmbedding(nn.Module):

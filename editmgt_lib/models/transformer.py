@@ -28,7 +28,6 @@ from .conditioning import (
     Prediction,
 )
 from .config import MICRO_CONDITIONS, MICRO_WIDTH, TransformerConfig
-from .connectors import build_connector
 from .embeddings import (
     DownBlock,
     TimeTextEmbedding,
@@ -79,7 +78,7 @@ class MaskedTransformer(nn.Module):
         self.project_from_hidden = operations.Linear(width, width, bias=False)
         self.down_block = DownBlock(width, config.downsample, operations)
         self.up_block = UpBlock(width, config.upsample, operations)
-        self.connector = build_connector(config, operations)
+        self.connector = Connector(config, operations) if config.connector_type == "linear" else None
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -99,7 +98,7 @@ class MaskedTransformer(nn.Module):
     def embed_text(self, text: Tensor, timestep: Tensor) -> Tensor:
         """Text states [B, T, D], scaled timesteps [B] -> the text stream's input [B, T', C]."""
         if self.connector is not None:
-            text = self.connector(text, timestep)
+            text = self.connector(text)
         return self.encoder_proj_layer_norm(self.context_embedder(text))
 
     def prepare(

@@ -17,8 +17,8 @@ from torch import nn
 from ..checkpoints import save_module
 from ..errors import InputError
 from ..files import atomic_path, atomic_write_json
-from ..models.text import TextTowers
-from ..models.text_loading import second_last_gemma
+from ..text.encoders import TextTowers
+from ..text.loading import second_last_gemma
 
 # What is written of a config: what says how the model is built, the same for every transformers.
 _SHARED_FIELDS = (

@@ -14,9 +14,9 @@ from ..errors import CheckpointError
 from ..files import atomic_write_json
 from ..loader import choose_device
 from ..models.attention import sdpa
-from ..models.text import TextTowers
 from ..models.transformer import MaskedTransformer
 from ..models.vq import VQConfig, VQModel
+from ..text.encoders import TextTowers
 from .decoder import DecoderStage
 from .generation import GenerationStage
 from .initial import (

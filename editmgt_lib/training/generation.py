@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from ..checkpoints.saving import save_module
 from ..checks import require_number
 from ..errors import InputError
-from ..localization import LocalizationOptions
+from ..localization.maps import LocalizationOptions
 from ..models.attention import MeanOfRows
 from ..models.config import TransformerConfig
-from ..models.text import TextTowers
 from ..models.transformer import InjectionOptions, MaskedTransformer, Prediction
 from ..models.vq import VQModel
 from ..pipeline import EditMGT
-from ..prediction import micro_conditions
-from ..sampling import SamplingOptions
+from ..sampling.loop import SamplingOptions
+from ..sampling.predictor import micro_conditions
 from ..settings import Settings
+from ..text.encoders import TextTowers
 from ..toyworld.world import caption
 from .loop import StepRandom
 from .pictures import to_pixels, training_pair, training_scene

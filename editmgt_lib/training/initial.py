@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from ..models.blocks import DoubleBlock, SingleBlock
 from ..models.config import TransformerConfig
-from ..models.text import TextTowers
 from ..models.transformer import MaskedTransformer
 from ..models.vq import VQModel
+from ..text.encoders import TextTowers
 from ..toyworld.language import corpus
 from ..toyworld.text_towers import build_towers
 from .pictures import crowded_scene, to_pixels

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models.text import TextTowers
+from ..text.encoders import TextTowers
 from ..toyworld.text_towers import save_text_folders
 from ..toyworld.world import caption
 from .loop import StepRandom

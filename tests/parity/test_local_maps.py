@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from editmgt_lib.localization import (
+from editmgt_lib.localization.maps import (
     Localization,
     LocalizationOptions,
     consolidate,

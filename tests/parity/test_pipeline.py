@@ -11,16 +11,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from editmgt_lib import prediction
-from editmgt_lib.geometry import Canvas, Tokens
-from editmgt_lib.instruction import Instruction
-from editmgt_lib.localization import LocalizationOptions, consolidate
+from editmgt_lib.localization.maps import LocalizationOptions, consolidate
 from editmgt_lib.models.config import TransformerConfig
 from editmgt_lib.models.transformer import MaskedTransformer
+from editmgt_lib.pictures.fitting import Canvas, Tokens
 from editmgt_lib.pipeline import EditMGT
-from editmgt_lib.prediction import Predictor
-from editmgt_lib.sampling import SamplingOptions, SharedNoise, sample_tokens
+from editmgt_lib.sampling import predictor as prediction
+from editmgt_lib.sampling.loop import SamplingOptions, SharedNoise, sample_tokens
+from editmgt_lib.sampling.predictor import Predictor
 from editmgt_lib.settings import Settings
+from editmgt_lib.text.instruction import Instruction
 
 from . import goldens
 

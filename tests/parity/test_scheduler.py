@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from editmgt_lib.localization import Localization, LocalizationOptions
-from editmgt_lib.sampling import SamplingOptions, SharedNoise, draw_tokens, reveal_step
+from editmgt_lib.localization.maps import Localization, LocalizationOptions
+from editmgt_lib.sampling.loop import SamplingOptions, SharedNoise, draw_tokens, reveal_step
 
 from . import goldens
 

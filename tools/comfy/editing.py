@@ -25,7 +25,9 @@ def edit_by_instruction(info: dict[str, Any]) -> Graph:
     start = begin(g, 0, "color")
     words = instruct(g, start.model, "make the red heart yellow")
     g.column()
-    g.note("Start here", f"""
+    g.note(
+        "Start here",
+        f"""
 Queue it as it is: the toy model edits in about a second on a CPU, and needs no download.
 
 1. Say **what to change** above: *make the red heart yellow*, *remove the black circle*,
@@ -34,7 +36,9 @@ Queue it as it is: the toy model edits in about a second on a CPU, and needs no 
 3. Another result of the same words: change **seed**.
 
 Whatever the edit does not touch stays **identical, bit for bit**.
-{OWN_PICTURE}""", (320, 270))
+{OWN_PICTURE}""",
+        (320, 270),
+    )
     g.group("3  Edit", EDIT)
     edited = sample(g, start.model, start.tokens["TOKENS"], words["INSTRUCTION"])
     g.group("4  Result", RESULT)
@@ -52,7 +56,9 @@ def see_where_it_acts(info: dict[str, Any]) -> Graph:
     start = begin(g, 1, "replace")
     words = instruct(g, start.model, "replace the purple circle with a star")
     g.column()
-    g.note("Reading the map", """
+    g.note(
+        "Reading the map",
+        """
 **Consolidate Attention** asks the model where this instruction acts, in one pass, before anything
 is drawn. Red is relevant, blue is not.
 
@@ -60,7 +66,9 @@ is drawn. Red is relevant, blue is not.
 - **threshold** (λ) of the sampler: tokens less relevant than this keep their original value. 0
   lets the whole picture change, 0.05 to 0.2 suits most edits, 1 holds everything.
 - The mask of this node is a plain MASK: send it to any other node of ComfyUI.
-""", (320, 250))
+""",
+        (320, 250),
+    )
     g.group("3  Where it acts", "#7a4f9a")
     found = g.add("EditMGT_ConsolidateAttention", tall=SMALL, model=start.model,
                   tokens=start.tokens["TOKENS"], instruction=words["INSTRUCTION"],
@@ -85,12 +93,18 @@ def edit_inside_a_mask(info: dict[str, Any]) -> Graph:
     g = Graph("03_edit_inside_a_mask", info)
     start = begin(g, 6, "remove")
     words = instruct(g, start.model, start.picture["STRING"])
-    g.note("Instruction from a node", """
+    g.note(
+        "Instruction from a node",
+        """
 The text comes from the picture node here: *delete the green triangle*. Remove that link to type
 your own.
-""", (300, 100))
+""",
+        (300, 100),
+    )
     g.column()
-    g.note("The mask", """
+    g.note(
+        "The mask",
+        """
 **ToyWorld Picture** gives a mask of the spot its own instruction is about, so that this runs at
 once. To paint one yourself:
 
@@ -100,7 +114,9 @@ once. To paint one yourself:
 
 Beyond the mask (grown to whole tokens) the result equals the picture in every bit: the *changed*
 mask on the right says exactly where.
-""", (300, 270))
+""",
+        (300, 270),
+    )
     g.group("3  Edit inside", EDIT)
     edited = sample(g, start.model, start.tokens["TOKENS"], words["INSTRUCTION"],
                     region=start.picture["MASK"])  # fmt: skip
@@ -120,13 +136,17 @@ def two_edits_in_a_row(info: dict[str, Any]) -> Graph:
     g = Graph("04_two_edits_in_a_row", info)
     start = begin(g, 0, "color")
     g.group("About", OTHER, below=True)
-    g.note("Edit after edit", """
+    g.note(
+        "Edit after edit",
+        """
 The second sampler takes the **tokens** of the first, not a decoded picture. Nothing is encoded
 again in between, so nothing wears off, however many edits follow.
 
 The result is composed with the original picture once, in *Decode*: what neither edit touched is
 still bit for bit the original.
-""", (300, 190))
+""",
+        (300, 190),
+    )
     first = instruct(g, start.model, "make the background mint", "2  First edit", below=False)
     once = sample(g, start.model, start.tokens["TOKENS"], first["INSTRUCTION"])
     g.group("3  Second edit", TEXT)

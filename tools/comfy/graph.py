@@ -178,8 +178,14 @@ class Graph:
                 for (node, name, link), number in links.items()
             ],
             "groups": [
-                {"id": k + 1, "title": g.title, "bounding": list(g.box), "color": g.color,
-                 "font_size": 22, "flags": {}}
+                {
+                    "id": k + 1,
+                    "title": g.title,
+                    "bounding": list(g.box),
+                    "color": g.color,
+                    "font_size": 22,
+                    "flags": {},
+                }
                 for k, g in enumerate(self.groups)
             ],  # fmt: skip
             "config": {},

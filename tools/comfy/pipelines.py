@@ -51,10 +51,14 @@ def _edited(g: Graph, scene: int, edit: str, text: str, about: tuple) -> tuple[L
 def edit_then_upscale(info: dict[str, Any]) -> Graph:
     """Enlarge with ComfyUI's own resampling; no weights."""
     g = Graph("05_edit_then_upscale", info)
-    about = ("Other upscalers", """
+    about = (
+        "Other upscalers",
+        """
 This variant only resamples and needs no weights. *05b* does the same with an upscale model, which
 adds detail.
-""", (300, 110))
+""",
+        (300, 110),
+    )
     before, after = _edited(g, 1, "color", "paint the black diamond red", about)
     g.group("4  Upscale", OTHER)
     large = g.add("ImageScaleBy", image=after, upscale_method="lanczos", scale_by=4.0)
@@ -64,10 +68,14 @@ adds detail.
 def edit_then_upscale_with_model(info: dict[str, Any]) -> Graph:
     """Enlarge with an upscale model."""
     g = Graph("05b_edit_then_upscale_with_model", info)
-    about = ("Needs one file", f"""
+    about = (
+        "Needs one file",
+        f"""
 **{ESRGAN["name"]}** (67 MB) in `models/upscale_models/`. ComfyUI offers to download it when the
 workflow opens; any other upscale model will do.
-""", (300, 130))
+""",
+        (300, 130),
+    )
     before, after = _edited(g, 1, "color", "paint the black diamond red", about)
     g.group("4  Upscale", OTHER)
     loader = g.add("UpscaleModelLoader", model_name=ESRGAN["name"])
@@ -109,14 +117,18 @@ def crop_edit_stitch(info: dict[str, Any]) -> Graph:
                    image=large["IMAGE"], fit="crop", mask=region["MASK"])  # fmt: skip
     g.column()
     show(g, tokens["IMAGE"], "What the model sees", tall=PREVIEW)
-    g.note("Crop, edit, stitch", """
+    g.note(
+        "Crop, edit, stitch",
+        """
 **fit: crop** takes only the surroundings of the mask, so a small region gets the model's whole
 canvas instead of a few tokens. *Decode* puts it back: no other node is needed, and all pixels
 beyond the changed area are the original ones.
 
 For a picture of your own use **Load Image** and paint its mask with a right-click, *Open in
 MaskEditor*.
-""", (300, 200))
+""",
+        (300, 200),
+    )
     g.group("3  Edit", EDIT)
     edited = sample(g, load["MODEL"], tokens["TOKENS"], words["INSTRUCTION"],
                     region=region["MASK"])  # fmt: skip
@@ -146,12 +158,16 @@ def generate_then_edit(info: dict[str, Any]) -> Graph:
     load = g.add("EditMGT_Load")
     words = g.add("EditMGT_EncodeInstruction", model=load["MODEL"], text="make the boat blue")
     g.column()
-    g.note("Needs two models", f"""
+    g.note(
+        "Needs two models",
+        f"""
 **{SDXL["name"]}** in `models/checkpoints/`, or any checkpoint you have.
 
 **A published EditMGT checkpoint**, chosen in *Load EditMGT*: the toy model, which is the default,
 has never seen a photograph.
-""", (300, 190))
+""",
+        (300, 190),
+    )
     g.group("3  Edit", EDIT)
     tokens = g.add("EditMGT_EncodeTokens", model=load["MODEL"], image=picture["IMAGE"])
     edited = sample(g, load["MODEL"], tokens["TOKENS"], words["INSTRUCTION"], threshold=0.1)
@@ -168,12 +184,16 @@ def batch(info: dict[str, Any]) -> Graph:
     start = begin(g, 3, "background", batch=4)
     words = instruct(g, start.model, "make the background mint")
     g.column()
-    g.note("Batches", f"""
+    g.note(
+        "Batches",
+        f"""
 All pictures of a batch go through one instruction. Each is the same picture, token for token,
 that it would be alone: item *k* uses seed + *k*.
 
 A mask may be one for all, or one per picture; anything else is refused with both shapes named.
-{OWN_PICTURE}""", (320, 330))
+{OWN_PICTURE}""",
+        (320, 330),
+    )
     g.group("3  Edit", EDIT)
     edited = sample(g, start.model, start.tokens["TOKENS"], words["INSTRUCTION"])
     decoded = g.add("EditMGT_Decode", model=start.model, tokens=edited["TOKENS"])
@@ -192,13 +212,17 @@ def threshold_sweep(info: dict[str, Any]) -> Graph:
     start = begin(g, 0, "background")
     words = instruct(g, start.model, "make the background mint")
     g.column()
-    g.note("Choosing λ", """
+    g.note(
+        "Choosing λ",
+        """
 The same seed and words at six thresholds (λ). A small one lets the edit spread, a large one keeps
 more of the picture; 1 keeps all of it.
 
 What follows **List of Values** runs once per number: write others, or link it to *strength* or
 *guidance* instead.
-""", (300, 200))
+""",
+        (300, 200),
+    )
     g.group("3  Where it acts", "#7a4f9a")
     found = g.add("EditMGT_ConsolidateAttention", tall=SMALL, model=start.model,
                   tokens=start.tokens["TOKENS"], instruction=words["INSTRUCTION"])  # fmt: skip

@@ -95,9 +95,10 @@ def running(
 @contextlib.contextmanager
 def temporary(**options) -> Iterator[Server]:
     """`running` on a folder that is gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="comfy") as folder, running(
-        Path(folder), **options
-    ) as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="comfy") as folder,
+        running(Path(folder), **options) as server,
+    ):
         yield server
 
 

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import require_choice, require_number
-from .errors import EditMGTError, InputError
-from .score_filters import FILTERS, smooth
+from ..checks import require_choice, require_number
+from ..errors import EditMGTError, InputError
+from .filters import FILTERS, smooth
 
 __all__ = [
     "Localization",

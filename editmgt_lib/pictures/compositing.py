@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import checked_mask, require_number
+from ..errors import InputError
 from .canvas import Canvas
-from .checks import checked_mask, require_number
-from .errors import InputError
 
 
 def project_mask(mask: Tensor, canvas: Canvas, dilate: int = 0, required: bool = False) -> Tensor:

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import require_number
-from .errors import InputError
+from ..checks import require_number
+from ..errors import InputError
 
 
 @dataclass(frozen=True)

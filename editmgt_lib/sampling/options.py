@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from .checks import require_choice, require_number
-from .errors import InputError
+from ..checks import require_choice, require_number
+from ..errors import InputError
 
 HOLD_RULES = ("proposal", "restore")
 REUSES = ("none", "reference", "known")

@@ -6,16 +6,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .canvas import Tokens
-from .errors import InputError
-from .instruction import Instruction
-from .localization import Localization, LocalizationOptions, consolidate, mean_scores
-from .models.attention import MeanOfRows
-from .models.conditioning import Conditioning, InjectionOptions, KeysValues, Prediction
-from .models.embeddings import patches
-from .models.transformer import MaskedTransformer
-from .sampling import SamplingOptions, guide
-from .workplace import workplace
+from ..errors import InputError
+from ..localization.maps import Localization, LocalizationOptions, consolidate, mean_scores
+from ..models.attention import MeanOfRows
+from ..models.conditioning import Conditioning, InjectionOptions, KeysValues, Prediction
+from ..models.embeddings import patches
+from ..models.transformer import MaskedTransformer
+from ..offload import workplace
+from ..pictures.canvas import Tokens
+from ..text.instruction import Instruction
+from .loop import SamplingOptions, guide
 
 AESTHETIC_SCORE = 6.0  # the published fifth micro-condition
 

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import Cancelled, EditMGTError, InputError
-from .localization import Localization
+from ..errors import Cancelled, EditMGTError, InputError
+from ..localization.maps import Localization
 from .noise import ItemNoise, SharedNoise, StepNoise, draw_tokens
-from .sampling_options import SamplingOptions
+from .options import SamplingOptions
 
 __all__ = [
     "ItemNoise", "SampleResult", "SamplingOptions", "SharedNoise", "StepEvent", "StepNoise",

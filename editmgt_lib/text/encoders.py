@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from ..errors import CheckpointError, InputError
-from ..instruction import DEFAULT_NEGATIVE, Instruction, WordRows, place_words
-from ..workplace import at_work, move, rest, workplace
-from .text_loading import load_clip, load_gemma, load_tokenizer
+from ..offload import at_work, move, rest, workplace
+from .instruction import DEFAULT_NEGATIVE, Instruction, WordRows, place_words
+from .loading import load_clip, load_gemma, load_tokenizer
 
 
 class TextTowers:

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import torch
 
-from .errors import InputError
-from .files import atomic_path
+from ..errors import InputError
+from ..files import atomic_path
 
 DEFAULT_NEGATIVE = (
     "worst quality, low quality, low res, blurry, distortion, watermark, logo, signature, text, "

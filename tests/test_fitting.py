@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_cdt
 
-from editmgt_lib.compositing import _border_distance
 from editmgt_lib.errors import InputError
-from editmgt_lib.geometry import (
+from editmgt_lib.pictures.compositing import _border_distance
+from editmgt_lib.pictures.fitting import (
     Canvas,
     FitOptions,
     Tokens,

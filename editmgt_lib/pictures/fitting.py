@@ -14,10 +14,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from ..checks import checked_image, checked_mask, require_choice, require_number
+from ..errors import InputError
 from .canvas import Canvas, Placement, Tokens
-from .checks import checked_image, checked_mask, require_choice, require_number
 from .compositing import composite, project_mask, support
-from .errors import InputError
 
 __all__ = ["Canvas", "FitOptions", "Tokens", "composite", "fit", "project_mask", "support"]
 

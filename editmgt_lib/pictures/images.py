@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import InputError
-from .files import atomic_path
+from ..errors import InputError
+from ..files import atomic_path
 
 if TYPE_CHECKING:
     from PIL import Image

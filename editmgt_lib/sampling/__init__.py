@@ -1,0 +1,7 @@
+"""Drawing tokens: options, noise, one step, the loop, and the network as the loop sees it."""
+
+from .loop import StepEvent, sample_tokens
+from .noise import ItemNoise, SharedNoise
+from .options import SamplingOptions
+
+__all__ = ["ItemNoise", "SamplingOptions", "SharedNoise", "StepEvent", "sample_tokens"]
