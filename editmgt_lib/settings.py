@@ -1,14 +1,14 @@
 """A checkpoint's own defaults: what its `editmgt.json` says, the published values otherwise."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from .checkpoints.layout import SETTINGS_FILE, read_settings
 from .errors import CheckpointError, InputError
 from .localization.maps import LocalizationOptions
-from .sampling.loop import SamplingOptions
+from .sampling.options import SamplingOptions
 from .text.instruction import DEFAULT_NEGATIVE
 
 _KINDS = {"sampling": SamplingOptions, "localization": LocalizationOptions}
@@ -53,6 +53,26 @@ class Settings:
             return cls(**stated)
         except (InputError, TypeError) as error:
             raise CheckpointError(f"{where}: {error}") from error
+
+    def override(self, **values: Any) -> "Settings":
+        """These settings with some sampling and localization options replaced, one by one.
+
+        Args:
+            values: fields of `SamplingOptions` and `LocalizationOptions`; None keeps the
+                checkpoint's own value.
+
+        Raises:
+            InputError: an unknown name, or a value that cannot be.
+        """
+        values = {name: value for name, value in values.items() if value is not None}
+        changed = {}
+        for name, kind in _KINDS.items():
+            own = {f.name: values.pop(f.name) for f in fields(kind) if f.name in values}
+            changed[name] = replace(getattr(self, name), **own)
+        if values:
+            known = [f.name for kind in _KINDS.values() for f in fields(kind)]
+            raise InputError(f"unknown option {', '.join(values)}; use one of {', '.join(known)}")
+        return replace(self, **changed)
 
     def to_dict(self) -> dict[str, Any]:
         """What `editmgt.json` holds."""

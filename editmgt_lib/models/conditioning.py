@@ -100,8 +100,7 @@ class Conditioning:
     """The step-independent inputs of one run; made by `MaskedTransformer.prepare`.
 
     Attributes:
-        text: states [B, T, D] as the text side gives them.
-        text_in: the text stream's input [B, T', C]; None where the connector depends on the step.
+        text: the text stream's input [B, T, C].
         vector: embedded pooled text and micro-conditions [B, C].
         reference: the reference stream's input [B, R, C], or None (text to image).
         reference_modulations: one per block, at the fixed reference timestep.
@@ -110,7 +109,6 @@ class Conditioning:
     """
 
     text: Tensor
-    text_in: Tensor | None
     vector: Tensor
     reference: Tensor | None
     reference_modulations: tuple[Modulation, ...]
@@ -132,7 +130,6 @@ class Conditioning:
         return replace(
             self,
             text=self.text[-items:],
-            text_in=None if self.text_in is None else self.text_in[-items:],
             vector=self.vector[-items:],
             reference=None if self.reference is None else self.reference[-items:],
             reference_modulations=tuple(

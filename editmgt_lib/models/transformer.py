@@ -29,6 +29,7 @@ from .conditioning import (
 )
 from .config import MICRO_CONDITIONS, MICRO_WIDTH, TransformerConfig
 from .embeddings import (
+    Connector,
     DownBlock,
     TimeTextEmbedding,
     TokenEmbedding,
@@ -78,7 +79,9 @@ class MaskedTransformer(nn.Module):
         self.project_from_hidden = operations.Linear(width, width, bias=False)
         self.down_block = DownBlock(width, config.downsample, operations)
         self.up_block = UpBlock(width, config.upsample, operations)
-        self.connector = Connector(config, operations) if config.connector_type == "linear" else None
+        self.connector = None
+        if config.connector_type == "linear":
+            self.connector = Connector(config.joint_attention_dim, width, operations)
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -95,8 +98,8 @@ class MaskedTransformer(nn.Module):
         micro = sinusoid(micro_conditions.flatten(), MICRO_WIDTH).reshape(len(pooled), -1)
         return self.cond_embed(torch.cat([pooled, micro.to(pooled.dtype)], dim=1))
 
-    def embed_text(self, text: Tensor, timestep: Tensor) -> Tensor:
-        """Text states [B, T, D], scaled timesteps [B] -> the text stream's input [B, T', C]."""
+    def embed_text(self, text: Tensor) -> Tensor:
+        """Text states [B, T, D] -> the text stream's input [B, T, C]."""
         if self.connector is not None:
             text = self.connector(text)
         return self.encoder_proj_layer_norm(self.context_embedder(text))
@@ -124,8 +127,7 @@ class MaskedTransformer(nn.Module):
         injection = injection or InjectionOptions()
         vector = self.embed_conditions(pooled, micro_conditions)
         still = torch.full((len(text),), TIME_SCALE * injection.timestep, device=text.device)
-        timed = self.config.connector_type == "qformer"
-        text_in = None if timed else self.embed_text(text, still)
+        text_in = self.embed_text(text)
         positions = self._positions(grid)
         reference, modulations, reference_grid = None, (), (0, 0)
         if reference_ids is not None:
@@ -133,9 +135,8 @@ class MaskedTransformer(nn.Module):
             reference = self.embed_tokens(reference_ids)
             embedding = self.time_text_embed(still, vector)
             modulations = tuple(b.modulations((embedding,))[0] for b in self.blocks)
-        text_length = self.config.qformer_latents if timed else text.shape[1]
-        context = self._context(text_length, positions, reference_grid, injection, text.device)
-        return Conditioning(text, text_in, vector, reference, modulations, context, positions)
+        context = self._context(text.shape[1], positions, reference_grid, injection, text.device)
+        return Conditioning(text_in, vector, reference, modulations, context, positions)
 
     def _positions(self, grid: tuple[int, int]) -> tuple[int, int]:
         stride = self.config.stride
@@ -194,7 +195,7 @@ class MaskedTransformer(nn.Module):
         c = conditioning.beside(rows) if kept else conditioning
         time = timestep.float() * TIME_SCALE  # float16 ends at 65,504, bfloat16 rounds
         embedding = self.time_text_embed(time, c.vector)
-        text = self.embed_text(c.text, time) if c.text_in is None else c.text_in
+        text = c.text
         streams = (self.embed_tokens(ids if rows is None else self._tokens_of(ids, rows)),)
         streams += () if c.reference is None else (c.reference,)
         scores, seen, blocks = {}, [], self.blocks

@@ -16,15 +16,7 @@ CAPTURES = case_dirs("attention_capture")
 
 def build(case, weights=None):
     settings = meta(case)
-    values = dict(settings["config"])
-    if settings.get("connector_arguments"):
-        extra = settings["connector_arguments"]
-        values |= {
-            "qformer_latents": extra["num_latents"],
-            "qformer_heads": extra["heads"],
-            "qformer_time_width": extra["time_embedding_dim"],
-        }
-    model = MaskedTransformer(TransformerConfig.from_dict(values))
+    model = MaskedTransformer(TransformerConfig.from_dict(settings["config"]))
     model.load_state_dict(load(case / "weights.safetensors" if weights is None else weights))
     return model.train(False)
 
@@ -97,7 +89,7 @@ def test_hidden_states_of_every_block(case):
         given["reference_ids"],
         given["injection"],
     )
-    got |= {"text_in": prepared.text_in, "cond": prepared.vector}
+    got |= {"text_in": prepared.text, "cond": prepared.vector}
     got["reference_in"] = prepared.reference
     got["image_in"] = model.embed_tokens(given["ids"])
     got["rope_cos"], got["rope_sin"] = prepared.context.joint_rotary
