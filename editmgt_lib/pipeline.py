@@ -12,22 +12,25 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .checks import require_choice
+from .checks import require_choice, require_number
 from .errors import InputError
 from .localization.maps import Localization, LocalizationOptions
 from .models.transformer import MaskedTransformer
 from .models.vq import VQModel
 from .offload import move, workplace
-from .pictures.fitting import Canvas, FitOptions, Tokens, composite, fit, project_mask, support
+from .pictures.canvas import Canvas, Tokens
+from .pictures.compositing import composite, project_mask, support
+from .pictures.fitting import FitOptions, fit
 from .results import Decoded, EditResult, decode_pixels, memory_advice, stage
-from .sampling.loop import ItemNoise, SamplingOptions, SharedNoise, StepEvent, sample_tokens
-from .sampling.predictor import Predictor
+from .sampling.loop import Callback, SampleResult, StepEvent, sample_tokens
+from .sampling.noise import ItemNoise, SharedNoise
+from .sampling.options import SamplingOptions
+from .sampling.predictor import Predictor, fitting
+from .sampling.reuse import ReusingPredictor
 from .settings import Settings
 from .text.encoders import TextTowers
 from .text.instruction import Instruction
 
-Callback = Callable[[StepEvent], bool | None]
-COMBINATIONS = ("intersection", "union")
 
 
 class EditMGT:
@@ -123,25 +126,33 @@ class EditMGT:
         instruction: Instruction,
         options: LocalizationOptions | None = None,
         sampling: SamplingOptions | None = None,
+        *,
+        callback: Callback | None = None,
     ) -> Localization:
-        """Stage 3: where will this instruction act? One forward pass, nothing sampled.
+        """Stage 3: where will this instruction act? One forward pass a picture, nothing sampled.
 
         Args:
             options: blocks, rows, filter, and the state to read in; the checkpoint's by default.
             sampling: strength and step count of the run it stands for.
+            callback: called after each picture; see `sample`.
 
         Raises:
-            InputError: words that are not in the prompt, blocks that do not exist; OutOfMemory.
+            InputError: words that are not in the prompt, blocks that do not exist; OutOfMemory;
+            Cancelled.
         """
         options = options or self.settings.localization
         sampling = replace(sampling or self.settings.sampling, guidance=1.0)
-        ids = tokens.ids.to(self.device)
-        with stage("localising", "use a smaller picture or batch", self.transformer):
-            predictor = Predictor.of(self.transformer, tokens, instruction, sampling, options)
-            if options.state == "source":
-                return predictor.read(ids, 0)
-            masked = torch.full_like(ids, self.transformer.config.mask_token_id)
-            return predictor.read(masked, sampling.steps - 1)
+        step = sampling.steps - 1 if options.state == "source" else 0
+        items, maps = self._items(tokens, instruction), []
+        with stage("localising", "use a smaller picture", self.transformer):
+            for k, (item, prompt) in enumerate(items):
+                ids = item.ids.to(self.device)
+                if options.state == "masked":
+                    ids = torch.full_like(ids, self.transformer.config.mask_token_id)
+                predictor = Predictor(self.transformer, item, prompt, sampling, options)
+                maps.append(predictor.read(ids, step).relevance)
+                report(StepEvent(0, 1, ids, ids, None, ids < 0, k, len(items)), callback)
+        return Localization(torch.cat(maps), options)
 
     def sample(
         self,
@@ -154,21 +165,29 @@ class EditMGT:
         combine: str = "intersection",
         callback: Callback | None = None,
         noise: ItemNoise | SharedNoise | None = None,
+        batched: bool = False,
     ) -> tuple[Tokens, Localization | None]:
         """Stage 4: re-predict the tokens the instruction is about; hold the others.
+
+        Padding around a picture is always held.
 
         Args:
             tokens: the picture; from `encode_image`, from an earlier `sample` (edits chain), or
                 `blank_tokens` to generate.
             options: every knob; the checkpoint's own by default.
-            localization: with a threshold above 0, what to hold by: options, or a map whose
+            localization: what a threshold above 0 is compared with: options, or a map whose
                 options count; `update` says whether a map is read at every step or stays as it
                 is. The checkpoint's own by default.
             region: [B or 1, H, W] at picture size, above 0.5 where the picture may change.
             combine: whether a token must be in the region AND relevant, or either (`"union"`);
-                with a threshold of 0 nothing is read off and the region alone counts.
-            callback: called after every step; returning False or raising `Cancelled` stops.
-            noise: random numbers; by default one CPU generator per item, from the seed.
+                with a threshold of 0 the region alone counts.
+            callback: called after every step of every picture; returning False or raising
+                `Cancelled` stops.
+            noise: random numbers of the whole batch, which then runs as with `batched`; by default
+                one CPU generator per item, from the seed.
+            batched: send the batch through the network together: faster on a GPU, but rounding,
+                and so a token now and then, depends on the rest of the batch. Without it, the
+                tokens of a picture and seed are the same in any batch.
 
         Returns:
             New tokens (the given ones are untouched) and the last map, or None.
@@ -178,31 +197,75 @@ class EditMGT:
         """
         options = options or self.settings.sampling
         require_choice("combine", combine, COMBINATIONS)
-        editing = tokens.source_ids is not None
-        if not editing and (options.threshold > 0 or region is not None):
+        batch = tokens.canvas.batch
+        if tokens.source_ids is None and (options.threshold > 0 or region is not None):
             raise InputError("threshold and region hold parts of a picture; there is none here")
-        ids, mask_id = tokens.ids.to(self.device), self.transformer.config.mask_token_id
-        place = None
-        if region is not None:
-            place = project_mask(region, tokens.canvas, required=True).to(self.device)
-        union = combine == "union" and options.threshold > 0
-        less = "use a smaller batch or picture, bfloat16, or guidance 1"
+        if isinstance(localization, Localization):
+            grid = tokens.canvas.rows, tokens.canvas.cols
+            localization = fitting(localization, batch, grid)
+        whole = [(tokens, instruction)] if batched or noise else self._items(tokens, instruction)
+        masks = None if region is None else project_mask(region, tokens.canvas, required=True)
+        seeds, results = options.seeds(batch), []
+        less = "use a smaller picture, bfloat16, or guidance 1, or do without `batched`"
         with stage("sampling", less, self.transformer):
-            guide_by = self._what_to_hold(tokens, instruction, options, localization)
-            result = sample_tokens(
-                Predictor.of(self.transformer, tokens, instruction, options, guide_by),
-                torch.full_like(ids, mask_id),
-                options=options,
-                noise=noise or ItemNoise(options.seeds(len(ids)), options.draw),
-                mask_id=mask_id,
-                source=ids if editing else None,
-                region=None if union else place,
-                never_held=place if union else None,
-                callback=callback,
-            )
-        return tokens.with_ids(result.ids), result.localization
+            for k, (part, prompt) in enumerate(whole):
+                here = slice(k, k + part.canvas.batch)
+                one = localization.item(k) if _is_one_of(localization, len(whole)) else localization
+                results.append(
+                    self._sample(
+                        part, prompt, options, one,
+                        None if masks is None else masks[here], combine,
+                        _counted(callback, k, len(whole)),
+                        noise or ItemNoise(seeds[here], options.draw),
+                    )
+                )  # fmt: skip
+        maps = [r.localization for r in results if r.localization is not None]
+        found = replace(maps[0], relevance=torch.cat([m.relevance for m in maps])) if maps else None
+        return tokens.with_ids(torch.cat([r.ids for r in results])), found
 
-    def _what_to_hold(
+    def _items(
+        self, tokens: Tokens, instruction: Instruction
+    ) -> list[tuple[Tokens, Instruction]]:
+        """Pictures with their prompts, one by one."""
+        batch = tokens.canvas.batch
+        expanded = instruction.expand(batch)
+        return [(tokens.item(k), expanded.item(k)) for k in range(batch)]
+
+    def _sample(
+        self,
+        tokens: Tokens,
+        instruction: Instruction,
+        options: SamplingOptions,
+        localization: Localization | LocalizationOptions | None,
+        region: Tensor | None,
+        combine: str,
+        callback: Callback | None,
+        noise: ItemNoise | SharedNoise,
+    ) -> SampleResult:
+        """The pictures that go through the network together; region: tokens [B, rows, cols]."""
+        mask_id, source, never_held = self.transformer.config.mask_token_id, None, None
+        ids = tokens.ids.to(self.device)
+        if tokens.source_ids is not None:
+            source, covered = ids, tokens.canvas.covered.to(self.device)
+            region = None if region is None else region.to(self.device)
+            if region is not None and combine == "union" and options.threshold > 0:
+                never_held, region = region, None
+            region = covered if region is None else region & covered
+        guide_by = self._hold_by(tokens, instruction, options, localization)
+        kind = Predictor if options.reuse == "none" else ReusingPredictor
+        return sample_tokens(
+            kind(self.transformer, tokens, instruction, options, guide_by),
+            torch.full_like(ids, mask_id),
+            options=options,
+            noise=noise,
+            mask_id=mask_id,
+            source=source,
+            region=region,
+            never_held=never_held,
+            callback=callback,
+        )
+
+    def _hold_by(
         self,
         tokens: Tokens,
         instruction: Instruction,
@@ -212,12 +275,13 @@ class EditMGT:
         """A map that stays, options to read one at every step, or None where nothing needs one."""
         if options.threshold == 0 and given is None:
             return None
-        given = given or self.settings.localization
+        reading = given.options if isinstance(given, Localization) else given
+        reading = reading or self.settings.localization
+        if options.threshold > 0 and reading.update == "step":
+            return reading
         if isinstance(given, Localization):
-            return given if given.options.update == "once" else given.options
-        if given.update == "once":
-            return self.localize(tokens, instruction, given, options)
-        return given
+            return given
+        return self.localize(tokens, instruction, reading, options)
 
     def decode(self, tokens: Tokens, *, feather: float = 0.0, grow: int = 1) -> Decoded:
         """Stage 5: tokens -> picture at the original size, identical outside the support.
@@ -245,31 +309,50 @@ class EditMGT:
         image: Tensor,
         prompt: str | Sequence[str],
         *,
+        seed: int | tuple[int, ...] | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        strength: float | None = None,
+        threshold: float | None = None,
+        words: Sequence[str] | None = None,
         negative: str | Sequence[str] | None = None,
         fit_options: FitOptions | str = "pad",
-        options: SamplingOptions | None = None,
-        localization: Localization | LocalizationOptions | None = None,
         region: Tensor | None = None,
         combine: str = "intersection",
         feather: float = 0.0,
+        localization: Localization | None = None,
         callback: Callback | None = None,
+        batched: bool = False,
+        **more: Any,
     ) -> EditResult:
-        """All stages in a row; arguments as there.
+        """Run all stages in a row; arguments as there.
+
+        Args:
+            seed, steps, guidance, strength, threshold, words, more: fields of `SamplingOptions`
+                and `LocalizationOptions`; whatever is not given is the checkpoint's own.
+            localization: a map to hold by, instead of one read for this edit.
 
         Raises:
-            InputError: as the stages, and an empty prompt.
+            InputError: as the stages, an unknown option, and an empty prompt.
         """
         prompts = [prompt] if isinstance(prompt, str) else prompt
         if not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):
             raise InputError(f"prompt is {prompt!r}; say what to change, as in 'make the sky red'")
+        settings = self.settings.override(
+            seed=seed, steps=steps, guidance=guidance, strength=strength, threshold=threshold,
+            words=None if words is None else tuple(words), **more,
+        )  # fmt: skip
+        asked = words is not None or {f.name for f in fields(LocalizationOptions)} & set(more)
         tokens = self.encode_image(image, fit_options, region)
         instruction = self.encode_instruction(prompt, negative)
-        edited, found = self.sample(
-            tokens, instruction, options, localization=localization,
-            region=region, combine=combine, callback=callback,
+        edited, localization = self.sample(
+            tokens, instruction, settings.sampling,
+            localization=localization or (settings.localization if asked else None),
+            region=region, combine=combine, callback=callback, batched=batched,
         )  # fmt: skip
         decoded = self.decode(edited, feather=feather)
-        return EditResult(decoded.image, decoded.changed, edited, found)
+        notes = (*tokens.notes, *instruction.notes, *changes(edited))
+        return EditResult(decoded.image, decoded.changed, edited, localization, notes)
 
     def blank_tokens(self, batch: int = 1, size: tuple[int, int] | None = None) -> Tokens:
         """All-masked tokens of a picture yet to be made; `size` is height and width in pixels."""
@@ -284,11 +367,15 @@ class EditMGT:
         *,
         negative: str | Sequence[str] | None = None,
         size: tuple[int, int] | None = None,
-        options: SamplingOptions | None = None,
         callback: Callback | None = None,
+        **options: Any,
     ) -> Tensor:
-        """Text to image [B, H, W, 3]: the same path without a reference."""
-        options = replace(options or self.settings.sampling, threshold=0.0)
+        """Text to image [B, H, W, 3]: the same path without a reference.
+
+        options: fields of `SamplingOptions`, such as seed, steps and guidance; whatever is not
+        given is the checkpoint's own.
+        """
+        sampling = self.settings.override(**{**options, "threshold": 0.0}).sampling
         instruction = self.encode_instruction(prompt, negative)
         tokens = self.blank_tokens(instruction.batch, size)
-        return self.decode(self.sample(tokens, instruction, options, callback=callback)[0]).image
+        return self.decode(self.sample(tokens, instruction, sampling, callback=callback)[0]).image

@@ -1,84 +1,138 @@
-"""Attention maths shared by both kinds of block: rotary positions, strength, score rows."""
+"""Attention maths: rotary positions, reference strength, and the scores of text rows."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
-AttentionFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 Probe = Callable[[Tensor, Tensor], Tensor]
 
 STRENGTH_SCOPES = ("text+image", "image")
 
 
-def sdpa(q: Tensor, k: Tensor, v: Tensor, key_bias: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention, [B, heads, L, d]; `key_bias` [L_k] is added to every row."""
-    mask = None if key_bias is None else key_bias.to(q.dtype)[None, None, None]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+class Segments(NamedTuple):
+    """Lengths of the three parts of a token sequence, in their order."""
+
+    text: int
+    target: int
+    reference: int
+
+    @property
+    def target_rows(self) -> slice:
+        """Where the target lies in the sequence."""
+        return slice(self.text, self.text + self.target)
 
 
 class QueryGroup(NamedTuple):
-    """Queries from `first` to before `end` share one bias over the keys (None: no bias)."""
+    """Query rows that share one bias: `bias` is added to their logits on the key columns `keys`.
 
-    first: int
-    end: int
-    key_bias: Tensor | None
+    key_bias: the same as a row [1, 1, 1, L_k] for kernels that take a mask; None without bias.
+    """
+
+    rows: slice
+    keys: slice = slice(0, 0)
+    bias: float = 0.0
+    key_bias: Tensor | None = None
+
+
+AttentionFunction = Callable[[Tensor, Tensor, Tensor, Sequence[QueryGroup]], Tensor]
 
 
 def strength_groups(
-    lengths: Sequence[int], strength: float, scope: str, device: torch.device
-) -> list[QueryGroup]:
-    """Split the queries by the bias that reference strength gamma puts on their keys.
+    queries: Segments, keys: Segments, strength: float, scope: str, like: Tensor
+) -> tuple[QueryGroup, ...]:
+    """Split query rows by the bias that reference strength gamma puts on their keys.
 
     Logits between the reference and the rest get + log gamma: `"text+image"` for text and image
-    (published code), `"image"` for image alone (paper). Whole query rows share a bias, so a vector
-    over the keys says it all and no [L, L] mask is built.
+    (published code), `"image"` for the image alone (paper). A softmax ignores a constant, so all
+    rows of a group share one bias over the keys and no [L, L] mask is built.
 
     Args:
-        lengths: text, image and reference tokens, in sequence order.
+        queries, keys: which tokens the query rows and key columns stand for.
         strength: gamma > 0; 1 is no bias.
         scope: one of `STRENGTH_SCOPES`.
+        like: a tensor with the device and dtype of the queries.
     """
-    text, image, reference = lengths
-    total = text + image + reference
-    if reference == 0 or strength == 1:
-        return [QueryGroup(0, total, None)]
-    bias = math.log(strength)
-    to_reference = torch.zeros(total, device=device)
-    to_reference[text + image :] = bias
-    from_reference = torch.zeros(total, device=device)
-    first = 0 if scope == "text+image" else text
-    from_reference[first : text + image] = bias
-    groups = [
-        QueryGroup(first, text + image, to_reference),
-        QueryGroup(text + image, total, from_reference),
-    ]
-    return groups if first == 0 else [QueryGroup(0, text, None), *groups]
+    text, known = queries.text, queries.text + queries.target
+    total, edge = known + queries.reference, keys.text + keys.target
+    if keys.reference == 0 or strength == 1:
+        return (QueryGroup(slice(0, total)),)
+    biased = 0 if scope == "text+image" else 1
+    to_reference = slice(edge, edge + keys.reference)
+    from_reference = slice(biased * keys.text, edge)
+    groups = (
+        (slice(0, biased * text), None),
+        (slice(biased * text, known), to_reference),
+        (slice(known, total), from_reference),
+    )
+    return tuple(
+        QueryGroup(rows) if columns is None else _biased(rows, columns, keys, strength, like)
+        for rows, columns in groups
+        if rows.start < rows.stop
+    )
 
 
-def within(groups: list[QueryGroup], first: int, end: int) -> list[QueryGroup]:
-    """The groups cut down to a run of query rows; those with none of them are gone."""
-    cut = [QueryGroup(max(g.first, first), min(g.end, end), g.key_bias) for g in groups]
-    return [g for g in cut if g.first < g.end]
+def _biased(
+    rows: slice, columns: slice, keys: Segments, strength: float, like: Tensor
+) -> QueryGroup:
+    key_bias = torch.zeros(1, 1, 1, sum(keys), device=like.device, dtype=like.dtype)
+    key_bias[..., columns] = math.log(strength)
+    return QueryGroup(rows, columns, math.log(strength), key_bias)
 
 
-def grouped_attention(
-    attention: AttentionFunction, groups: list[QueryGroup], q: Tensor, k: Tensor, v: Tensor
-) -> Tensor:
-    """Run `attention` once per query group over all keys; [B, heads, L, d] -> [B, L, heads * d]."""
-    first = groups[0].first  # of the rows that q holds
-    parts = [attention(q[:, :, g.first - first : g.end - first], k, v, g.key_bias) for g in groups]
-    out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-    return out.transpose(1, 2).flatten(2)
+def restrict(groups: Sequence[QueryGroup], rows: slice) -> tuple[QueryGroup, ...]:
+    """Restrict groups to a slice of the query rows, counted anew, dropping empty ones."""
+    cut = []
+    for group in groups:
+        first, last = max(group.rows.start, rows.start), min(group.rows.stop, rows.stop)
+        if first < last:
+            cut.append(group._replace(rows=slice(first - rows.start, last - rows.start)))
+    return tuple(cut)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Attention:
+    """The attention of one forward pass, called by every block.
+
+    Attributes:
+        function: the back end. groups: query rows by their bias; see `strength_groups`.
+        segments: what the keys stand for.
+        probe: reads text queries and text+target keys of `probed` blocks into `scores`.
+    """
+
+    function: AttentionFunction
+    groups: Sequence[QueryGroup]
+    segments: Segments
+    probe: Probe | None = None
+    probed: Collection[int] = ()
+    scores: dict[int, Tensor] = field(default_factory=dict)
+
+    def of(self, block: int) -> Callable[..., Tensor]:
+        """The attention as block number `block` calls it."""
+        return partial(self, block)
+
+    def __call__(
+        self, block: int, q: Tensor, k: Tensor, v: Tensor, rows: slice | None = None
+    ) -> Tensor:
+        """[B, heads, L, d] each -> [B, L, heads * d], of the query rows `rows` or all."""
+        if self.probe is not None and block in self.probed:
+            text, target, _ = self.segments
+            self.scores[block] = self.probe(q[:, :, :text], k[:, :, : text + target])
+        groups = self.groups
+        if rows is not None:
+            q, groups = q[:, :, rows], restrict(groups, rows)
+        return rearrange(self.function(q, k, v, groups), "b h l d -> b l (h d)")
 
 
 def rotary_table(positions: Tensor, axes: Sequence[int], theta: float = 10000.0) -> Tensor:
     """Cosines and sines of every position and channel, [2, L, sum(axes)] float32.
 
-    Made in float64, which not every device has: to be moved there afterwards.
+    Computed in float64 and rounded once, so on the CPU: not every device has float64.
 
     Args:
         positions: [L, len(axes)] integer coordinates, on the CPU.
@@ -86,32 +140,30 @@ def rotary_table(positions: Tensor, axes: Sequence[int], theta: float = 10000.0)
     """
     angles = []
     for axis, channels in enumerate(axes):
-        exponent = torch.arange(0, channels, 2, dtype=torch.float64)
+        exponent = torch.arange(0, channels, 2, dtype=torch.float64, device="cpu")
         frequency = 1.0 / theta ** (exponent / channels)
         angles.append(positions[:, axis].double()[:, None] * frequency)
-    angle = torch.cat(angles, dim=1).repeat_interleave(2, dim=1)
+    angle = torch.cat(angles, dim=1).repeat_interleave(2, dim=1)  # [L, d], channel pairs alike
     return torch.stack([angle.cos(), angle.sin()]).float()
 
 
 def grid_positions(rows: int, cols: int) -> Tensor:
-    """Coordinates (0, row, column) of a grid in reading order, [rows * cols, 3]."""
-    row, col = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
-    return torch.stack([torch.zeros_like(row), row, col], dim=-1).reshape(-1, 3)
+    """Coordinates (0, row, column) of a grid in reading order, [rows * cols, 3] on the CPU."""
+    axes = (torch.arange(n, device="cpu") for n in (1, rows, cols))
+    return torch.cartesian_prod(*axes)
 
 
-def rotate(x: Tensor, table: Tensor | None) -> Tensor:
-    """Rotate channel pairs of [B, heads, L, d] by a `rotary_table`; None leaves x as it is."""
-    if table is None:
-        return x
-    pairs = x.float().unflatten(-1, (-1, 2))
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Rotate channel pairs of [B, heads, L, d] by a `rotary_table`."""
+    pairs = rearrange(x.float(), "b h l (d two) -> b h l d two", two=2)
     turned = torch.stack([-pairs[..., 1], pairs[..., 0]], dim=-1).flatten(-2)
-    return (x.float() * table[0] + turned * table[1]).to(x.dtype)
+    return torch.addcmul(x.float() * table[0], turned, table[1]).to(x.dtype)
 
 
 def text_to_image(q_text: Tensor, k: Tensor) -> Tensor:
     """Attention of text rows over text and image keys, image columns only.
 
-    Reference keys are left out of the softmax, as in the published code, so strength has no say.
+    Reference keys are left out of the softmax, as in the published code, so strength has no effect.
 
     Args:
         q_text: [B, heads, T, d].
@@ -125,19 +177,19 @@ def text_to_image(q_text: Tensor, k: Tensor) -> Tensor:
     return logits.softmax(dim=-1)[..., q_text.shape[2] :]
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class MeanOfRows:
     """A probe: mean over heads, weighted mean over text rows, of the last items of the batch.
 
-    Args:
-        row_weights: [b, T], each row summing to one; it reads the last b items of the batch, which
-            under guidance is the conditional half.
+    Attributes:
+        row_weights: [b, T], each row summing to one. Only the last b items of the batch are read;
+            under guidance these are the conditional half.
     """
 
-    def __init__(self, row_weights: Tensor) -> None:
-        self.row_weights = row_weights
+    row_weights: Tensor
 
     def __call__(self, q_text: Tensor, k: Tensor) -> Tensor:
-        """Scores [b, N] from text queries [B, heads, T, d] and text+image keys."""
+        """Scores [b, N] from text queries [B, heads, T, d] and text+target keys."""
         items = self.row_weights.shape[0]
         probabilities = text_to_image(q_text[-items:], k[-items:]).mean(dim=1)
         # A plain sum: a matrix product over hundreds of rows rounds ten times worse in float32.

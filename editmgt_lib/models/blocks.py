@@ -1,25 +1,48 @@
-"""The two kinds of transformer block, written once for any number of image streams.
+"""The two kinds of transformer block (paper section 3).
 
-A stream is a run of tokens with its own modulation. The target is always there; the reference is an
-optional further stream through the same weights (attention injection, paper section 3), never a
-second code path.
+The image stream is the target followed by the reference, if there is one: attention injection is
+nothing but further tokens that go through the same weights with a modulation of their own.
 """
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
-from .attention import Probe, rotate
-from .conditioning import AttentionContext, KeysValues, Modulation
+from ..errors import EditMGTError
+from .attention import rotate
+from .conditioning import Modulation
 
-Streams = tuple[Tensor, ...]
+Attend = Callable[..., Tensor]  # (q, k, v, rows=None) -> [B, L, C]; see `attention.Attention`
+
+SHIFT, SCALE, GATE = range(3)
+ATTENTION, MLP = 0, 3  # where the parts of each half of a double block begin
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Parameter-free layer norm of [B, L, C], then shift and scale [B, C]."""
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale[:, None]) + shift[:, None]
+def modulate(x: Tensor, modulation: Modulation, half: int = ATTENTION) -> Tensor:
+    """Parameter-free layer norm of [B, L, C], then each segment's scale and shift."""
+    x = F.layer_norm(x, x.shape[-1:], eps=1e-6)
+    return _by_segment(
+        lambda m, part: torch.addcmul(m[half + SHIFT], part, m[half + SCALE]), modulation, x
+    )
+
+
+def add_gated(x: Tensor, update: Tensor, modulation: Modulation, half: int = ATTENTION) -> Tensor:
+    """x + gate * update, each segment with its own gate."""
+    return _by_segment(
+        lambda m, part, new: torch.addcmul(part, m[half + GATE], new), modulation, x, update
+    )
+
+
+def _by_segment(function: Callable[..., Tensor], modulation: Modulation, *x: Tensor) -> Tensor:
+    if len(modulation) == 1:
+        return function(modulation[0][1], *x)
+    parts = zip(*(t.split([length for length, _ in modulation], dim=1) for t in x), strict=True)
+    return torch.cat([function(m, *p) for (_, m), p in zip(modulation, parts, strict=True)], 1)
 
 
 def within_half(x: Tensor) -> Tensor:
@@ -28,16 +51,19 @@ def within_half(x: Tensor) -> Tensor:
 
 
 class ModulationLayer(nn.Module):
-    """Linear map from the condition embedding to `parts` vectors, under the name `linear`."""
+    """Linear map from the condition embedding to shift, scale and gate, `halves` times."""
 
-    def __init__(self, width: int, parts: int, operations=nn) -> None:
+    def __init__(self, width: int, halves: int, operations=nn) -> None:
         super().__init__()
-        self.parts = parts
-        self.linear = operations.Linear(width, parts * width)
+        self.parts = 3 * halves
+        self.linear = operations.Linear(width, self.parts * width)
 
-    def forward(self, embedding: Tensor) -> Modulation:
-        """[B, C] -> `parts` tensors [B, C]."""
-        return self.linear(F.silu(embedding)).chunk(self.parts, dim=-1)
+    def forward(self, embedding: Tensor) -> Tensor:
+        """[..., B, C] -> [..., parts, B, 1, C]; scales come back as 1 + scale."""
+        m = rearrange(self.linear(F.silu(embedding)), "... b (p c) -> ... p b 1 c", p=self.parts)
+        one = torch.zeros(self.parts, 1, 1, 1, dtype=m.dtype, device=m.device)
+        one[SCALE::3] = 1
+        return m + one
 
 
 class GeluProjection(nn.Module):
@@ -89,133 +115,143 @@ class AttentionLayers(nn.Module):
             self.to_out = nn.ModuleList([operations.Linear(width, width)])
             self.to_add_out = operations.Linear(width, width)
 
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
-    def image(self, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries, rotated keys, values [B, heads, L, d] of one image stream."""
-        q = rotate(self.norm_q(self._split(self.to_q(x))), table)
-        k = rotate(self.norm_k(self._split(self.to_k(x))), table)
-        return q, k, self._split(self.to_v(x))
+    def image(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [B, heads, L, d] of [B, L, C], not yet rotated."""
+        q, k, v = (self._heads(layer(x)) for layer in (self.to_q, self.to_k, self.to_v))
+        return self.norm_q(q), self.norm_k(k), v
 
     def text(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The same for the text stream; all its positions are zero, so nothing is rotated."""
-        q = self.norm_added_q(self._split(self.add_q_proj(x)))
-        k = self.norm_added_k(self._split(self.add_k_proj(x)))
-        return q, k, self._split(self.add_v_proj(x))
+        """The same for the text stream."""
+        layers = self.add_q_proj, self.add_k_proj, self.add_v_proj
+        q, k, v = (self._heads(layer(x)) for layer in layers)
+        return self.norm_added_q(q), self.norm_added_k(k), v
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return rearrange(x, "b l (h d) -> b h l d", h=self.heads)
 
 
-class DoubleOutput(NamedTuple):
-    """Streams after a block, what its probe read, and the keys and values of the image tokens."""
+class Block(nn.Module):
+    """A block in two halves, before and after attention, each of which can be compiled.
 
-    text: Tensor
-    images: Streams
-    scores: Tensor | None
-    seen: KeysValues
+    Attention between them stays a call of its own: it belongs to the back end, reads scores, and
+    may be handed keys and values of earlier steps.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Functions of the class, called with the block, so that a copy runs with its own weights.
+        self.halves = (type(self).before, type(self).after)
+
+    def compile_halves(self, **options: Any) -> None:
+        """Run both halves through `torch.compile(**options)`, at their first call."""
+        halves = (type(self).before, type(self).after)
+        self.halves = tuple(_compiled(half, tuple(options.items())) for half in halves)
 
 
-class SingleOutput(NamedTuple):
-    """Streams after a block, what its probe read, and the keys and values of the image tokens."""
+@functools.cache  # one for all blocks of a kind, so that it compiles once
+def _compiled(function: Callable, options: tuple[tuple[str, Any], ...]) -> Callable:
+    # fullgraph: a graph break, or a shape too many, raises instead of going on uncompiled.
+    compiled = torch.compile(function, fullgraph=True, dynamic=True, **dict(options))
 
-    streams: Streams
-    scores: Tensor | None
-    seen: KeysValues
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        try:
+            return compiled(*args)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            raise EditMGTError(f"torch.compile failed, do without: {error}") from error
+
+    return call
 
 
-class DoubleBlock(nn.Module):
+class DoubleBlock(Block):
     """Text and image streams with their own weights, joined in one attention."""
 
     def __init__(self, width: int, heads: int, operations=nn) -> None:
         super().__init__()
-        self.norm1 = ModulationLayer(width, 6, operations)
-        self.norm1_context = ModulationLayer(width, 6, operations)
+        self.norm1 = ModulationLayer(width, 2, operations)
+        self.norm1_context = ModulationLayer(width, 2, operations)
         self.attn = AttentionLayers(width, heads, text=True, operations=operations)
         self.ff = FeedForward(width, operations)
         self.ff_context = FeedForward(width, operations)
 
-    def modulations(self, embeddings: Streams) -> tuple[Modulation, ...]:
-        """Modulation of each image stream from its embedding [B, C]."""
-        return tuple(self.norm1(e) for e in embeddings)
+    def modulation(self, embedding: Tensor) -> Tensor:
+        """Of the image stream, from [..., B, C]."""
+        return self.norm1(embedding)
+
+    def text_modulation(self, embedding: Tensor) -> Tensor:
+        """Of the text stream."""
+        return self.norm1_context(embedding)
 
     def forward(
         self,
         text: Tensor,
-        images: Streams,
-        embedding: Tensor,
-        modulations: tuple[Modulation, ...],
-        context: AttentionContext,
-        probe: Probe | None = None,
-        kept: KeysValues | None = None,
-    ) -> DoubleOutput:
-        """Text [B, T, C] and image streams [B, L_i, C] -> the same, and what the probe read.
+        image: Tensor,
+        text_modulation: Modulation,
+        modulation: Modulation,
+        rotary: Tensor,
+        attend: Attend,
+    ) -> tuple[Tensor, Tensor]:
+        """Text [B, T, C] and image [B, L, C] -> the same; rotary: of all T + L tokens."""
+        before, after = self.halves
+        q, k, v = before(self, text, image, text_modulation, modulation, rotary)
+        return after(self, text, image, attend(q, k, v), text_modulation, modulation)
 
-        kept: `DoubleOutput.seen` of an earlier step, for the positions that are not among `images`.
-        """
-        text_modulation = self.norm1_context(embedding)
-        projections = [self.attn.text(modulate(text, *text_modulation[:2]))]
-        for x, m, table in zip(images, modulations, context.rotary, strict=False):
-            projections.append(self.attn.image(modulate(x, *m[:2]), table))
-        q, k, v, scores, seen = context.join(projections, probe, kept)
-        lengths = [x.shape[1] for x in (text, *images)]
-        for_text, *for_images = context.attend(q, k, v).split(lengths, dim=1)
-        for_text = self.attn.to_add_out(for_text)
-        text = self._finish(text, for_text, text_modulation, self.ff_context)
-        images = tuple(
-            self._finish(x, self.attn.to_out[0](a), m, self.ff)
-            for x, a, m in zip(images, for_images, modulations, strict=True)
-        )
-        return DoubleOutput(within_half(text), images, scores, seen)
+    def before(self, text, image, text_modulation, modulation, rotary):
+        """Queries, keys and values of both streams, [B, heads, T + L, d]."""
+        from_text = self.attn.text(modulate(text, text_modulation))
+        from_image = self.attn.image(modulate(image, modulation))
+        q, k, v = (torch.cat(pair, dim=2) for pair in zip(from_text, from_image, strict=True))
+        return rotate(q, rotary), rotate(k, rotary), v
 
-    @staticmethod
-    def _finish(x: Tensor, attended: Tensor, modulation: Modulation, ff: nn.Module) -> Tensor:
-        _, _, gate, shift, scale, ff_gate = modulation
-        x = x + gate[:, None] * attended
-        return x + ff_gate[:, None] * ff(modulate(x, shift, scale))
+    def after(self, text, image, attended, text_modulation, modulation):
+        """Both streams after attention and MLP."""
+        for_text, for_image = attended.split([text.shape[1], image.shape[1]], dim=1)
+        text = add_gated(text, self.attn.to_add_out(for_text), text_modulation)
+        image = add_gated(image, self.attn.to_out[0](for_image), modulation)
+        mlp = self.ff_context(modulate(text, text_modulation, MLP))
+        text = add_gated(text, mlp, text_modulation, MLP)
+        image = add_gated(image, self.ff(modulate(image, modulation, MLP)), modulation, MLP)
+        return within_half(text), image
 
 
-class SingleBlock(nn.Module):
-    """Text and target as one joint stream, the reference as a second one through all weights."""
+class SingleBlock(Block):
+    """Text and image as one stream; attention and MLP side by side."""
 
     def __init__(self, width: int, heads: int, operations=nn) -> None:
         super().__init__()
-        self.norm = ModulationLayer(width, 3, operations)
+        self.norm = ModulationLayer(width, 1, operations)
         self.proj_mlp = operations.Linear(width, 4 * width)
         self.proj_out = operations.Linear(5 * width, width)
         self.attn = AttentionLayers(width, heads, text=False, operations=operations)
 
-    def modulations(self, embeddings: Streams) -> tuple[Modulation, ...]:
-        """Modulation of each stream from its embedding [B, C]."""
-        return tuple(self.norm(e) for e in embeddings)
+    def modulation(self, embedding: Tensor) -> Tensor:
+        """Of the one stream, from [..., B, C]."""
+        return self.norm(embedding)
 
     def forward(
         self,
-        streams: Streams,
-        modulations: tuple[Modulation, ...],
-        context: AttentionContext,
-        probe: Probe | None = None,
-        kept: KeysValues | None = None,
-        target_only: bool = False,
-    ) -> SingleOutput:
-        """Streams [B, L_i, C], the first being text then target -> the same, and the probe's.
+        x: Tensor,
+        modulation: Modulation,
+        rotary: Tensor,
+        attend: Attend,
+        rows: slice | None = None,
+    ) -> Tensor:
+        """[B, L, C] -> the same, or only `rows` of it, which lie in the first segment."""
+        before, after = self.halves
+        q, k, v, normed = before(self, x, modulation, rotary)
+        attended = attend(q, k, v, rows)
+        if rows is not None:
+            x, normed, modulation = x[:, rows], normed[:, rows], modulation[:1]
+        return after(self, x, normed, attended, modulation)
 
-        kept: as in `DoubleBlock`. target_only: compute, and return, nothing but the target's rows;
-        for the last block, of which nothing else is read.
-        """
-        tables = (context.joint_rotary, *context.rotary[1:])
-        normed = [modulate(x, *m[:2]) for x, m in zip(streams, modulations, strict=True)]
-        projections = [self.attn.image(x, t) for x, t in zip(normed, tables, strict=False)]
-        text = context.text_length
-        joint = [(p[:, :, :text], p[:, :, text:]) for p in projections[0]]
-        q, k, v, scores, seen = context.join(
-            [*zip(*joint, strict=True), *projections[1:]], probe, kept
-        )
-        first = 0
-        if target_only:
-            first, rows = text, slice(text, streams[0].shape[1])
-            streams, normed, q = (streams[0][:, rows],), [normed[0][:, rows]], q[:, :, rows]
-        attended = context.attend(q, k, v, first).split([x.shape[1] for x in streams], 1)
-        out = []
-        for x, n, a, (_, _, gate) in zip(streams, normed, attended, modulations, strict=False):
-            mlp = F.gelu(self.proj_mlp(n), approximate="tanh")
-            out.append(within_half(x + gate[:, None] * self.proj_out(torch.cat([a, mlp], dim=2))))
-        return SingleOutput(tuple(out), scores, seen)
+    def before(self, x, modulation, rotary):
+        """Queries, keys, values [B, heads, L, d], and the normed stream, which the MLP needs."""
+        normed = modulate(x, modulation)
+        q, k, v = self.attn.image(normed)
+        return rotate(q, rotary), rotate(k, rotary), v, normed
+
+    def after(self, x, normed, attended, modulation):
+        """The stream after attention and MLP."""
+        mlp = F.gelu(self.proj_mlp(normed), approximate="tanh")
+        update = self.proj_out(torch.cat([attended, mlp], dim=2))
+        return within_half(add_gated(x, update, modulation))

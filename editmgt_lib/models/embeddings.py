@@ -4,6 +4,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 
@@ -19,14 +20,14 @@ def sinusoid(values: Tensor, width: int) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
-def patches(tokens: Tensor, side: int) -> Tensor:
-    """A token grid [B, H, W, ...] -> its positions [B, H * W / side^2, side, side, ...]."""
-    return tokens.unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3).flatten(1, 2)
+def to_positions(tokens: Tensor, side: int) -> Tensor:
+    """Cut a token grid [B, H, W, ...] into its positions [B, n, side, side, ...]."""
+    return rearrange(tokens, "b (h p) (w q) ... -> b (h w) p q ...", p=side, q=side)
 
 
-def from_patches(parts: Tensor, grid: tuple[int, int]) -> Tensor:
-    """`patches` undone; grid: rows and columns of positions."""
-    return parts.unflatten(1, grid).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+def from_positions(parts: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Undo `to_positions`; grid: rows and columns of positions."""
+    return rearrange(parts, "b (h w) p q ... -> b (h p) (w q) ...", h=grid[0], w=grid[1])
 
 
 class TwoLayer(nn.Module):
@@ -63,14 +64,14 @@ class TimeTextEmbedding(nn.Module):
         self.text_embedder = TwoLayer(width, width, operations=operations)
 
     def forward(self, timestep: Tensor, vector: Tensor) -> Tensor:
-        """Timesteps [B] (already scaled) and vector [B, C] -> [B, C]."""
-        time = self.timestep_embedder(sinusoid(timestep, 256).to(vector.dtype))
-        return time + self.text_embedder(vector)
+        """Timesteps [S] or [S, B] (already scaled) and vector [B, C] -> [S, B, C]."""
+        time = self.timestep_embedder(sinusoid(timestep.flatten(), 256).to(vector.dtype))
+        return time.unflatten(0, (len(timestep), -1)) + self.text_embedder(vector)
 
 
 def channels_last_norm(norm: nn.Module, x: Tensor) -> Tensor:
     """Apply a norm over the channels of [B, C, H, W]."""
-    return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    return rearrange(norm(rearrange(x, "b c h w -> b h w c")), "b h w c -> b c h w")
 
 
 class TokenEmbedding(nn.Module):
@@ -105,11 +106,12 @@ class TokenHead(nn.Module):
         return self.layer_norm(self.conv1(x).permute(0, 2, 3, 1))
 
     def logits(self, rows: Tensor) -> Tensor:
-        """Rows of the above, [M, C] -> logits [M, V]."""
+        """Rows of the above, [M, C] -> logits [M, V], in the dtype of the projection's weights."""
         if not len(rows):
             return rows.new_empty(0, self.conv2.out_channels)
         # As one picture of M x 1 pixels, channels last: a matrix product in all but name.
-        pixels = rows.reshape(1, len(rows), 1, -1).permute(0, 3, 1, 2)
+        pixels = rearrange(rows.to(self.conv2.weight.dtype), "m c -> 1 c m 1")
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
         return self.conv2(pixels).permute(0, 2, 3, 1).flatten(0, 2)
 
 

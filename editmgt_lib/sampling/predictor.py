@@ -8,22 +8,22 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..localization.maps import Localization, LocalizationOptions, consolidate, mean_scores
-from ..models.attention import MeanOfRows
-from ..models.conditioning import Conditioning, InjectionOptions, KeysValues, Prediction
-from ..models.embeddings import patches
+from ..models.attention import Attention, MeanOfRows
+from ..models.conditioning import Conditioning, InjectionOptions, Prediction
 from ..models.transformer import MaskedTransformer
 from ..offload import workplace
 from ..pictures.canvas import Tokens
 from ..text.instruction import Instruction
-from .loop import SamplingOptions, guide
+from .options import SamplingOptions
+from .step import guide
 
 AESTHETIC_SCORE = 6.0  # the published fifth micro-condition
 
 
 def micro_conditions(batch: int, height: int, width: int) -> Tensor:
     """Width, height, crop x, crop y and aesthetic score, [batch, 5] (published order)."""
-    row = torch.tensor([width, height, 0.0, 0.0, AESTHETIC_SCORE], dtype=torch.float32)
-    return row.expand(batch, 5)
+    row = [float(width), float(height), 0.0, 0.0, AESTHETIC_SCORE]
+    return torch.tensor(row, dtype=torch.float32, device="cpu").expand(batch, 5)
 
 
 def row_weights(instruction: Instruction, options: LocalizationOptions) -> Tensor:
@@ -39,38 +39,25 @@ def row_weights(instruction: Instruction, options: LocalizationOptions) -> Tenso
         rows = instruction.rows_of(options.words)
     elif options.rows == "content":
         rows = [r or e for r, e in zip(instruction.content_rows, everything, strict=True)]
-    weights = torch.zeros(instruction.batch, length)
+    weights = torch.zeros(instruction.batch, length, dtype=torch.float32, device="cpu")
     for weight, chosen in zip(weights, rows, strict=True):
         weight[list(chosen)] = 1 / len(chosen)
     return weights
 
 
-def fitting(found: Localization, batch: int, grid: tuple[int, int]) -> Localization:
+def fitting(localization: Localization, batch: int, grid: tuple[int, int]) -> Localization:
     """A ready map for `batch` pictures of a token grid; one map serves them all.
 
     Raises:
         InputError: a map of other pictures.
     """
-    shape = tuple(found.relevance.shape)
+    shape = tuple(localization.relevance.shape)
     if len(shape) != 3 or shape[0] not in (1, batch) or shape[1] * grid[1] != shape[2] * grid[0]:
         raise InputError(
             f"the localization map is {shape}, the tokens are {(batch, *grid)}; "
             "read the map from the same tokens"
         )
-    return replace(found, relevance=found.relevance.expand(batch, -1, -1))
-
-
-def stale_rows(ids: Tensor, before: Tensor, mask_id: int, side: int) -> Tensor:
-    """Positions whose tokens [B, H, W] are masked or not those of `before`, [B, n], n > 0.
-
-    side: tokens along a position. An item with fewer of them than another repeats its first.
-    """
-    tokens = (ids == mask_id) | (ids != before)
-    stale = patches(tokens, side).flatten(2).any(-1)
-    counts = stale.sum(-1, keepdim=True)
-    most = max(int(counts.max()), 1)
-    rows = stale.byte().argsort(dim=-1, descending=True, stable=True)[:, :most]
-    return rows.where(torch.arange(most, device=rows.device) < counts, rows[:, :1])
+    return replace(localization, relevance=localization.relevance.expand(batch, -1, -1))
 
 
 class Predictor:
@@ -80,132 +67,89 @@ class Predictor:
     the reference (published code). The relevance map reads the conditional half alone.
 
     Args:
-        transformer: the network. instruction: of the batch B of the tokens.
-        size: canvas height and width in pixels. grid: token rows and columns.
-        reference_ids: [B, H, W] tokens to edit, or None (text to image).
-        options: guidance and strength.
+        transformer: the network.
+        tokens: those of a picture are the reference, blank ones have none.
+        instruction: one prompt, or one for each picture.
+        options: guidance, strength and steps.
         localization: options to read a map at every step; a ready map, passed through; or None.
 
     Raises:
-        InputError: words that are not in the prompt, blocks that do not exist, a map or grid that
-        does not fit.
+        InputError: words that are not in the prompt, blocks that do not exist, a map, grid or
+        number of prompts that does not fit.
     """
 
     def __init__(
         self,
         transformer: MaskedTransformer,
+        tokens: Tokens,
         instruction: Instruction,
-        *,
-        size: tuple[int, int],
-        grid: tuple[int, int],
-        reference_ids: Tensor | None,
         options: SamplingOptions,
         localization: LocalizationOptions | Localization | None = None,
     ) -> None:
         device, dtype = workplace(transformer)
         self.transformer, self.options = transformer, options
-        self.instruction = instruction.to(device, dtype)
-        self.halves = 2 if options.guided else 1
-        self.conditioning = self._prepare(size, grid, reference_ids, device)
-        self.ready, self.kept, self.seen = None, (), None
+        self.instruction = instruction.expand(tokens.canvas.batch).to(device, dtype)
+        self.ready, self.reading, self.probe = None, None, None
+        self.blocks: Sequence[int] = ()
         if isinstance(localization, Localization):
-            ready = fitting(localization, instruction.batch, grid)
+            grid = tokens.canvas.rows, tokens.canvas.cols
+            ready = fitting(localization, tokens.canvas.batch, grid)
             self.ready = replace(ready, relevance=ready.relevance.to(device))
-        self.reading = localization if isinstance(localization, LocalizationOptions) else None
-        self.probe, self.blocks = None, range(0)
-        if self.reading is not None:
+        elif localization is not None:
             config = transformer.config
-            self.blocks = self.reading.block_range(config.num_layers, config.num_single_layers)
-            self.probe = MeanOfRows(row_weights(instruction, self.reading).to(device))
-
-    @classmethod
-    def of(
-        cls,
-        transformer: MaskedTransformer,
-        tokens: Tokens,
-        instruction: Instruction,
-        options: SamplingOptions,
-        localization: LocalizationOptions | Localization | None = None,
-    ) -> "Predictor":
-        """For tokens: those of a picture are the reference, blank ones have none.
-
-        Raises:
-            InputError: as the constructor, and prompts that are neither one nor one per picture.
-        """
-        canvas = tokens.canvas
-        return cls(
-            transformer,
-            instruction.expand(canvas.batch),
-            size=canvas.size,
-            grid=(canvas.rows, canvas.cols),
-            reference_ids=None if tokens.source_ids is None else tokens.ids,
-            options=options,
-            localization=localization,
-        )
+            self.reading = localization
+            self.blocks = localization.block_range(config.num_layers, config.num_single_layers)
+            self.probe = MeanOfRows(row_weights(self.instruction, localization).to(device))
+        self.conditioning = self._prepare(tokens)
 
     @torch.no_grad()
-    def _prepare(
-        self,
-        size: tuple[int, int],
-        grid: tuple[int, int],
-        reference_ids: Tensor | None,
-        device: torch.device,
-    ) -> Conditioning:
-        i = self.instruction
+    def _prepare(self, tokens: Tokens) -> Conditioning:
+        i, options, canvas = self.instruction, self.options, tokens.canvas
         states, pooled = i.states, i.pooled
-        if self.options.guided:
+        if options.guided:
             states = torch.cat([i.negative_states, states])
             pooled = torch.cat([i.negative_pooled, pooled])
-        micro = micro_conditions(len(states), *size).to(device)
-        injection = InjectionOptions(self.options.strength, self.options.strength_scope)
-        if reference_ids is not None:
-            reference_ids = reference_ids.to(device).repeat(self.halves, 1, 1)
-        return self.transformer.prepare(states, pooled, micro, grid, reference_ids, injection)
+        reference = None
+        if tokens.source_ids is not None:
+            reference = tokens.ids.to(states.device).repeat(len(states) // i.batch, 1, 1)
+        return self.transformer.prepare(
+            states,
+            pooled,
+            micro_conditions(len(states), *canvas.size).to(states.device),
+            range(options.steps - 1, -1, -1),  # published: the first step is at the highest
+            (canvas.rows, canvas.cols),
+            reference,
+            InjectionOptions(options.strength, options.strength_scope),
+        )
 
     @torch.no_grad()
-    def __call__(self, ids: Tensor, step: int, timestep: int) -> tuple[Tensor, Localization | None]:
-        """For `sample_tokens`: guided logits [M, V] float32 of the M masked tokens, and the map."""
-        prediction = self._step(ids, step, timestep)
+    def __call__(self, ids: Tensor, step: int) -> tuple[Tensor, Localization | None]:
+        """Guided logits [M, V] float32 of the M masked tokens, and the map; for `sample_tokens`."""
+        prediction = self.predict(ids, step)
         masked = ids == self.transformer.config.mask_token_id
-        rows = [part[masked] for part in prediction.features.split(len(ids))]
+        rows = [part[masked].float() for part in prediction.features.split(len(ids))]
         # Logits are linear in the features: guided before the one costly projection, not after two.
         features = guide(*rows, self.options.guidance) if len(rows) == 2 else rows[0]
-        return self.transformer.logits(features).float(), self._found(prediction)
+        return self.transformer.logits(features).float(), self._localization(prediction)
 
     @torch.no_grad()
-    def read(self, ids: Tensor, timestep: int) -> Localization | None:
-        """The map alone; as a last step, which keeps nothing for another."""
-        return self._found(self._step(ids, self.options.steps - 1, timestep))
+    def read(self, ids: Tensor, step: int) -> Localization | None:
+        """Run one step and return only its relevance map."""
+        return self._localization(self.predict(ids, step))
 
-    def _step(self, ids: Tensor, step: int, timestep: int) -> Prediction:
+    def predict(self, ids: Tensor, step: int) -> Prediction:
+        """Run the network on both halves, or on the conditional one where guidance is off."""
         halves = 2 if self.options.guided_at(step) else 1
-        ids = ids.repeat(halves, 1, 1)
-        kept, rows = self._reusable(ids, step)
-        prediction = self.transformer.step(
-            ids,
-            torch.full((len(ids),), timestep, device=ids.device),
-            self.conditioning.last(len(ids)),
-            self.probe,
-            self.blocks,
-            kept=kept,
-            rows=rows,
-            keep=self.options.reuses_at(step + 1),
+        conditioning = self.conditioning.last(halves * len(ids))
+        return self.transformer.step(
+            ids.repeat(halves, 1, 1), step, conditioning, self.attention(conditioning)
         )
-        self.kept, self.seen = prediction.kept, ids
-        return prediction
 
-    def _reusable(self, ids: Tensor, step: int) -> tuple[tuple[KeysValues, ...], Tensor | None]:
-        """Keys and values of earlier steps, and the positions to compute nevertheless or None."""
-        items, options = len(ids), self.options
-        if not options.reuses_at(step) or not self.kept or len(self.seen) < items:
-            return (), None
-        kept = tuple((k[-items:], v[-items:]) for k, v in self.kept)
-        if options.reuse == "reference":
-            return kept, None
-        config = self.transformer.config
-        return kept, stale_rows(ids, self.seen[-items:], config.mask_token_id, config.stride)
+    def attention(self, conditioning: Conditioning) -> Attention:
+        """The attention of one step, with the probe of this run."""
+        return self.transformer.attention_of(conditioning, self.probe, self.blocks)
 
-    def _found(self, prediction: Prediction) -> Localization | None:
+    def _localization(self, prediction: Prediction) -> Localization | None:
         if self.reading is None:
             return self.ready
         scores = mean_scores([prediction.scores[b] for b in self.blocks])

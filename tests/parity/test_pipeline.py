@@ -134,14 +134,9 @@ def record(case, name, run, monkeypatch):
         place = masked_at_start(case, name, start)
         ids = torch.where(place, start.mask_id, reference)
         reference = ids
+    tokens = Tokens(start.blank if reference is None else reference, start.canvas, reference)
     predictor = Predictor(
-        transformer(case),
-        start.instruction,
-        size=start.canvas.size,
-        grid=(start.canvas.rows, start.canvas.cols),
-        reference_ids=reference,
-        options=options,
-        localization=localization_of(run),
+        transformer(case), tokens, start.instruction, options, localization_of(run)
     )
     if run["attention_enable_blocks"]:
         predictor.blocks = run["attention_enable_blocks"]
@@ -150,9 +145,9 @@ def record(case, name, run, monkeypatch):
         seen.raw.append(scores)
         return consolidate(scores, *more)
 
-    def predict(ids, step, timestep):
+    def predict(ids, step):
         seen.ids.append(ids)
-        logits, found = predictor(ids, step, timestep)
+        logits, found = predictor(ids, step)
         masked = ids == start.mask_id
         whole = logits.new_full((*ids.shape, logits.shape[1]), torch.nan)
         whole[masked] = logits  # of known tokens there are none
@@ -261,9 +256,9 @@ def test_the_public_method_does_not_mask_its_own_reference(case, monkeypatch):
     ]
     prepare, step, seen = MaskedTransformer.prepare, MaskedTransformer.step, {}
 
-    def spied_prepare(self, text, pooled, micro, grid, reference_ids=None, *more):
+    def spied_prepare(self, text, pooled, micro, times, grid, reference_ids=None, *more):
         seen["reference"] = reference_ids
-        return prepare(self, text, pooled, micro, grid, reference_ids, *more)
+        return prepare(self, text, pooled, micro, times, grid, reference_ids, *more)
 
     def spied_step(self, ids, *more, **named):
         seen.setdefault("first", ids)

@@ -5,7 +5,7 @@ import torch
 
 from editmgt_lib.models.attention import STRENGTH_SCOPES, text_to_image
 from editmgt_lib.models.config import TransformerConfig
-from editmgt_lib.models.transformer import InjectionOptions, MaskedTransformer
+from editmgt_lib.models.transformer import TIME_SCALE, InjectionOptions, MaskedTransformer
 
 from .goldens import assert_close, case_dirs, load, meta
 
@@ -64,36 +64,43 @@ def test_hidden_states_of_every_block(case):
         assert "linear" not in case.name, "linear cases carry intermediate states"
         return
     (run,) = runs
-    got = {}
-    model = build(case)
+    got, model = {}, build(case)
+    rows, cols = inputs["image_tokens"].shape[-2:]
+    text, target = inputs["text"].shape[1], rows * cols // model.config.stride**2
 
     def keep(name, output):
         return lambda module, args, result: got.update({name: output(result)})
 
     for i, block in enumerate(model.transformer_blocks):
         block.register_forward_hook(keep(f"double.{i}.text", lambda out: out[0]))
-        block.register_forward_hook(keep(f"double.{i}.image", lambda out: out[1][0]))
-        block.register_forward_hook(keep(f"double.{i}.reference", lambda out: out[1][1]))
+        block.register_forward_hook(keep(f"double.{i}.image", lambda out: out[1][:, :target]))
+        block.register_forward_hook(keep(f"double.{i}.reference", lambda out: out[1][:, target:]))
     *earlier, last = model.single_transformer_blocks
     for i, block in enumerate(earlier):
-        block.register_forward_hook(keep(f"single.{i}.joint", lambda out: out[0][0]))
-        block.register_forward_hook(keep(f"single.{i}.reference", lambda out: out[0][1]))
-    last.register_forward_hook(keep("last target", lambda out: out[0][0]))
+        block.register_forward_hook(keep(f"single.{i}.joint", lambda out: out[:, : text + target]))
+        block.register_forward_hook(
+            keep(f"single.{i}.reference", lambda out: out[:, text + target :])
+        )
+    last.register_forward_hook(keep("last target", lambda out: out))
     given = arguments(inputs, run)
     model(**given)
     prepared = model.prepare(
         given["text"],
         given["pooled"],
         given["micro_conditions"],
+        given["timestep"][None],
         tuple(given["ids"].shape[-2:]),
         given["reference_ids"],
         given["injection"],
     )
-    got |= {"text_in": prepared.text, "cond": prepared.vector}
+    cond = model.embed_conditions(given["pooled"], given["micro_conditions"])
+    times = torch.stack([given["timestep"], torch.zeros_like(given["timestep"])]) * TIME_SCALE
+    got |= {"text_in": prepared.text, "cond": cond}
+    got["temb"], got["reference_temb"] = model.time_text_embed(times.float(), cond)
     got["reference_in"] = prepared.reference
     got["image_in"] = model.embed_tokens(given["ids"])
-    got["rope_cos"], got["rope_sin"] = prepared.context.joint_rotary
-    got["reference_rope_cos"], got["reference_rope_sin"] = prepared.context.rotary[1]
+    got["rope_cos"], got["rope_sin"] = prepared.rotary[:, : text + target]
+    got["reference_rope_cos"], got["reference_rope_sin"] = prepared.rotary[:, text + target :]
     # Of the last block nothing but the target's rows is computed, as nothing else is read.
     joint = expected[f"{run}.mid.single.{len(earlier)}.joint"]
     assert_close(got["last target"], joint[:, -got["last target"].shape[1] :], REL, "last target")
@@ -116,7 +123,7 @@ def test_captured_maps(case):
     assert runs
     for run in runs:
         given, blocks = arguments(inputs, run), settings["blocks"]
-        maps = model(**given, probe=text_to_image, probed_blocks=blocks).scores
+        maps = model(**given, probe=text_to_image, probed=blocks).scores
         assert sorted(maps) == blocks
         for block, got in maps.items():
             assert_close(got, expected[f"{run}.text_to_image.{block}"], REL, f"{run} block {block}")

@@ -1,0 +1,119 @@
+"""Attention back ends: which kernel computes softmax(q k^T + bias) v.
+
+Every back end is a function `(q, k, v, groups) -> out` on [B, heads, L, d]; `groups` covers all
+query rows and says which of them add what to which keys (`attention.QueryGroup`).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import InputError
+from .attention import AttentionFunction, QueryGroup
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor, groups: Sequence[QueryGroup]) -> Tensor:
+    """PyTorch's kernel, once per group, with the bias as a mask of one row."""
+    parts = []
+    for group in groups:
+        mask = None if group.key_bias is None else group.key_bias.to(q.dtype)
+        parts.append(F.scaled_dot_product_attention(q[:, :, group.rows], k, v, attn_mask=mask))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def math_attention(q: Tensor, k: Tensor, v: Tensor, groups: Sequence[QueryGroup]) -> Tensor:
+    """Plain products, softmax in float32: slow, runs everywhere, and trains fastest on a CPU."""
+    logits = ((q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2)).float()
+    if any(g.key_bias is not None for g in groups):
+        zero, rows = logits.new_zeros(1, 1, 1, k.shape[2]), []
+        for g in groups:
+            bias = zero if g.key_bias is None else g.key_bias
+            rows.append(bias.expand(1, 1, g.rows.stop - g.rows.start, -1))
+        logits = logits + torch.cat(rows, dim=2)
+    return logits.softmax(dim=-1).to(v.dtype) @ v
+
+
+def split_keys(partial: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]):
+    """A back end from a kernel without bias that also returns log-sum-exps.
+
+    Attention over two sets of keys is a weighted mean of the attention over each, with weights
+    from the log-sum-exps; the bias, constant over a set, is added to these. Two calls for all
+    groups if their bias begins or ends at the same key, as for scope "text+image".
+
+    Args:
+        partial: `(q, k, v) -> (out [B, heads, L, d], lse [B, heads, L])`.
+    """
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, groups: Sequence[QueryGroup]) -> Tensor:
+        if all(g.bias == 0 for g in groups):
+            return partial(q, k, v)[0]
+        inner = {edge for g in groups for edge in (g.keys.start, g.keys.stop)}
+        edges, parts = sorted(inner | {0, k.shape[2]}), []
+        for start, stop in zip(edges, edges[1:], strict=False):
+            out, lse = partial(q, k[:, :, start:stop], v[:, :, start:stop])
+            shift = [g.bias if g.keys.start <= start < g.keys.stop else 0.0 for g in groups]
+            rows = [g.rows.stop - g.rows.start for g in groups]
+            lse = torch.cat([x + s for x, s in zip(lse.split(rows, 2), shift, strict=True)], 2)
+            parts.append((out, lse))
+        weights = torch.stack([lse for _, lse in parts]).softmax(dim=0)[..., None]
+        return sum(w * out for w, (out, _) in zip(weights, parts, strict=True)).to(q.dtype)
+
+    return attention
+
+
+def _flash_partial(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    if q.device.type == "cpu":
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
+    return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[:2]
+
+
+def _xformers_partial(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    from xformers.ops import fmha
+
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # [B, L, heads, d]
+    out, lse = fmha.memory_efficient_attention_partial(q, k, v)
+    return out.transpose(1, 2), lse[..., : q.shape[1]]
+
+
+flash = split_keys(_flash_partial)
+xformers = split_keys(_xformers_partial)
+
+BACKENDS: dict[str, AttentionFunction] = {
+    "sdpa": sdpa,
+    "flash": flash,
+    "xformers": xformers,
+    "math": math_attention,
+}
+
+
+def choose_attention(name: str, device: torch.device, dtype: torch.dtype) -> AttentionFunction:
+    """The back end of that name.
+
+    Raises:
+        InputError: unknown, not installed, or not for this device and dtype.
+    """
+    if name not in BACKENDS:
+        raise InputError(f"attention is {name!r}; use one of {', '.join(BACKENDS)}")
+    wants = None
+    if name == "flash" and device.type == "cuda" and dtype == torch.float32:
+        wants = "float16 or bfloat16"
+    elif name == "flash" and device.type not in ("cpu", "cuda"):
+        wants = "a CPU or a CUDA device"
+    elif name == "xformers":
+        wants = _xformers_problem(device)
+    if wants:
+        raise InputError(f"attention {name!r} needs {wants}, not {device} in {dtype}; use 'sdpa'")
+    return BACKENDS[name]
+
+
+def _xformers_problem(device: torch.device) -> str | None:
+    if device.type != "cuda":
+        return "a CUDA device"
+    try:
+        from xformers.ops.fmha import memory_efficient_attention_partial  # noqa: F401
+    except ImportError:
+        return "the package xformers (pip install 'editmgt[xformers]')"
+    return None

@@ -1,0 +1,139 @@
+"""Reuse of keys and values between steps: an approximation around the exact predictor.
+
+Every stream attends to every other, so keys and values change at each step, but those of the
+reference and of known tokens change little. A step that reuses them computes the text and the
+tokens that are masked or new, as a picture of their own, and attends to the others as they were.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..models.attention import Attention, Segments, strength_groups
+from ..models.conditioning import Conditioning, Prediction
+from ..models.embeddings import from_positions, to_positions
+from .predictor import Predictor
+
+KeysValues = tuple[Tensor, Tensor]  # of target and reference, [B, heads, N + R, d] each
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CachedAttention(Attention):
+    """Attention over fresh and cached keys and values; leaves those of this step in `cache`.
+
+    Attributes:
+        cache: per block, of an earlier step; empty where this one computes all.
+        positions: [B, n] target positions that are fresh; None: all of them.
+        record: whether a later step will need the cache.
+    """
+
+    cache: dict[int, KeysValues] | None = None
+    positions: Tensor | None = None
+    record: bool = False
+
+    def __call__(
+        self, block: int, q: Tensor, k: Tensor, v: Tensor, rows: slice | None = None
+    ) -> Tensor:
+        """As the base, with the missing keys and values from the cache."""
+        if block in self.cache:
+            k, v = (self._complete(*pair) for pair in zip((k, v), self.cache[block], strict=True))
+        text = self.segments.text
+        if self.record:
+            self.cache[block] = k[:, :, text:], v[:, :, text:]
+        return super().__call__(block, q, k, v, rows)
+
+    def _complete(self, fresh: Tensor, cached: Tensor) -> Tensor:
+        text, target, _ = self.segments
+        if self.positions is None:
+            return torch.cat([fresh, cached[:, :, target:]], dim=2)
+        words, image = fresh[:, :, :text], fresh[:, :, text:]
+        index = self.positions[:, None, :, None].expand_as(image)
+        return torch.cat([words, cached.scatter(2, index, image)], dim=2)
+
+
+class ReusingPredictor(Predictor):
+    """A `Predictor` that takes keys and values from earlier steps as `options.reuse` says."""
+
+    def __init__(self, *args, **named) -> None:
+        super().__init__(*args, **named)
+        self.cache: dict[int, KeysValues] = {}
+        self.previous_ids: Tensor | None = None
+
+    def predict(self, ids: Tensor, step: int) -> Prediction:
+        """As the base; the first step, every `refresh`-th and one that guides anew compute all."""
+        options = self.options
+        halves = 2 if options.guided_at(step) else 1
+        ids = ids.repeat(halves, 1, 1)
+        known = len(self.previous_ids) if self.previous_ids is not None else 0
+        if not options.reuses_at(step) or not self.cache or known < len(ids):
+            self.cache = {}
+        self.cache = {b: (k[-len(ids) :], v[-len(ids) :]) for b, (k, v) in self.cache.items()}
+        record = options.reuses_at(step + 1)
+        prediction = self._predict(ids, step, self.conditioning.last(len(ids)), record)
+        self.previous_ids = ids
+        if not record:
+            self.cache = {}
+        return prediction
+
+    def _predict(self, ids: Tensor, step: int, c: Conditioning, record: bool) -> Prediction:
+        if not self.cache:
+            return self.transformer.step(ids, step, c, self._attention(c, c.segments, None, record))
+        beside = replace(c, reference=None, reference_modulations=())
+        if self.options.reuse == "reference":
+            attention = self._attention(c, beside.segments, None, record)
+            return self.transformer.step(ids, step, beside, attention)
+        config = self.transformer.config
+        previous = self.previous_ids[-len(ids) :]
+        rows = stale_positions(ids, previous, config.mask_token_id, config.stride)
+        attention = self._attention(c, Segments(c.segments.text, rows.shape[1], 0), rows, record)
+        part = _picture_of(ids, rows, config.stride)
+        prediction = self.transformer.step(part, step, _at(beside, rows), attention)
+        return replace(prediction, features=_spread(prediction.features, rows, c.grid, ids))
+
+    def _attention(
+        self, c: Conditioning, queries: Segments, rows: Tensor | None, record: bool
+    ) -> CachedAttention:
+        base, i = self.attention(c), c.injection
+        groups = strength_groups(queries, c.segments, i.strength, i.scope, c.text)
+        return CachedAttention(
+            base.function, groups, c.segments, base.probe, base.probed,
+            cache=self.cache, positions=rows, record=record,
+        )  # fmt: skip
+
+
+def stale_positions(ids: Tensor, previous_ids: Tensor, mask_id: int, side: int) -> Tensor:
+    """Positions whose tokens [B, H, W] are masked or not those of the step before, [B, n], n > 0.
+
+    side: tokens along a position. An item with fewer of them than another repeats its first.
+    """
+    tokens = (ids == mask_id) | (ids != previous_ids)
+    stale = to_positions(tokens, side).flatten(2).any(-1)
+    counts = stale.sum(-1, keepdim=True)
+    most = max(int(counts.max()), 1)
+    rows = stale.byte().argsort(dim=-1, descending=True, stable=True)[:, :most]
+    return rows.where(torch.arange(most, device=rows.device) < counts, rows[:, :1])
+
+
+def _picture_of(ids: Tensor, rows: Tensor, side: int) -> Tensor:
+    """The tokens of positions [B, n], as a picture of n x 1 positions."""
+    parts = to_positions(ids, side)
+    parts = parts.gather(1, rows[..., None, None].expand(-1, -1, side, side))
+    return from_positions(parts, (rows.shape[1], 1))
+
+
+def _at(c: Conditioning, rows: Tensor) -> Conditioning:
+    """For that picture: every item has rotary tables of its own."""
+    text = c.segments.text
+    words = c.rotary[:, None, None, :text].expand(-1, len(rows), -1, -1, -1)  # [2, B, 1, T, d]
+    image = c.rotary[:, text:][:, rows][:, :, None]  # [2, B, 1, n, d]
+    return replace(c, rotary=torch.cat([words, image], dim=3), grid=(rows.shape[1], 1))
+
+
+def _spread(features: Tensor, rows: Tensor, grid: tuple[int, int], ids: Tensor) -> Tensor:
+    """Features of that picture -> [B, H, W, C], zero where nothing was computed."""
+    side = ids.shape[1] // grid[0]
+    parts = to_positions(features, side)  # [B, n, side, side, C]
+    every = parts.new_zeros(len(ids), grid[0] * grid[1], *parts.shape[2:])
+    index = rows[..., None, None, None].expand_as(parts)
+    return from_positions(every.scatter(1, index, parts), grid)
