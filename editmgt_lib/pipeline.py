@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .checks import require_choice
+from .choices import COMBINATIONS
 from .errors import InputError
 from .localization.maps import Localization, LocalizationOptions
 from .models.transformer import MaskedTransformer
@@ -27,7 +28,6 @@ from .text.encoders import TextTowers
 from .text.instruction import Instruction
 
 Callback = Callable[[StepEvent], bool | None]
-COMBINATIONS = ("intersection", "union")
 
 
 class EditMGT:
