@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from torch import Tensor
 from tqdm import tqdm
 
-from editmgt_lib.loader import OFFLOAD
+from editmgt_lib.choices import OFFLOAD
 from editmgt_lib.sampling.options import FAST
 
 from .cases import Case

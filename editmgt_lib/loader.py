@@ -14,6 +14,7 @@ from .checkpoints import (
     resolve,
 )
 from .checks import require_choice
+from .choices import DTYPES, OFFLOAD
 from .errors import InputError
 from .models.attention import AttentionFunction, sdpa
 from .models.config import TransformerConfig
@@ -24,12 +25,7 @@ from .pipeline import EditMGT
 from .settings import Settings
 from .text.encoders import TextTowers
 
-OFFLOAD = ("none", "stages", "layers")
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+_DTYPES = {name: getattr(torch, name) for name in DTYPES if name != "auto"}
 
 
 def load(
@@ -136,11 +132,10 @@ def choose_device(device: str | torch.device) -> torch.device:
 
 def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     """The number format a name stands for; `"auto"` depends on the device."""
-    if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
+    if isinstance(dtype, torch.dtype) and dtype in _DTYPES.values():
         return dtype
     if dtype == "auto":
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
         return torch.bfloat16 if fast else torch.float32
-    if dtype not in DTYPES:
-        raise InputError(f"dtype is {dtype!r}; use auto, {', '.join(DTYPES)}")
-    return DTYPES[dtype]
+    require_choice("dtype", dtype, DTYPES)
+    return _DTYPES[dtype]

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .checks import require_choice, require_number
+from .checks import require_choice
+from .choices import COMBINATIONS
 from .errors import InputError
 from .localization.maps import Localization, LocalizationOptions
 from .models.transformer import MaskedTransformer
@@ -22,7 +23,7 @@ from .pictures.canvas import Canvas, Tokens
 from .pictures.compositing import composite, project_mask, support
 from .pictures.fitting import FitOptions, fit
 from .results import Decoded, EditResult, decode_pixels, memory_advice, stage
-from .sampling.loop import Callback, SampleResult, StepEvent, sample_tokens
+from .sampling.loop import Callback, SampleResult, StepEvent, report, sample_tokens
 from .sampling.noise import ItemNoise, SharedNoise
 from .sampling.options import SamplingOptions
 from .sampling.predictor import Predictor, fitting

@@ -1,5 +1,6 @@
 """A checkpoint's own defaults: what its `editmgt.json` says, the published values otherwise."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -12,6 +13,8 @@ from .sampling.options import SamplingOptions
 from .text.instruction import DEFAULT_NEGATIVE
 
 _KINDS = {"sampling": SamplingOptions, "localization": LocalizationOptions}
+# Options that older files name and this version does not have, with the values it always uses.
+_FIXED = {"localization": {"filter_strength": 1.0, "preserve_peaks": True}}
 
 
 @dataclass(frozen=True)
@@ -83,4 +86,11 @@ def _options(name: str, kind: type, values: Mapping[str, Any]) -> Any:
     """An options object from JSON, whose lists are tuples here."""
     if not isinstance(values, Mapping):
         raise InputError(f"{name} is {values!r}; use an object of options")
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    for option, fixed in _FIXED.get(name, {}).items():
+        if (stated := values.pop(option, fixed)) != fixed:
+            warnings.warn(
+                f"{SETTINGS_FILE}: {name}.{option} is {stated!r}; this version always uses {fixed}",
+                stacklevel=2,
+            )
+    return kind(**values)

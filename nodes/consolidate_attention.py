@@ -4,12 +4,12 @@ from dataclasses import replace
 
 from comfy_api.latest import io, ui
 
+from ..editmgt_lib.choices import FILTERS, UPDATES
 from ..editmgt_lib.errors import InputError
-from ..editmgt_lib.localization.filters import FILTERS
 from ..editmgt_lib.localization.maps import Localization, LocalizationOptions
 from ..editmgt_lib.pictures.fitting import Tokens
 from ..editmgt_lib.text.instruction import Instruction
-from .batches import each_instruction, each_tokens, joined
+from .batches import joined
 from .compat import CATEGORY, expert, known
 from .memory import on_device
 from .networks import Model
@@ -23,8 +23,6 @@ from .sockets import (
     ModelSocket,
     TokensSocket,
 )
-
-UPDATES = ["step", "once"]
 
 
 class ConsolidateAttention(io.ComfyNode):
@@ -69,7 +67,7 @@ class ConsolidateAttention(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, layers: str | None = "") -> bool | str:
-        """A range of blocks that can be read."""
+        """Check the range of blocks."""
         try:
             block_range(layers or "")
         except InputError as error:
@@ -87,7 +85,7 @@ class ConsolidateAttention(io.ComfyNode):
         filter: str = "adaptive",
         update: str = "step",
     ) -> io.NodeOutput:
-        """One map per picture, and what it looks like."""
+        """Read one map per picture and draw it."""
         own = model.pipeline.settings.localization
         options = replace(
             own,
@@ -96,10 +94,10 @@ class ConsolidateAttention(io.ComfyNode):
             filter=filter,
             update=update,
         )
-        found = localized(model, tokens, instruction, options)
-        mask = relevance_on_picture(found, tokens.canvas)
+        localization = localized(model, tokens, instruction, options)
+        mask = relevance_on_picture(localization, tokens.canvas)
         heat = heat_map(tokens.canvas.source, mask)
-        return io.NodeOutput(found, mask, heat, ui=ui.PreviewImage(heat, cls=cls))
+        return io.NodeOutput(localization, mask, heat, ui=ui.PreviewImage(heat, cls=cls))
 
 
 def _reading() -> list:
@@ -127,12 +125,11 @@ def _reading() -> list:
             default="adaptive",
             optional=True,
             tooltip="How the map is smoothed. adaptive: flat places more than edges (the "
-            "paper's). gaussian: evenly. bilateral: keeps edges. morphology: removes "
-            "specks and fills holes. none: as read.",
+            "paper's). gaussian: evenly. none: as read.",
         ),
         io.Combo.Input(
             "update",
-            options=UPDATES,
+            options=list(UPDATES),
             default="step",
             tooltip="What the sampler does with it. step: reads the map anew at each step "
             "with these settings (the paper's; follows the picture as it changes). once: "
@@ -145,12 +142,12 @@ def _reading() -> list:
 def localized(
     model: Model, tokens: Tokens, instruction: Instruction, options: LocalizationOptions
 ) -> Localization:
-    """The maps of a batch, picture by picture."""
+    """Localize picture by picture: a map does not depend on the rest of the batch."""
     batch, maps = tokens.canvas.batch, []
-    items = list(zip(each_tokens(tokens), each_instruction(instruction, batch), strict=True))
-    progress = Progress(batch)
+    prompts, progress = instruction.expand(batch), Progress(batch)
     with on_device(model.transformer, working_memory=model.sampling_memory(tokens.canvas)):
-        for item, prompt in items:
-            maps.append(model.pipeline.localize(item, prompt, options).relevance)
+        for k in range(batch):
+            one = model.pipeline.localize(tokens.item(k), prompts.item(k), options)
+            maps.append(one.relevance)
             progress.advance()
     return Localization(joined(maps), options)

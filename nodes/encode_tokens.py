@@ -1,11 +1,9 @@
 """Node "Encode Tokens": picture to image tokens, and the way back to its own pixels."""
 
-from typing import get_args
-
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..editmgt_lib.pictures.fitting import Mode
+from ..editmgt_lib.choices import FITS
 from .batches import as_masks, at_rest
 from .compat import CATEGORY, known
 from .memory import on_device
@@ -13,7 +11,6 @@ from .networks import Model
 from .previews import token_grid
 from .sockets import MODEL_TIP, ModelSocket, TokensSocket
 
-FITS = list(get_args(Mode))
 UNLINKED = object()  # ComfyUI passes None for an input that is linked
 
 
@@ -37,7 +34,7 @@ class EncodeTokens(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "fit",
-                    options=FITS,
+                    options=list(FITS),
                     default="pad",
                     optional=True,
                     tooltip="How the picture is put on the model's canvas. pad: the whole picture "

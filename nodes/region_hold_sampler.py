@@ -6,21 +6,14 @@ from dataclasses import replace
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..editmgt_lib.choices import COMBINATIONS, HOLD_RULES
 from ..editmgt_lib.localization.maps import Localization
 from ..editmgt_lib.pictures.fitting import Canvas, Tokens, project_mask, support
-from ..editmgt_lib.pipeline import COMBINATIONS
 from ..editmgt_lib.sampling.loop import SamplingOptions, StepEvent
-from ..editmgt_lib.sampling.options import FAST, HOLD_RULES
+from ..editmgt_lib.sampling.options import FAST
 from ..editmgt_lib.sampling.predictor import fitting
 from ..editmgt_lib.text.instruction import Instruction
-from .batches import (
-    as_masks,
-    each_instruction,
-    each_localization,
-    each_mask,
-    each_tokens,
-    joined,
-)
+from .batches import as_masks, each_mask, joined
 from .compat import CATEGORY, known
 from .memory import on_device
 from .networks import Model
@@ -195,12 +188,14 @@ def sampled(
     """The edited batch, picture by picture."""
     canvas, shown = tokens.canvas, previews_wanted()
     union = combine == "union" and options.threshold > 0
+    every, maps = range(canvas.batch), [None] * canvas.batch
     if localization is not None:
-        fitting(localization, canvas.batch, (canvas.rows, canvas.cols))
+        fitted = fitting(localization, canvas.batch, (canvas.rows, canvas.cols))
+        maps = [fitted.item(k) for k in every]
     items = zip(
-        each_tokens(tokens),
-        each_instruction(instruction, canvas.batch),
-        each_localization(localization, canvas.batch),
+        map(tokens.item, every),
+        map(instruction.expand(canvas.batch).item, every),
+        maps,
         each_mask(region, canvas.batch),
         each_mask(_fixed(region, canvas, union), canvas.batch),
         options.seeds(canvas.batch),

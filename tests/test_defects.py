@@ -223,7 +223,7 @@ def test_maps_are_read_only_when_wanted(model, steps, monkeypatch):
 
 def test_maps_are_smoothed_along_both_axes():
     """Published: lengths but 1024 and 4096 are smoothed as one long row."""
-    options = LocalizationOptions(filter="gaussian", preserve_peaks=False)
+    options = LocalizationOptions(filter="gaussian")
     speck = torch.zeros(1, 9, 9)
     speck[0, 4, 4] = 1
     around = consolidate(speck.flatten(1), (9, 9), options).relevance[0]

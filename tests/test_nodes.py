@@ -107,7 +107,7 @@ def tokens(part):
 
 def test_items_of_a_batch(part, tokens):
     batches = part("nodes.batches")
-    items = list(batches.each_tokens(tokens))
+    items = [tokens.item(k) for k in range(3)]
     assert [item.canvas.batch for item in items] == [1, 1, 1]
     for k, item in enumerate(items):
         assert (item.ids[0] == tokens.ids[k]).all()
@@ -233,7 +233,7 @@ def test_the_token_grid_shows_the_canvas(part, tokens):
 
 def test_the_partial_picture_marks_held_and_pending_tokens(part, tokens):
     previews = part("nodes.previews")
-    canvas = next(part("nodes.batches").each_tokens(tokens)).canvas
+    canvas = tokens.item(0).canvas
     pixels, grid = torch.full((3, *canvas.size), 0.5), (1, canvas.rows, canvas.cols)
     nothing, one = torch.zeros(grid, dtype=torch.bool), torch.zeros(grid, dtype=torch.bool)
     one[0, 1, 1] = True

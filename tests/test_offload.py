@@ -12,9 +12,10 @@ import torch
 
 from editmgt_lib import offload as workplaces
 from editmgt_lib.checkpoints import read_state_dict, save_module
+from editmgt_lib.choices import OFFLOAD
 from editmgt_lib.cli import main
 from editmgt_lib.errors import Cancelled, InputError, OutOfMemory
-from editmgt_lib.loader import OFFLOAD, load
+from editmgt_lib.loader import load
 from editmgt_lib.localization.maps import LocalizationOptions
 from editmgt_lib.models.transformer import MaskedTransformer
 from editmgt_lib.models.vq import VQModel

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import editmgt_lib
+from editmgt_lib import choices
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "editmgt_lib"
@@ -236,15 +237,25 @@ APART = ("training", "evaluation", "commands", "cli", "__main__")
 # anything but those APART.
 BELOW = {
     "errors": (),
+    "choices": (),
     "files": ("errors",),
     "checks": ("errors",),
     "offload": (),
     "models": ("errors", "checks"),
     "checkpoints": ("errors", "files", "checks"),
-    "pictures": ("errors", "files", "checks"),
-    "localization": ("errors", "checks"),
+    "pictures": ("errors", "files", "checks", "choices"),
+    "localization": ("errors", "checks", "choices"),
     "text": ("errors", "files", "checks", "checkpoints", "offload"),
-    "sampling": ("errors", "checks", "models", "offload", "pictures", "localization", "text"),
+    "sampling": (
+        "errors",
+        "checks",
+        "choices",
+        "models",
+        "offload",
+        "pictures",
+        "localization",
+        "text",
+    ),
     "toyworld": ("errors", "files", "checks", "checkpoints", "models", "text"),
     "training": None,
     "evaluation": None,
@@ -286,6 +297,17 @@ def test_no_circles():
 
     for module in sorted(GRAPH):
         visit(module)
+
+
+def test_choices_are_listed_in_one_place():
+    listed = {value for name, value in vars(choices).items() if name.isupper()}
+    for path in [*PACKAGE.rglob("*.py"), *(ROOT / "nodes").rglob("*.py")]:
+        if path == PACKAGE / "choices.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.List | ast.Tuple | ast.Set):
+                values = tuple(getattr(e, "value", None) for e in node.elts)
+                assert values not in listed, f"{path}:{node.lineno} repeats editmgt_lib/choices.py"
 
 
 def test_imports_of_ourselves_are_relative_and_comfyui_is_not_imported():

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,9 +116,25 @@ def test_settings_survive_a_round_trip(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("option", "usual", "other"), [("filter_strength", 1.0, 2.0), ("preserve_peaks", True, False)]
+)
+def test_options_of_older_settings_files(tmp_path, option, usual, other):
+    """Ignored where they say what is always done now; otherwise with a warning."""
+    file = tmp_path / "editmgt.json"
+    file.write_text(json.dumps({"localization": {option: usual}}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Settings.read(tmp_path) == Settings()
+    file.write_text(json.dumps({"localization": {option: other}}))
+    with pytest.warns(UserWarning, match=f"localization.{option} is {other}"):
+        assert Settings.read(tmp_path) == Settings()
+
+
+@pytest.mark.parametrize(
     ("content", "named"),
     [
         ({"resolutoin": 512}, "resolutoin"),
+        ({"localization": {"filter": "bilateral"}}, "'adaptive', 'gaussian', 'none'"),
         ({"sampling": {"steps": 0}}, "steps"),
         ({"sampling": {"step": 3}}, "step"),
         ({"sampling": [3]}, "sampling"),

@@ -5,11 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from editmgt_lib.choices import FILTERS, REUSES
 from editmgt_lib.errors import EditMGTError, InputError
-from editmgt_lib.localization.filters import FILTERS
 from editmgt_lib.localization.maps import LocalizationOptions
 from editmgt_lib.pictures.fitting import FitOptions, project_mask, support
-from editmgt_lib.sampling.options import REUSES, SamplingOptions
+from editmgt_lib.sampling.options import SamplingOptions
 
 from .test_pipeline import CODES, open_tiny
 
@@ -40,8 +40,6 @@ localizations = st.builds(
     words=st.lists(st.sampled_from(WORDS), max_size=2).map(tuple),
     rows=st.sampled_from(["all", "content"]),
     filter=st.sampled_from(FILTERS),
-    filter_strength=st.sampled_from([0.5, 1.0, 2.0]),
-    preserve_peaks=st.booleans(),
     update=st.sampled_from(["step", "once"]),
     state=st.sampled_from(["masked", "source"]),
 )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..choices import COMBINATIONS, FITS, HOLD_RULES, REUSES
 from ..errors import InputError
 from .options import (
     OWN,
@@ -39,7 +40,7 @@ def add_parser(commands: Any) -> None:
         "--strength", type=float, metavar="X", help=f"of the input, 0.01..100 ({OWN} [1.1])"
     )
     group.add_argument(
-        "--fit", choices=("pad", "native", "crop"), default="pad", metavar="MODE",
+        "--fit", choices=FITS, default="pad", metavar="MODE",
         help="pad, native (own shape) or crop (around the mask) (default: pad)",
     )  # fmt: skip
     group.add_argument(
@@ -61,14 +62,14 @@ def _add_region_options(group: Any) -> None:
         "--words", metavar="WORDS", help=f"look for these words, a comma between ({OWN} [all])"
     )
     group.add_argument(
-        "--hold-rule", choices=("proposal", "restore"), metavar="RULE",
+        "--hold-rule", choices=HOLD_RULES, metavar="RULE",
         help=f"proposal or restore ({OWN} [proposal])",
     )  # fmt: skip
     group.add_argument(
         "--mask", metavar="FILE", help="only its white part may change (default: no mask)"
     )
     group.add_argument(
-        "--combine", choices=("intersection", "union"), metavar="HOW",
+        "--combine", choices=COMBINATIONS, metavar="HOW",
         help="mask with threshold: intersection or union (default: intersection)",
     )  # fmt: skip
     group.add_argument(
@@ -89,7 +90,7 @@ def _add_speed_options(group: Any) -> None:
         help="the options below as they paid, unless given (default: no)",
     )  # fmt: skip
     group.add_argument(
-        "--reuse", choices=("none", "reference", "known"), metavar="WHAT",
+        "--reuse", choices=REUSES, metavar="WHAT",
         help=f"keep none, reference or known (tokens too) ({OWN} [none])",
     )  # fmt: skip
     group.add_argument(

@@ -5,13 +5,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..choices import DTYPES, OFFLOAD
 from ..errors import InputError
 
 if TYPE_CHECKING:
     from ..pipeline import EditMGT
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-OFFLOAD = ("none", "stages", "layers")
 OWN = "default: the checkpoint's"  # published values in brackets behind it
 
 GENERATION = ("seed", "steps", "guidance")  # the sampling options of `generate`

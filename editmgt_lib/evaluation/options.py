@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..checks import require_choice, require_number
+from ..choices import HOLD_RULES
 from ..errors import InputError
 from ..localization.maps import LocalizationOptions
-from ..sampling.options import HOLD_RULES, SamplingOptions
+from ..sampling.options import SamplingOptions
 from ..toyworld.world import CATEGORIES
 from .metrics import OUTSIDE_TOLERANCE
 

@@ -1,20 +1,21 @@
-"""Where an instruction acts: attention scores of a few blocks, consolidated into one relevance map.
+"""Where an instruction acts: attention of a few blocks consolidated into one relevance map.
 
 Pure functions on score maps (paper: multi-layer attention consolidation); nothing here knows the
-transformer, the text encoder or pixels.
+transformer, the text encoders or pixels. Scores differ by up to about 1e-6 between processors.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import require_choice, require_number
+from ..checks import require_choice
+from ..choices import FILTERS, ROWS, STATES, UPDATES
 from ..errors import EditMGTError, InputError
-from .filters import FILTERS, smooth
+from .filters import smooth
 
 __all__ = [
     "Localization",
@@ -29,21 +30,18 @@ __all__ = [
 
 @dataclass(frozen=True)
 class LocalizationOptions:
-    """How relevance is read off the attention; defaults reproduce the published inference.
+    """How to read relevance off the attention; defaults reproduce the published inference.
 
-    layers: first and last block, counted through double-stream then single-stream blocks. None:
-        the published 28..36 of 14 + 28 (paper and code), for other depths see `default_layers`.
-    words: words of the prompt whose text rows are averaged (the paper's M). Empty: no choice by
-        word (published code; its own choice by word reads wrong rows with this text encoder).
-    rows: text rows that count when `words` is empty. "all": every row, padding included
-        (published code); "content": rows of real prompt tokens.
-    filter: "adaptive" (published), "gaussian", "bilateral", "morphology" or "none".
-    filter_strength: window scale, 0.5..2 (published 1).
-    preserve_peaks: keep values above the 90th percentile close to the raw map (published: yes).
-    update: "step" (published: the map is read anew at every sampling step) or "once" (the map
-        given to the sampler stays as it is).
-    state: what stands in the target stream when a map is read before sampling: "masked" (nothing
-        known yet, as at the first step) or "source" (the picture's own tokens, as at the last).
+    layers: first and last block, double-stream blocks counted first. None: the published 28..36 of
+        14 + 28 (paper and code); see `default_layers` for other depths.
+    words: words of the prompt whose text rows are averaged (the paper's M). Empty: `rows` decides
+        (published code; its selection by word picks wrong rows with this text encoder).
+    rows: text rows averaged when `words` is empty: "all", padding included (published code), or
+        "content", the rows of prompt tokens.
+    filter: "adaptive" (published), "gaussian" or "none".
+    update: "step" recomputes the map at every sampling step (published); "once" keeps the first.
+    state: target tokens when a map is read before sampling: "masked", as at the first step, or
+        "source", the picture's own tokens, as at the last.
     Raises InputError.
     """
 
@@ -51,19 +49,14 @@ class LocalizationOptions:
     words: tuple[str, ...] = ()
     rows: str = "all"
     filter: str = "adaptive"
-    filter_strength: float = 1.0
-    preserve_peaks: bool = True
     update: str = "step"
     state: str = "masked"
 
     def __post_init__(self) -> None:
-        require_choice("rows", self.rows, ("all", "content"))
-        require_choice("update", self.update, ("step", "once"))
-        require_choice("state", self.state, ("masked", "source"))
+        require_choice("rows", self.rows, ROWS)
+        require_choice("update", self.update, UPDATES)
+        require_choice("state", self.state, STATES)
         require_choice("filter", self.filter, FILTERS)
-        require_number("filter_strength", self.filter_strength, 0.5, 2.0)
-        if not isinstance(self.preserve_peaks, bool):
-            raise InputError(f"preserve_peaks is {self.preserve_peaks!r}; use True or False")
         words = self.words
         if not isinstance(words, tuple) or not all(isinstance(w, str) and w.strip() for w in words):
             raise InputError(f"words is {words!r}; use a tuple of non-empty words of the prompt")
@@ -71,7 +64,7 @@ class LocalizationOptions:
             _check_layers(self.layers)
 
     def block_range(self, num_double: int, num_single: int) -> range:
-        """Blocks to capture in a transformer of this depth; InputError where `layers` leaves it."""
+        """Blocks to capture in a transformer of this depth; InputError if it is too shallow."""
         first, last = self.layers or default_layers(num_double, num_single)
         if last >= num_double + num_single:
             raise InputError(
@@ -89,9 +82,9 @@ def _check_layers(layers: Any) -> None:
 
 
 def default_layers(num_double: int, num_single: int) -> tuple[int, int]:
-    """First and last block of the published range, 28..36 of 14 + 28, at the same relative depth.
+    """Scale the published range, 28..36 of 14 + 28, to another depth: first and last block.
 
-    That is single-stream blocks 14..22 of 28, at least one; without any, the last block.
+    The range covers single-stream blocks 14..22 of 28, at least one; without any, the last block.
     """
     if num_single == 0:
         return num_double - 1, num_double - 1
@@ -102,21 +95,25 @@ def default_layers(num_double: int, num_single: int) -> tuple[int, int]:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Localization:
-    """How much each position has to do with the instruction.
+    """How relevant each position is to the instruction.
 
-    relevance: float32 [B, h, w], 0..1, on the position grid inside the transformer (published:
-        32 x 32).
-    options: those it was made with, so that sampling can go on in the same way at each step.
+    relevance: float32 [B, h, w], 0..1, on the transformer's position grid (published: 32 x 32).
+    options: those it was read with; sampling reuses them to update the map.
     """
 
     relevance: Tensor
     options: LocalizationOptions
 
+    def item(self, k: int) -> "Localization":
+        """Map k alone, as a view; IndexError if there is none."""
+        k = range(len(self.relevance))[k]
+        return replace(self, relevance=self.relevance[k : k + 1])
+
     def upsample(self, rows: int, cols: int) -> Tensor:
         """Relevance on the token grid, float32 [B, rows, cols].
 
-        Bicubic, which may leave 0..1 a little (published: 32 x 32 to 64 x 64); the relevance
-        itself at equal size.
+        Bicubic (published: 32 x 32 to 64 x 64), which overshoots 0..1 slightly; unchanged at equal
+        size.
         """
         if tuple(self.relevance.shape[1:]) == (rows, cols):
             return self.relevance
@@ -128,19 +125,22 @@ class Localization:
     def held(self, threshold: float, rows: int, cols: int) -> Tensor:
         """Tokens to keep: bool [B, rows, cols], relevance below `threshold` (lambda, 0..1).
 
-        At 1 all of them: the most relevant token has exactly 1, and upsampling overshoots it.
+        None at 0 and all at 1, although upsampling overshoots both. In between, a token within
+        about 1e-5 of the threshold may be held on one processor and not on another.
         """
-        low = self.upsample(rows, cols) < threshold
-        return low if threshold < 1 else torch.ones_like(low)
+        relevance = self.upsample(rows, cols)
+        if threshold in (0, 1):
+            return torch.full_like(relevance, threshold == 1, dtype=torch.bool)
+        return relevance < threshold
 
     def __repr__(self) -> str:
         return f"Localization(relevance={list(self.relevance.shape)}, options={self.options})"
 
 
 def mean_scores(maps: Sequence[Tensor]) -> Tensor:
-    """Mean of captured text-to-image attention over blocks, heads and text rows: float32 [B, N].
+    """Average text-to-image attention over blocks, heads and text rows: float32 [B, N].
 
-    maps: one per block, conditional half only, each [B, heads, rows, N] or reduced to [B, N].
+    maps: one per block, conditional half only, each [B, heads, rows, N] or already [B, N].
     """
     if not maps:
         raise InputError("maps is empty; capture at least one block")
@@ -156,10 +156,10 @@ def rescale(scores: Tensor) -> Tensor:
 def consolidate(
     scores: Tensor, grid: tuple[int, int], options: LocalizationOptions
 ) -> Localization:
-    """Relevance from mean attention: rescale, then smooth.
+    """Turn mean attention into relevance: rescale, then smooth.
 
-    scores: [B, N], N = h * w in row-major order; grid: (h, w), any shape.
-    Raises InputError when N is not h * w, EditMGTError when the attention is not finite.
+    scores: [B, h * w], row-major; grid: (h, w).
+    Raises InputError for a wrong length, EditMGTError for values that are not finite.
     """
     rows, cols = grid
     if scores.ndim != 2 or scores.shape[1] != rows * cols:
@@ -170,5 +170,4 @@ def consolidate(
     if not torch.isfinite(scores).all():
         raise EditMGTError("attention scores are not finite; compute in float32 or bfloat16")
     unit = rescale(scores.float()).reshape(-1, rows, cols)
-    relevance = smooth(unit, options.filter, options.filter_strength, options.preserve_peaks)
-    return Localization(relevance, options)
+    return Localization(smooth(unit, options.filter), options)

@@ -99,6 +99,12 @@ class Canvas:
     def batch(self) -> int:
         return len(self.placements)
 
+    def item(self, k: int) -> Canvas:
+        """Picture k alone, as a view; IndexError if there is none."""
+        k = range(self.batch)[k]
+        source = None if self.source is None else self.source[k : k + 1]
+        return replace(self, placements=(self.placements[k],), source=source)
+
     @property
     def rows(self) -> int:
         return self.size[0] // self.factor
@@ -143,6 +149,12 @@ class Tokens:
         if self.source_ids is None:
             return torch.ones_like(self.ids, dtype=torch.bool)
         return self.ids != self.source_ids.to(self.ids.device)
+
+    def item(self, k: int) -> Tokens:
+        """Picture k alone, as views; IndexError if there is none."""
+        k = range(self.canvas.batch)[k]
+        source = None if self.source_ids is None else self.source_ids[k : k + 1]
+        return Tokens(self.ids[k : k + 1], self.canvas.item(k), source)
 
     def with_ids(self, ids: Tensor) -> Tokens:
         """The same canvas and source with other ids: the result of one more edit."""

@@ -9,19 +9,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from ..checks import checked_image, checked_mask, require_choice, require_number
+from ..choices import FITS
 from ..errors import InputError
 from .canvas import Canvas, Placement, Tokens
 from .compositing import composite, project_mask, support
 
 __all__ = ["Canvas", "FitOptions", "Tokens", "composite", "fit", "project_mask", "support"]
 
-Mode = Literal["pad", "native", "crop"]
 _MAX_ZOOM = 4  # a crop is not enlarged further: beyond that the model sees only its own blur
 _MAX_RATIO = 2  # longest side of a native grid, in units of the resolution the model knows
 
@@ -40,13 +39,13 @@ class FitOptions:
     Raises InputError.
     """
 
-    mode: Mode = "pad"
+    mode: str = "pad"
     resolution: int = 1024
     factor: int = 16
     context: float = 0.5
 
     def __post_init__(self) -> None:
-        require_choice("mode", self.mode, get_args(Mode))
+        require_choice("mode", self.mode, FITS)
         require_number("factor", self.factor, 1, 64, whole=True)
         require_number("resolution", self.resolution, 2 * self.factor, 8192, whole=True)
         if self.resolution % (2 * self.factor):

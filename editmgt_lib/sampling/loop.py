@@ -97,16 +97,17 @@ def sample_tokens(
             start_ratio=changing.sum((1, 2)) / size,
         )  # fmt: skip
         event = StepEvent(step, options.steps, ids, proposal, held, ids == mask_id)
-        _report(event, callback)
+        report(event, callback)
     if event is None or event.step < options.steps - 1:
         held = None if event is None else event.held
-        _report(
+        report(
             StepEvent(options.steps - 1, options.steps, ids, ids, held, ids == mask_id), callback
         )
     return SampleResult(ids, localization)
 
 
-def _report(event: StepEvent, callback: Callback | None) -> None:
+def report(event: StepEvent, callback: Callback | None) -> None:
+    """Tell the callback. Raises Cancelled where it returns False."""
     if callback is not None and callback(event) is False:
         raise Cancelled(f"the callback stopped the run at step {event.step + 1} of {event.steps}")
 

@@ -7,10 +7,9 @@ from typing import Any
 import torch
 
 from ..checks import require_choice, require_number
+from ..choices import DRAWS, HOLD_RULES, REUSES, SCHEDULES
 from ..errors import InputError
-
-HOLD_RULES = ("proposal", "restore")
-REUSES = ("none", "reference", "known")
+from ..models.attention import STRENGTH_SCOPES
 
 # What of the approximations paid, see benchmarks/README.md.
 FAST: Mapping[str, Any] = {"reuse": "known", "refresh": 8, "guidance_interval": (0.0, 0.5)}
@@ -63,10 +62,10 @@ class SamplingOptions:
         require_number("guidance", self.guidance, 0, 100)
         require_number("strength", self.strength, 0.01, 100)
         require_number("threshold", self.threshold, 0, 1)
-        require_choice("strength_scope", self.strength_scope, ("text+image", "image"))
-        require_choice("schedule", self.schedule, ("cosine", "linear"))
+        require_choice("strength_scope", self.strength_scope, STRENGTH_SCOPES)
+        require_choice("schedule", self.schedule, SCHEDULES)
         require_choice("hold_rule", self.hold_rule, HOLD_RULES)
-        require_choice("draw", self.draw, ("inverse", "race"))
+        require_choice("draw", self.draw, DRAWS)
         ends = self._temperatures
         if len(ends) != 2:
             raise InputError(f"temperature is {ends!r}; use one number or (first, last)")
