@@ -13,11 +13,11 @@ from editmgt_lib.checkpoints import save_module
 from editmgt_lib.models.config import TransformerConfig
 from editmgt_lib.models.transformer import MaskedTransformer
 from editmgt_lib.models.vq import VQConfig, VQModel
-from editmgt_lib.text.encoders import TextTowers
+from editmgt_lib.text.encoders import TextEncoders
 from editmgt_lib.text.instruction import Instruction
-from editmgt_lib.toyworld.text_towers import save_text_folders
+from editmgt_lib.toyworld.text_encoders import save_text_folders
 
-from .text_side import published_towers
+from .text_side import published_text_encoders
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"  # both sides read it under this name
 PROMPT = "make the red circle blue"
@@ -31,7 +31,7 @@ class Case:
     layers: blocks read for localisation; also_layers: a further range worth a row, or None.
     steps: of a schedule; run_steps: of the timed whole runs on a CPU (on a GPU all of them).
     trained: the shipped checkpoint with its text encoders instead of random weights.
-    towers: makes random text encoders, where the case has any.
+    text_encoders: makes random text encoders, where the case has any.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Case:
     run_steps: int = 4
     guidance: float = 6.0
     trained: bool = False
-    towers: Callable[[], TextTowers] | None = None
+    text_encoders: Callable[[], TextEncoders] | None = None
 
     @property
     def official_vq(self) -> bool:
@@ -72,7 +72,8 @@ def _vq(*widths: int) -> VQConfig:
 def published() -> Case:
     """1.009 B parameters at 1024 x 1024, blocks 28..36 read."""
     return Case("published", _published_transformer(), _vq(128, 256, 256, 512, 768), 256, 64,
-                layers=(28, 36), towers=lambda: published_towers(random_network))  # fmt: skip
+                layers=(28, 36),
+                text_encoders=lambda: published_text_encoders(random_network))  # fmt: skip
 
 
 def mid() -> Case:
@@ -126,8 +127,8 @@ def write_checkpoint(case: Case, folder: Path) -> None:
         transformer = random_network(lambda: MaskedTransformer(case.transformer), seed=1)
         vq = random_network(lambda: VQModel(case.vq), seed=2)
         save_module(folder / "vqvae", vq, case.vq.to_dict(), weights_name=WEIGHTS_NAME)
-    if case.towers is not None:
-        save_text_folders(folder, case.towers())
+    if case.text_encoders is not None:
+        save_text_folders(folder, case.text_encoders())
     config = case.transformer.to_dict()
     save_module(folder / "editmgt", transformer, config, weights_name=WEIGHTS_NAME)
 

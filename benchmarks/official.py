@@ -64,7 +64,7 @@ def opened(
     Raises:
         OfficialError: with what the process said.
     """
-    text = folder if case.towers else ""
+    text = folder if case.text_encoders else ""
     if case.trained:
         text = ROOT / "editmgt_lib" / "toyworld" / "checkpoint"
     hello = {

@@ -100,9 +100,9 @@ class Official:
         """Both encoders whole, for one prompt and one negative prompt, token ids made anew."""
         if not self.asked["text_folder"]:
             return {"missing": "no text encoders in this configuration"}
-        if not hasattr(self, "towers"):
-            self.towers = self._towers(Path(self.asked["text_folder"]))
-        encoders, tokenizers, lengths = self.towers
+        if not hasattr(self, "text_encoders"):
+            self.text_encoders = self._text_encoders(Path(self.asked["text_folder"]))
+        encoders, tokenizers, lengths = self.text_encoders
 
         def run() -> None:
             for prompt in (self.asked["prompt"], self.asked["negative"]):
@@ -115,7 +115,7 @@ class Official:
 
         return measured(run, self.device)
 
-    def _towers(self, folder: Path) -> tuple[list, list, list[int]]:
+    def _text_encoders(self, folder: Path) -> tuple[list, list, list[int]]:
         from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPTextModelWithProjection
 
         dtype = set_precision(self.asked["precision"])

@@ -17,7 +17,7 @@ from editmgt_lib.pipeline import EditMGT
 from editmgt_lib.sampling.loop import ItemNoise, SamplingOptions, SharedNoise, sample_tokens
 from editmgt_lib.sampling.predictor import Predictor
 from editmgt_lib.settings import Settings
-from editmgt_lib.text.encoders import TextTowers
+from editmgt_lib.text.encoders import TextEncoders
 
 from .cases import PROMPT, Case, instruction_of
 from .clock import measured, set_precision
@@ -36,7 +36,7 @@ class Ours:
 
     def measure(self, stage: str, **asked: Any) -> dict[str, Any]:
         """Time one stage; `missing` says why there is nothing to time."""
-        if stage == "text" and self.model.towers is None:
+        if stage == "text" and self.model.text_encoders is None:
             return {"missing": "no text encoders in this configuration"}
         try:
             return getattr(self, stage)(**asked)
@@ -153,8 +153,8 @@ class Ours:
             yield
             return
         networks = [model.transformer, model.vq]
-        if model.towers is not None:
-            networks += [model.towers.clip, model.towers.gemma]
+        if model.text_encoders is not None:
+            networks += [model.text_encoders.clip, model.text_encoders.gemma]
         leave_resting(model.to("cpu"), place, offload)
         try:
             yield
@@ -207,8 +207,8 @@ def _open(case: Case, folder: Path, device: str, dtype: torch.dtype) -> EditMGT:
         return editmgt_lib.load("toyworld", device=device, dtype=dtype)
     settings = Settings(resolution=case.side * case.vq.factor, text_length=case.text_length)
     place = torch.device(device)
-    towers = None
-    if case.towers is not None:
-        towers = TextTowers.from_folder(folder, place, dtype, case.text_length)
+    encoders = None
+    if case.text_encoders is not None:
+        encoders = TextEncoders.from_folder(folder, place, dtype, case.text_length)
     transformer = load_transformer(folder / "editmgt", place, dtype)
-    return EditMGT(transformer, load_tokenizer(folder / "vqvae", place), towers, settings)
+    return EditMGT(transformer, load_tokenizer(folder / "vqvae", place), encoders, settings)

@@ -93,7 +93,7 @@ def _in_one_precision(
         found["effects"] = effects(found["rows"])
         if "edit" in plan.parts:
             found["rows"] += compare(edit_rows(case, steps), sides, min(rounds, 2))
-        if "memory" in plan.parts and ours.model.towers is not None:
+        if "memory" in plan.parts and ours.model.text_encoders is not None:
             found["memory"] = compare(memory_rows(steps), {"ours": ours}, 1)
         if "tokens" in plan.parts and plan.official:
             found["tokens"] = same_tokens(case, sides, steps)

@@ -5,13 +5,15 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from editmgt_lib.text.encoders import TextTowers
+from editmgt_lib.text.encoders import TextEncoders
 from editmgt_lib.text.loading import second_last_gemma
 from editmgt_lib.toyworld.language import corpus
-from editmgt_lib.toyworld.text_towers import build_towers
+from editmgt_lib.toyworld.text_encoders import build_text_encoders
 
 
-def published_towers(random: Callable[[Callable[[], nn.Module], int], nn.Module]) -> TextTowers:
+def published_text_encoders(
+    random: Callable[[Callable[[], nn.Module], int], nn.Module],
+) -> TextEncoders:
     """CLIP ViT-H's text half and Gemma-2 2B, in bfloat16; `random` fills a network from a seed.
 
     The small tokenizers give ids that the large vocabularies have too, and rows are padded to the
@@ -19,7 +21,7 @@ def published_towers(random: Callable[[Callable[[], nn.Module], int], nn.Module]
     """
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection, Gemma2Config
 
-    small = build_towers(corpus(), text_length=77, width=64, pooled=64)
+    small = build_text_encoders(corpus(), text_length=77, width=64, pooled=64)
     end = small.clip_tokenizer.eos_token_id
     clip = CLIPTextConfig(
         vocab_size=49408, hidden_size=1024, intermediate_size=4096, projection_dim=1024,
@@ -31,7 +33,7 @@ def published_towers(random: Callable[[Callable[[], nn.Module], int], nn.Module]
         vocab_size=256000, hidden_size=2304, intermediate_size=9216, num_hidden_layers=26,
         num_attention_heads=8, num_key_value_heads=4, head_dim=256, query_pre_attn_scalar=256,
     )  # fmt: skip
-    return TextTowers(
+    return TextEncoders(
         random(lambda: CLIPTextModelWithProjection(clip), 4).to(torch.bfloat16),
         small.clip_tokenizer,
         random(lambda: second_last_gemma(gemma), 5).to(torch.bfloat16),

@@ -23,7 +23,7 @@ from .models.vq import VQConfig, VQModel
 from .offload import rest
 from .pipeline import EditMGT
 from .settings import Settings
-from .text.encoders import TextTowers
+from .text.encoders import TextEncoders
 
 _DTYPES = {name: getattr(torch, name) for name in DTYPES if name != "auto"}
 
@@ -70,8 +70,8 @@ def load(
     settings = Settings.read(folder)
     transformer = load_transformer(folder / "editmgt", home, kind, operations, attention)
     vq = load_tokenizer(folder / "vqvae", home, operations)
-    towers = TextTowers.from_folder(folder, home, kind, settings.text_length) if text else None
-    model = EditMGT(transformer, vq, towers, settings, folder)
+    encoders = TextEncoders.from_folder(folder, home, kind, settings.text_length) if text else None
+    model = EditMGT(transformer, vq, encoders, settings, folder)
     if offload != "none":
         leave_resting(model, place, offload)
     return model
@@ -81,8 +81,8 @@ def leave_resting(model: EditMGT, device: torch.device, offload: str) -> None:
     """Have a model on the CPU compute on `device`, by `"stages"` or `"layers"`; see `load`."""
     rest(model.transformer, device)
     rest(model.vq, device)
-    if model.towers is not None:
-        model.towers.rest(device, in_turn=offload == "layers")
+    if model.text_encoders is not None:
+        model.text_encoders.rest(device, in_turn=offload == "layers")
 
 
 def load_transformer(

@@ -29,7 +29,7 @@ from .sampling.options import SamplingOptions
 from .sampling.predictor import Predictor, fitting
 from .sampling.reuse import ReusingPredictor
 from .settings import Settings
-from .text.encoders import TextTowers
+from .text.encoders import TextEncoders
 from .text.instruction import Instruction
 
 
@@ -38,7 +38,7 @@ class EditMGT:
     """A loaded checkpoint; see the methods, one per stage. Nothing is kept between calls.
 
     Attributes:
-        transformer, vq, towers: the networks; towers is None once freed.
+        transformer, vq, text_encoders: the networks; the last is None once freed.
         settings: the checkpoint's own defaults.
         folder: where it was loaded from, or None for networks built by hand.
     """
@@ -47,11 +47,11 @@ class EditMGT:
         self,
         transformer: MaskedTransformer,
         vq: VQModel,
-        towers: TextTowers | None,
+        text_encoders: TextEncoders | None,
         settings: Settings,
         folder: Path | None = None,
     ) -> None:
-        self.transformer, self.vq, self.towers = transformer, vq, towers
+        self.transformer, self.vq, self.text_encoders = transformer, vq, text_encoders
         self.settings, self.folder = settings, folder
 
     def __repr__(self) -> str:
@@ -72,13 +72,13 @@ class EditMGT:
         """Have all networks compute on another device, in place; weights that rest stay put."""
         for network in (self.transformer, self.vq):
             move(network, device)
-        if self.towers is not None:
-            self.towers.to(device)
+        if self.text_encoders is not None:
+            self.text_encoders.to(device)
         return self
 
     def free_text(self) -> None:
         """Drop the text encoders; the largest part, and not needed once a prompt is encoded."""
-        self.towers = None
+        self.text_encoders = None
 
     def encode_image(
         self, image: Tensor, fit_options: FitOptions | str = "pad", mask: Tensor | None = None
@@ -113,11 +113,11 @@ class EditMGT:
         Raises:
             InputError: the text encoders were freed.
         """
-        if self.towers is None:
+        if self.text_encoders is None:
             raise InputError("the text encoders were freed; load the checkpoint again")
-        less = "" if self.towers.device.type == "cpu" else "load with offload 'layers', or "
+        less = "" if self.text_encoders.device.type == "cpu" else "load with offload 'layers', or "
         with memory_advice("encoding text", less + "use a smaller dtype or another device"):
-            return self.towers.encode(
+            return self.text_encoders.encode(
                 prompt, self.settings.negative if negative is None else negative
             )
 

@@ -12,7 +12,7 @@ from ..editmgt_lib.loader import load_tokenizer, load_transformer
 from ..editmgt_lib.pictures.fitting import Canvas
 from ..editmgt_lib.pipeline import EditMGT
 from ..editmgt_lib.settings import Settings
-from ..editmgt_lib.text.encoders import TextTowers
+from ..editmgt_lib.text.encoders import TextEncoders
 from ..editmgt_lib.text.loading import load_clip, load_gemma
 from ..editmgt_lib.text.loading import load_tokenizer as load_text_tokenizer
 from .memory import Layers, Managed, attention, manage, precision, shrink, text_dtype
@@ -71,10 +71,10 @@ def load(name: str, dtype: str, progress: Progress) -> Model:
     progress.advance()
     vq = load_tokenizer(folders["vqvae"], CPU, Layers)
     progress.advance()
-    towers, text = _load_text(folders, dtype, settings.text_length, progress)
+    encoders, text = _load_text(folders, dtype, settings.text_length, progress)
     return Model(
         name,
-        EditMGT(transformer, vq, towers, settings, folders[SETTINGS_FILE]),
+        EditMGT(transformer, vq, encoders, settings, folders[SETTINGS_FILE]),
         manage(transformer, device, management.unet_offload_device(), compute),
         manage(vq, management.vae_device(), management.vae_offload_device(), torch.float32),
         text,
@@ -83,7 +83,7 @@ def load(name: str, dtype: str, progress: Progress) -> Model:
 
 def _load_text(
     folders: dict[str, Path], dtype: str, text_length: int, progress: Progress
-) -> tuple[TextTowers, tuple[Managed, Managed]]:
+) -> tuple[TextEncoders, tuple[Managed, Managed]]:
     """Both text encoders.
 
     Gemma-2 is transformers' model, moved as a whole. Core's own (of Lumina 2) would bring partial
@@ -96,7 +96,7 @@ def _load_text(
     progress.advance()
     gemma = load_gemma(folders["llm_encoder"], CPU, kind)
     progress.advance()
-    towers = TextTowers(
+    encoders = TextEncoders(
         clip,
         load_text_tokenizer(folders["tokenizer"]),
         gemma,
@@ -104,4 +104,4 @@ def _load_text(
         text_length,
     )
     rest = management.text_encoder_offload_device()
-    return towers, tuple(manage(network, device, rest, kind) for network in (clip, gemma))
+    return encoders, tuple(manage(network, device, rest, kind) for network in (clip, gemma))

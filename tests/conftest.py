@@ -21,7 +21,7 @@ def write_tiny_checkpoint(folder, settings=SETTINGS):
     from editmgt_lib.models.transformer import MaskedTransformer
     from editmgt_lib.models.vq import VQModel
     from editmgt_lib.toyworld.language import corpus
-    from editmgt_lib.toyworld.text_towers import write_text_folders
+    from editmgt_lib.toyworld.text_encoders import write_text_folders
 
     from .tiny import TRANSFORMER, VQ
 

@@ -16,7 +16,7 @@ from editmgt_lib.models.attention import MeanOfRows
 from editmgt_lib.models.transformer import MaskedTransformer
 from editmgt_lib.models.vq import VQConfig, VQModel
 from editmgt_lib.toyworld.language import corpus
-from editmgt_lib.toyworld.text_towers import build_towers
+from editmgt_lib.toyworld.text_encoders import build_text_encoders
 
 from .tiny import TRANSFORMER, VQ
 
@@ -27,14 +27,14 @@ LEVELS = VQConfig(
 )  # fmt: skip
 
 
-def towers():
+def encoders():
     wide, pooled = TRANSFORMER.joint_attention_dim, TRANSFORMER.pooled_projection_dim
-    return build_towers(corpus(), text_length=TEXT, width=wide, pooled=pooled)
+    return build_text_encoders(corpus(), text_length=TEXT, width=wide, pooled=pooled)
 
 
 TINY = Case(
     "tiny", TRANSFORMER, replace(VQ, norm_num_groups=0), TEXT, SIDE, layers=(1, 2), steps=3,
-    towers=towers,
+    text_encoders=encoders,
 )  # fmt: skip
 
 

@@ -439,7 +439,7 @@ def test_info_counts_what_is_loaded(tiny_checkpoint, capsys):
     used = [sum(p.nbytes for p in net.parameters()) for net in (model.transformer, model.vq)]
     needed = row["memory_bytes"]["bfloat16"]
     assert needed["without_text"] == sum(used)
-    assert sum(used) + model.towers.parameter_bytes <= needed["all"]
+    assert sum(used) + model.text_encoders.parameter_bytes <= needed["all"]
     assert row["complete"] and row["parts"]["vqvae"]["dtypes"] == {"F32": 41}
     assert main(["info", str(tiny_checkpoint)]) == 0
     out = capsys.readouterr().out

@@ -65,8 +65,8 @@ def belongings(model):
         plain = isinstance(value, (bool, int, float, str, tuple, type(None)))
         return value if plain else (type(value).__name__, id(value))
 
-    networks = {"transformer": model.transformer, "vq": model.vq, "clip": model.towers.clip}
-    networks |= {"gemma": model.towers.gemma}
+    networks = {"transformer": model.transformer, "vq": model.vq, "clip": model.text_encoders.clip}
+    networks |= {"gemma": model.text_encoders.gemma}
     found = {"": frozen(vars(model))}
     for part, network in networks.items():
         for name, module in network.named_modules():
@@ -138,10 +138,10 @@ def test_rows_of_words_lie_at_the_end(model, instruction):
     (rows,) = instruction.rows_of("circle")
     length = instruction.text_length
     assert rows == [length - 2]  # "make the red circle blue": last word but one
-    clip, gemma = model.towers.tokenize(PROMPT)
-    padding = model.towers.gemma_tokenizer.pad_token_id
+    clip, gemma = model.text_encoders.tokenize(PROMPT)
+    padding = model.text_encoders.gemma_tokenizer.pad_token_id
     assert all(int(gemma[0, row]) != padding for row in rows)
-    in_clip = model.towers.clip_tokenizer.convert_ids_to_tokens(clip[0].tolist())
+    in_clip = model.text_encoders.clip_tokenizer.convert_ids_to_tokens(clip[0].tolist())
     (wrong,) = (i for i, token in enumerate(in_clip) if "circle" in token)
     assert int(gemma[0, wrong]) == padding
 

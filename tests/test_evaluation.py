@@ -34,7 +34,7 @@ from editmgt_lib.pipeline import EditMGT
 from editmgt_lib.sampling.loop import SamplingOptions, StepEvent
 from editmgt_lib.settings import Settings
 from editmgt_lib.toyworld import language
-from editmgt_lib.toyworld.text_towers import build_towers
+from editmgt_lib.toyworld.text_encoders import build_text_encoders
 from editmgt_lib.toyworld.world import (
     BACKGROUNDS,
     CATEGORIES,
@@ -363,10 +363,10 @@ def tiny_model(kind=EditMGT) -> EditMGT:
         )  # fmt: skip
         transformer = MaskedTransformer(config).eval().requires_grad_(False)
         networks = transformer, VQModel(vq).eval().requires_grad_(False)
-    towers = build_towers(language.corpus(), text_length=text, width=16, pooled=16)
+    encoders = build_text_encoders(language.corpus(), text_length=text, width=16, pooled=16)
     sampling = SamplingOptions(steps=2, guidance=2.0, strength=1.0)
     options = Settings(resolution=SIZE, text_length=text, negative="", sampling=sampling)
-    return kind(*networks, towers, options)
+    return kind(*networks, encoders, options)
 
 
 class Oracle(EditMGT):

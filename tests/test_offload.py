@@ -84,8 +84,8 @@ def picture(batch=1):
 
 def networks(model):
     return {
-        "clip": model.towers.clip,
-        "gemma": model.towers.gemma,
+        "clip": model.text_encoders.clip,
+        "gemma": model.text_encoders.gemma,
         "transformer": model.transformer,
         "vq": model.vq,
     }
@@ -133,8 +133,8 @@ def test_every_stage_has_its_own_network_on_the_device(offloaded, device, monkey
     recording(VQModel, "decode", "decode")
     recording(MaskedTransformer, "prepare", "prepare")
     recording(MaskedTransformer, "step", "step")
-    recording(type(offloaded.towers.clip.text_model), "forward", "clip")
-    recording(type(offloaded.towers.gemma.layers[0]), "forward", "gemma")
+    recording(type(offloaded.text_encoders.clip.text_model), "forward", "clip")
+    recording(type(offloaded.text_encoders.gemma.layers[0]), "forward", "gemma")
     once = LocalizationOptions(update="once")
     offloaded.edit(picture(), PROMPT, options=MAPPED, localization=once)
     assert seen == {
@@ -152,11 +152,11 @@ def test_the_language_model_comes_whole_or_layer_by_layer(
     tiny_checkpoint, device, monkeypatch, mode, at_a_time
 ):
     model, seen = load(tiny_checkpoint, device="cpu", offload=mode), []
-    kind = type(model.towers.gemma.layers[0])
+    kind = type(model.text_encoders.gemma.layers[0])
     forward = kind.forward
 
     def watched(*args, **options):
-        here = device.holds(model.towers.gemma)
+        here = device.holds(model.text_encoders.gemma)
         assert "embed_tokens.weight" not in here
         seen.append({int(name.split(".")[1]) for name in here})
         return forward(*args, **options)
@@ -168,7 +168,7 @@ def test_the_language_model_comes_whole_or_layer_by_layer(
 
 @pytest.mark.parametrize("options", [MAPPED, replace(MAPPED, threshold=0.0, guidance=1.0)])
 def test_the_most_there_is_at_a_time(offloaded, device, options):
-    gemma = offloaded.towers.gemma
+    gemma = offloaded.text_encoders.gemma
     parts = {name: weight_bytes(net) for name, net in networks(offloaded).items()}
     parts["gemma"] = weight_bytes(gemma, without="embed_tokens")
     if gemma.workplace.in_turn:
@@ -182,8 +182,12 @@ def test_networks_that_rest_compute_where_they_say(tiny_checkpoint):
     """`meta` is a device of its own: a weight left behind would raise."""
     meta, model = torch.device("meta"), load(tiny_checkpoint, device="cpu", offload="stages")
     model.to(meta)
-    assert model.device == meta and model.towers.device == meta and workplace(model.vq)[0] == meta
-    network, clip = model.transformer, model.towers.clip
+    assert (
+        model.device == meta
+        and model.text_encoders.device == meta
+        and workplace(model.vq)[0] == meta
+    )
+    network, clip = model.transformer, model.text_encoders.clip
     ids = torch.zeros(1, 4, 4, dtype=torch.long, device=meta)
     texts = torch.zeros(1, 24, 16, device=meta), torch.zeros(1, 16, device=meta)
     with torch.no_grad(), at_work(network):
@@ -243,7 +247,7 @@ def test_everything_is_back_afterwards(offloaded, resident, device, monkeypatch,
         elif what == "step":
             broke.setattr(MaskedTransformer, "step", broken)
         elif what == "layer":
-            layer = offloaded.towers.gemma.layers[1].mlp
+            layer = offloaded.text_encoders.gemma.layers[1].mlp
             broke.setattr(type(layer), "forward", broken)
         elif what == "decode":
             broke.setattr(VQModel, "decode", broken)
@@ -304,7 +308,7 @@ def test_a_model_that_rests_is_moved_saved_and_freed(tiny_checkpoint, device, tm
     assert (model.device, model.dtype) == (torch.device("cpu"), torch.bfloat16)
     before = state(model)
     assert model.to("meta") is model and model.device.type == "meta"
-    assert "meta" in repr(model) and "meta" in repr(model.towers)
+    assert "meta" in repr(model) and "meta" in repr(model.text_encoders)
     assert model.to("cpu").device.type == "cpu" and state(model) == before
     with pytest.raises((RuntimeError, AssertionError)):
         move(model.vq, "xla")
@@ -320,7 +324,7 @@ def test_a_model_that_rests_is_moved_saved_and_freed(tiny_checkpoint, device, tm
         4,
     )
     assert model.to("cpu").device.type == "cpu"
-    assert load(tiny_checkpoint, device="cpu", offload="layers", text=False).towers is None
+    assert load(tiny_checkpoint, device="cpu", offload="layers", text=False).text_encoders is None
 
 
 def test_what_is_advised_depends_on_what_was_done(tiny_checkpoint, monkeypatch):
@@ -404,7 +408,7 @@ def test_networks_are_never_on_a_gpu_together(tmp_path):
     for mode in OFFLOAD:
         model = mid_size(tmp_path, mode, "cuda")
         sizes = {name: weight_bytes(net) for name, net in networks(model).items()}
-        layer = weight_bytes(model.towers.gemma.layers[0])
+        layer = weight_bytes(model.text_encoders.gemma.layers[0])
         torch.cuda.reset_peak_memory_stats()
         results[mode] = model.edit(picture(), PROMPT, options=MAPPED)
         measured[mode] = torch.cuda.max_memory_allocated()
@@ -426,7 +430,7 @@ def mid_size(folder, offload, device):
     """A random model of some 700 MB, most of it in the language model."""
     from editmgt_lib.files import atomic_write_json
     from editmgt_lib.toyworld.language import corpus
-    from editmgt_lib.toyworld.text_towers import write_text_folders
+    from editmgt_lib.toyworld.text_encoders import write_text_folders
 
     from .conftest import SETTINGS
     from .tiny import TRANSFORMER, VQ

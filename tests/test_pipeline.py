@@ -171,7 +171,7 @@ def test_freeing_the_text_encoders(tiny_checkpoint, model, instruction):
     other = open_tiny(tiny_checkpoint)
     kept = other.encode_instruction(PROMPT)
     other.free_text()
-    assert other.towers is None
+    assert other.text_encoders is None
     with pytest.raises(InputError, match="load"):
         other.encode_instruction(PROMPT)
     source = picture()

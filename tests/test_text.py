@@ -1,4 +1,4 @@
-"""Text towers and what a prompt becomes: tokens, states, and the rows of each word."""
+"""Text encoders and what a prompt becomes: tokens, states, and the rows of each word."""
 
 import json
 import shutil
@@ -20,10 +20,14 @@ from transformers import (
 )
 
 from editmgt_lib.errors import CheckpointError, InputError
-from editmgt_lib.text.encoders import TextTowers
+from editmgt_lib.text.encoders import TextEncoders
 from editmgt_lib.text.instruction import DEFAULT_NEGATIVE, Instruction, place_words, split_words
 from editmgt_lib.text.loading import load_gemma, load_tokenizer, second_last_gemma
-from editmgt_lib.toyworld.text_towers import build_towers, save_text_folders, write_text_folders
+from editmgt_lib.toyworld.text_encoders import (
+    build_text_encoders,
+    save_text_folders,
+    write_text_folders,
+)
 
 SENTENCES = [
     "make the red circle blue",
@@ -34,8 +38,8 @@ SENTENCES = [
 
 
 @pytest.fixture(scope="module")
-def towers() -> TextTowers:
-    return build_towers(SENTENCES)
+def encoders() -> TextEncoders:
+    return build_text_encoders(SENTENCES)
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +55,8 @@ def folder(written, tmp_path) -> Path:
     return Path(shutil.copytree(written, tmp_path / "model"))
 
 
-def load(folder: Path, **options) -> TextTowers:
-    return TextTowers.from_folder(folder, **{"text_length": 32, **options})
+def load(folder: Path, **options) -> TextEncoders:
+    return TextEncoders.from_folder(folder, **{"text_length": 32, **options})
 
 
 def change_weights(file: Path, change) -> None:
@@ -72,41 +76,43 @@ def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
 # Tokens
 
 
-def test_every_corpus_word_is_one_row(towers):
+def test_every_corpus_word_is_one_row(encoders):
     for sentence in SENTENCES:
-        assert all(len(word.rows) == 1 for word in towers.words(sentence)), sentence
+        assert all(len(word.rows) == 1 for word in encoders.words(sentence)), sentence
 
 
 @pytest.mark.parametrize(
     "text", ["zebra", "Überraschung", "红色 🎉", "<bos>", "a\tb\nc", "  ", "''"]
 )
-def test_any_other_text_is_spelled_out_not_unknown(towers, text):
-    clip, gemma = towers.tokenize(text)
-    assert towers.gemma_tokenizer.unk_token_id not in gemma
-    assert int(clip.max()) < towers.clip.config.vocab_size
-    assert (clip == towers.clip_tokenizer.eos_token_id).any()
+def test_any_other_text_is_spelled_out_not_unknown(encoders, text):
+    clip, gemma = encoders.tokenize(text)
+    assert encoders.gemma_tokenizer.unk_token_id not in gemma
+    assert int(clip.max()) < encoders.clip.config.vocab_size
+    assert (clip == encoders.clip_tokenizer.eos_token_id).any()
 
 
-def test_unknown_words_can_be_read_back(towers):
-    _, gemma = towers.tokenize("Überraschung 红 🎉")
-    assert towers.gemma_tokenizer.decode(gemma[0], skip_special_tokens=True) == "überraschung 红 🎉"
+def test_unknown_words_can_be_read_back(encoders):
+    _, gemma = encoders.tokenize("Überraschung 红 🎉")
+    assert (
+        encoders.gemma_tokenizer.decode(gemma[0], skip_special_tokens=True) == "überraschung 红 🎉"
+    )
 
 
-def test_gemma_pads_on_the_left_and_clip_on_the_right(towers):
-    clip, gemma = towers.tokenize(["make the red circle blue", ""])
+def test_gemma_pads_on_the_left_and_clip_on_the_right(encoders):
+    clip, gemma = encoders.tokenize(["make the red circle blue", ""])
     assert clip.shape == gemma.shape == (2, 32)
     assert gemma[0].tolist()[:26] == [0] * 26
-    assert gemma[0, 26] == towers.gemma_tokenizer.bos_token_id
-    assert gemma[1].tolist() == [0] * 31 + [towers.gemma_tokenizer.bos_token_id]
-    end = towers.clip_tokenizer.eos_token_id
-    assert clip[0, 0] == towers.clip_tokenizer.bos_token_id
+    assert gemma[0, 26] == encoders.gemma_tokenizer.bos_token_id
+    assert gemma[1].tolist() == [0] * 31 + [encoders.gemma_tokenizer.bos_token_id]
+    end = encoders.clip_tokenizer.eos_token_id
+    assert clip[0, 0] == encoders.clip_tokenizer.bos_token_id
     assert clip[0, 6:].tolist() == [end] * 26
     assert clip.argmax(dim=1).tolist() == [6, 1]
 
 
 def test_same_seed_same_towers_and_the_global_random_state_is_left_alone():
     before = torch.get_rng_state()
-    one, two, other = (build_towers(SENTENCES, seed=seed) for seed in (3, 3, 4))
+    one, two, other = (build_text_encoders(SENTENCES, seed=seed) for seed in (3, 3, 4))
     assert torch.equal(before, torch.get_rng_state())
     for a, b, c in zip(
         one.gemma.parameters(), two.gemma.parameters(), other.gemma.parameters(), strict=True
@@ -165,9 +171,9 @@ def test_soft_cap_and_window_take_part(tmp_path, change):
 
 
 def test_encode_is_the_published_call_without_a_mask(written):
-    towers = load(written)
+    encoders = load(written)
     prompt = "make the red circle blue"
-    clip_ids, gemma_ids = towers.tokenize(prompt)
+    clip_ids, gemma_ids = encoders.tokenize(prompt)
     clip = CLIPTextModelWithProjection.from_pretrained(written / "text_encoder").eval()
     gemma = AutoModelForCausalLM.from_pretrained(
         written / "llm_encoder", attn_implementation="eager"
@@ -178,37 +184,37 @@ def test_encode_is_the_published_call_without_a_mask(written):
         masked = gemma(
             input_ids=gemma_ids, attention_mask=(gemma_ids != 0).long(), output_hidden_states=True
         ).hidden_states[-2]
-    instruction = towers.encode(prompt)
+    instruction = encoders.encode(prompt)
     assert relative_error(instruction.pooled, pooled) <= 1e-5
     assert relative_error(instruction.states, states) <= 1e-5
     assert relative_error(instruction.states[:, -5:], masked[:, -5:]) > 1e-3
 
 
-def test_the_states_of_a_prompt_do_not_depend_on_the_batch(towers):
-    alone = towers.encode("make the red circle blue", "")
-    batch = towers.encode([*SENTENCES, "make the red circle blue"], "")
+def test_the_states_of_a_prompt_do_not_depend_on_the_batch(encoders):
+    alone = encoders.encode("make the red circle blue", "")
+    batch = encoders.encode([*SENTENCES, "make the red circle blue"], "")
     for name in ("states", "pooled", "negative_states", "negative_pooled"):
         assert torch.equal(getattr(alone, name)[0], getattr(batch, name)[0])
         assert torch.equal(getattr(alone, name)[0], getattr(batch, name)[-1])
 
 
-def test_negative_prompts(towers):
-    two = towers.encode(SENTENCES[:2], ["", SENTENCES[0]])
+def test_negative_prompts(encoders):
+    two = encoders.encode(SENTENCES[:2], ["", SENTENCES[0]])
     assert two.negative == ("", SENTENCES[0])
     assert torch.equal(two.negative_states[1], two.states[0])
-    assert towers.encode(SENTENCES[:2]).negative == (DEFAULT_NEGATIVE,) * 2
+    assert encoders.encode(SENTENCES[:2]).negative == (DEFAULT_NEGATIVE,) * 2
     with pytest.raises(InputError, match="3 negative prompts for 2 prompts"):
-        towers.encode(SENTENCES[:2], ["", "", ""])
+        encoders.encode(SENTENCES[:2], ["", "", ""])
 
 
 @pytest.mark.parametrize("prompt", [None, [], [None], 5 * [1]])
-def test_a_prompt_must_be_text(towers, prompt):
+def test_a_prompt_must_be_text(encoders, prompt):
     with pytest.raises(InputError, match="prompt="):
-        towers.encode(prompt)
+        encoders.encode(prompt)
 
 
-def test_empty_prompt_is_the_unconditional_one(towers):
-    empty = towers.encode("", "")
+def test_empty_prompt_is_the_unconditional_one(encoders):
+    empty = encoders.encode("", "")
     assert empty.rows == empty.content_rows == ((),)
     assert torch.equal(empty.states, empty.negative_states)
 
@@ -216,10 +222,12 @@ def test_empty_prompt_is_the_unconditional_one(towers):
 # Rows of words
 
 
-def test_rows_lie_at_the_end_and_carry_the_word(towers):
+def test_rows_lie_at_the_end_and_carry_the_word(encoders):
     prompt = "Put a zebra LEFT of the dog"
-    instruction = towers.encode(prompt)
-    tokens = towers.gemma_tokenizer.convert_ids_to_tokens(towers.tokenize(prompt)[1][0].tolist())
+    instruction = encoders.encode(prompt)
+    tokens = encoders.gemma_tokenizer.convert_ids_to_tokens(
+        encoders.tokenize(prompt)[1][0].tolist()
+    )
     spelled = {w.word: "".join(tokens[row] for row in w.rows) for w in instruction.rows[0]}
     assert {word: text.strip("\u2581") for word, text in spelled.items()} == {
         word: word.lower() for word in prompt.split()
@@ -230,8 +238,8 @@ def test_rows_lie_at_the_end_and_carry_the_word(towers):
     assert instruction.content_rows == (tuple(range(start + 1, 32)),)
 
 
-def test_rows_of_matches_whole_words_phrases_and_all_occurrences(towers):
-    instruction = towers.encode("put a dog left of the Dog, the dog's t-shirt")
+def test_rows_of_matches_whole_words_phrases_and_all_occurrences(encoders):
+    instruction = encoders.encode("put a dog left of the Dog, the dog's t-shirt")
     rows = {text: instruction.rows_of(text)[0] for text in ("dog", "the dog", "T-Shirt", "t shirt")}
     assert len(rows["dog"]) == 3
     assert len(rows["the dog"]) == 4
@@ -241,8 +249,8 @@ def test_rows_of_matches_whole_words_phrases_and_all_occurrences(towers):
     assert instruction.rows_of("put")[0] == sorted(instruction.rows_of("put")[0])
 
 
-def test_a_word_that_is_missing_is_named_beside_the_words_there_are(towers):
-    instruction = towers.encode("make the red circle blue")
+def test_a_word_that_is_missing_is_named_beside_the_words_there_are(encoders):
+    instruction = encoders.encode("make the red circle blue")
     message = "cat, green is not in the prompt.*make, the, red, circle, blue"
     with pytest.raises(InputError, match=message):
         instruction.rows_of("red, cat, green")
@@ -252,15 +260,15 @@ def test_a_word_that_is_missing_is_named_beside_the_words_there_are(towers):
 
 
 @pytest.mark.parametrize("words", ["", " , ", [], "...", ["red", "!"]])
-def test_words_must_name_something(towers, words):
+def test_words_must_name_something(encoders, words):
     with pytest.raises(InputError, match="words"):
-        towers.encode("make the red circle blue").rows_of(words)
+        encoders.encode("make the red circle blue").rows_of(words)
 
 
-def test_a_long_prompt_is_cut_at_its_end_and_says_so(towers):
+def test_a_long_prompt_is_cut_at_its_end_and_says_so(encoders):
     prompt = "make the red circle blue " * 7 + "remove the small green square"
     with pytest.warns(UserWarning) as warned:
-        instruction = towers.encode(prompt)
+        instruction = encoders.encode(prompt)
     assert "9 tokens longer than the 32 text rows" in str(warned[0].message)
     assert "10 tokens longer than the 32 CLIP tokens" in str(warned[1].message)
     assert Path(warned[0].filename) == Path(__file__)
@@ -290,36 +298,36 @@ def test_words_are_slices_in_order_and_nothing_is_lost(text):
     assert all(word.rows == tuple(range(word.start, word.end)) for word in placed)
 
 
-def test_composed_and_decomposed_spelling_match(towers):
-    instruction = towers.encode("draw a caf\u00e9")
+def test_composed_and_decomposed_spelling_match(encoders):
+    instruction = encoders.encode("draw a caf\u00e9")
     assert instruction.rows_of("CAFE\u0301")[0][-1] == 31
 
 
-def test_a_tokenizer_without_offsets_gives_the_same_rows(towers):
+def test_a_tokenizer_without_offsets_gives_the_same_rows(encoders):
     class Slow:
         is_fast = False
 
         def __call__(self, *args, return_offsets_mapping=False, **options):
             assert not return_offsets_mapping
-            return towers.gemma_tokenizer(*args, **options)
+            return encoders.gemma_tokenizer(*args, **options)
 
         def __getattr__(self, name):
-            return getattr(towers.gemma_tokenizer, name)
+            return getattr(encoders.gemma_tokenizer, name)
 
         def __len__(self):
-            return len(towers.gemma_tokenizer)
+            return len(encoders.gemma_tokenizer)
 
-    slow = TextTowers(towers.clip, towers.clip_tokenizer, towers.gemma, Slow(), 32)
+    slow = TextEncoders(encoders.clip, encoders.clip_tokenizer, encoders.gemma, Slow(), 32)
     prompt = "make the red zebra blue"
-    assert slow.words(prompt) == towers.words(prompt)
+    assert slow.words(prompt) == encoders.words(prompt)
 
 
 # Instruction
 
 
 @pytest.fixture(scope="module")
-def instruction(towers) -> Instruction:
-    return towers.encode(SENTENCES[:2], "")
+def instruction(encoders) -> Instruction:
+    return encoders.encode(SENTENCES[:2], "")
 
 
 def test_instruction_survives_a_file_bit_for_bit(instruction, tmp_path):
@@ -348,8 +356,8 @@ def test_other_files_are_not_instructions(instruction, tmp_path):
             Instruction.load(tmp_path / f"{name}.safetensors")
 
 
-def test_expand_repeats_one_prompt(towers, instruction, tmp_path):
-    one = towers.encode(SENTENCES[0], "")
+def test_expand_repeats_one_prompt(encoders, instruction, tmp_path):
+    one = encoders.encode(SENTENCES[0], "")
     three = one.expand(3)
     assert three.states.shape[0] == three.negative_pooled.shape[0] == three.batch == 3
     assert three.prompt == (SENTENCES[0],) * 3
@@ -561,13 +569,13 @@ def published_clip_tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps({**marks, **settings}))
 
 
-def test_published_tokenizer_files_are_read_as_meant(towers, tmp_path):
+def test_published_tokenizer_files_are_read_as_meant(encoders, tmp_path):
     for name, write in (("clip", published_clip_tokenizer), ("gemma", published_gemma_tokenizer)):
         (tmp_path / name).mkdir()
         write(tmp_path / name)
     clip, gemma = load_tokenizer(tmp_path / "clip"), load_tokenizer(tmp_path / "gemma")
     assert gemma.padding_side == "left"
-    both = TextTowers(towers.clip, clip, towers.gemma, gemma, 12)
+    both = TextEncoders(encoders.clip, clip, encoders.gemma, gemma, 12)
     clip_ids, gemma_ids = both.tokenize("a red dog, é")
     tokens = gemma.convert_ids_to_tokens(gemma_ids[0].tolist())
     assert tokens[:5] == ["<pad>"] * 4 + ["<bos>"]
@@ -581,7 +589,7 @@ def test_published_tokenizer_files_are_read_as_meant(towers, tmp_path):
     assert set(clip_tokens[5:]) == {"<|endoftext|>"}
 
 
-# Life of the towers
+# Life of the encoders
 
 
 def test_towers_can_be_dropped_once_the_prompt_is_encoded(written, instruction):
@@ -624,7 +632,7 @@ def test_overflow_is_an_error_not_noise(folder):
 def test_the_toy_refuses_impossible_sizes():
     for options in ({"text_length": 1}, {"text_length": 1000}, {"width": 30}):
         with pytest.raises(InputError, match="width"):
-            build_towers(SENTENCES, **options)
+            build_text_encoders(SENTENCES, **options)
 
 
 def test_a_one_layer_model_has_no_second_last_states():
@@ -633,6 +641,6 @@ def test_a_one_layer_model_has_no_second_last_states():
 
 
 def test_importing_the_room_imports_no_transformers():
-    code = "import sys, editmgt_lib.models.text; sys.exit('transformers' in sys.modules)"
+    code = "import sys, editmgt_lib.text.encoders; sys.exit('transformers' in sys.modules)"
     root = Path(__file__).resolve().parent.parent
     assert subprocess.run([sys.executable, "-c", code], cwd=root, timeout=120).returncode == 0

@@ -17,7 +17,7 @@ from editmgt_lib.models.transformer import MaskedTransformer
 from editmgt_lib.models.vq import VQModel
 from editmgt_lib.toyworld.language import STYLES, corpus
 from editmgt_lib.toyworld.scenes import Scene, Thing, is_heldout, render
-from editmgt_lib.toyworld.text_towers import build_towers
+from editmgt_lib.toyworld.text_encoders import build_text_encoders
 from editmgt_lib.training import commands, generation, initial
 from editmgt_lib.training.decoder import DecoderStage
 from editmgt_lib.training.generation import (
@@ -62,13 +62,13 @@ RECIPE = Recipe(
 
 @pytest.fixture(scope="module")
 def networks():
-    """Transformer, text towers and tokenizer to copy."""
+    """Transformer, text encoders and tokenizer to copy."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         vq = VQModel(VQ).requires_grad_(False)
         vq.quantize.embedding.weight.normal_()  # codes far apart
-    towers = build_towers(CORPUS, text_length=16, width=16, pooled=16)
-    return initial.new_transformer(TRANSFORMER, seed=0), towers, vq
+    encoders = build_text_encoders(CORPUS, text_length=16, width=16, pooled=16)
+    return initial.new_transformer(TRANSFORMER, seed=0), encoders, vq
 
 
 @pytest.fixture
@@ -268,8 +268,8 @@ def test_a_state_of_another_network_is_named(tokenizer_stage, edit_stage, tmp_pa
 
 
 def test_text_rows_come_to_tell_their_words_and_those_before(networks, tmp_path):
-    towers = build_towers(corpus(), text_length=32, width=64, pooled=32)
-    stage = TextStage(towers)
+    encoders = build_text_encoders(corpus(), text_length=32, width=64, pooled=32)
+    stage = TextStage(encoders)
     run = Run(stage, LoopOptions(60, 16, 1e-2, warmup=5), tmp_path)
     first, last = (advance(run, n).advance() for n in (0, 58))
     assert last["recall"] < 0.6 * first["recall"] and last["contents"] < 0.6 * first["contents"]
@@ -278,7 +278,7 @@ def test_text_rows_come_to_tell_their_words_and_those_before(networks, tmp_path)
 
 def test_encoders_stay_as_they_are_once_the_transformer_trains(edit_stage, tmp_path):
     """Trained along, they forgot the words."""
-    clip, gemma = edit_stage.towers.clip, edit_stage.towers.gemma
+    clip, gemma = edit_stage.text_encoders.clip, edit_stage.text_encoders.gemma
     before = [p.detach().clone() for m in (clip, gemma) for p in m.parameters()]
     advance(Run(edit_stage, LOOP, tmp_path), 2)
     after = [p for m in (clip, gemma) for p in m.parameters()]
@@ -360,15 +360,15 @@ def test_alignment_ignores_items_without_change():
 
 def test_dropped_prompts_really_are_empty(networks, monkeypatch):
     """The published code draws the mask the wrong way round and overwrites what it drops."""
-    transformer, towers, vq = networks
+    transformer, encoders, vq = networks
     with torch.no_grad():
-        empty, _ = towers.encode_ids(*towers.tokenize([""] * 16))
+        empty, _ = encoders.encode_ids(*encoders.tokenize([""] * 16))
     given = []
     prepare = transformer.prepare
     monkeypatch.setattr(transformer, "prepare", lambda t, *a: given.append(t) or prepare(t, *a))
     for share, dropped in ((0.0, [0]), (1.0, [16]), (0.5, range(3, 14))):
         options = dataclasses.replace(EDIT, text_dropout=share, generate_share=0)
-        GenerationStage(transformer, towers, vq, options).loss(StepRandom.of(0, 1), 16)
+        GenerationStage(transformer, encoders, vq, options).loss(StepRandom.of(0, 1), 16)
         same = (given.pop() - empty).abs().amax((1, 2)) < 1e-3 * empty.abs().max()
         assert int(same.sum()) in dropped
 

@@ -21,7 +21,7 @@ from .instruction import DEFAULT_NEGATIVE, Instruction, WordRows, place_words
 from .loading import load_clip, load_gemma, load_tokenizer
 
 
-class TextTowers:
+class TextEncoders:
     """Both text encoders with their tokenizers; needed only until a prompt is encoded.
 
     clip: `CLIPTextModelWithProjection`; gemma: what `text_loading.second_last_gemma` builds
@@ -58,7 +58,7 @@ class TextTowers:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         text_length: int = 256,
-    ) -> "TextTowers":
+    ) -> "TextEncoders":
         """Read `text_encoder/`, `tokenizer/` and `llm_encoder/` of the published layout.
 
         Weights come from safetensors only and load strictly; parameters do not ask for gradients.
@@ -85,10 +85,10 @@ class TextTowers:
 
     def __repr__(self) -> str:
         if self.clip is None:
-            return f"TextTowers(L={self.text_length}, freed)"
+            return f"TextEncoders(L={self.text_length}, freed)"
         device, dtype = workplace(self.gemma)
         size = f"{self.parameter_bytes / 1e6:.1f} MB"
-        return f"TextTowers(L={self.text_length}, {size}, {dtype}, {device})"
+        return f"TextEncoders(L={self.text_length}, {size}, {dtype}, {device})"
 
     @property
     def device(self) -> torch.device:
@@ -101,7 +101,7 @@ class TextTowers:
         models = () if self.clip is None else self._present()
         return sum(p.numel() * p.element_size() for model in models for p in model.parameters())
 
-    def to(self, device: torch.device | str) -> "TextTowers":
+    def to(self, device: torch.device | str) -> "TextEncoders":
         """Have both encoders compute elsewhere, in place, in the type they have.
 
         The weights move along, unless they rest.

@@ -16,12 +16,12 @@ from ..loader import choose_device
 from ..models.attention import sdpa
 from ..models.transformer import MaskedTransformer
 from ..models.vq import VQConfig, VQModel
-from ..text.encoders import TextTowers
+from ..text.encoders import TextEncoders
 from .decoder import DecoderStage
 from .generation import GenerationStage
 from .initial import (
     code_features,
-    new_towers,
+    new_text_encoders,
     new_transformer,
     plain_attention,
     seed_with_codes,
@@ -124,8 +124,8 @@ def build_stage(
     Raises CheckpointError when that is missing or does not fit the recipe.
     """
     if name == "text":
-        towers = new_towers(recipe.transformer, recipe.text_length, seed=0)
-        return TextStage(towers, seed=0, device=device)
+        encoders = new_text_encoders(recipe.transformer, recipe.text_length, seed=0)
+        return TextStage(encoders, seed=0, device=device)
     if name == "tokenizer":
         return TokenizerStage(recipe.tokenizer, recipe.size, 0, recipe.continuous, device)
     _require_part(folder, name, "tokenizer")
@@ -136,7 +136,7 @@ def build_stage(
     if name == "decoder":
         return DecoderStage(vq, recipe.size, device)
     _require_part(folder, name, "text")
-    towers = TextTowers.from_folder(folder, text_length=recipe.text_length)
+    encoders = TextEncoders.from_folder(folder, text_length=recipe.text_length)
     if name == "text-to-image":
         transformer = new_transformer(recipe.transformer, seed=0)
         width = recipe.transformer.width // recipe.transformer.stride**2
@@ -152,7 +152,7 @@ def build_stage(
         ).requires_grad_(True)
         options = recipe.edit
     transformer.attention = plain_attention if torch.device(device).type == "cpu" else sdpa
-    return GenerationStage(transformer, towers, vq, options, device)
+    return GenerationStage(transformer, encoders, vq, options, device)
 
 
 def _require_part(folder: Path, name: str, earlier: str) -> None:

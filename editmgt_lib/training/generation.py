@@ -25,7 +25,7 @@ from ..pipeline import EditMGT
 from ..sampling.loop import SamplingOptions
 from ..sampling.predictor import micro_conditions
 from ..settings import Settings
-from ..text.encoders import TextTowers
+from ..text.encoders import TextEncoders
 from ..toyworld.world import caption
 from .loop import StepRandom
 from .pictures import to_pixels, training_pair, training_scene
@@ -143,20 +143,20 @@ class GenerationStage:
     """Text-to-image or edit training of the transformer.
 
     Args:
-        towers, vq: the trained text encoders and tokenizer; both stay as they are.
+        encoders, vq: the trained text encoders and tokenizer; both stay as they are.
         device: where everything is moved to and trains.
     """
 
     def __init__(
         self,
         transformer: MaskedTransformer,
-        towers: TextTowers,
+        encoders: TextEncoders,
         vq: VQModel,
         options: GenerationOptions,
         device: torch.device | str = "cpu",
     ) -> None:
         self.device = torch.device(device)
-        self.options, self.towers = options, towers.to(self.device)
+        self.options, self.text_encoders = options, encoders.to(self.device)
         self.vq = vq.requires_grad_(False).to(self.device)
         self.modules = nn.ModuleDict({"transformer": transformer}).to(self.device)
 
@@ -217,10 +217,10 @@ class GenerationStage:
         o, batch = self.options, len(ids)
         micro = micro_conditions(batch, o.size, o.size).to(self.device)
         injection = InjectionOptions(strength=o.strength)
-        clip_ids, text_ids = self.towers.tokenize(prompts)
+        clip_ids, text_ids = self.text_encoders.tokenize(prompts)
         with torch.no_grad():
-            states, pooled = self.towers.encode_ids(clip_ids, text_ids)
-        said = (text_ids != self.towers.gemma_tokenizer.pad_token_id).float().to(self.device)
+            states, pooled = self.text_encoders.encode_ids(clip_ids, text_ids)
+        said = (text_ids != self.text_encoders.gemma_tokenizer.pad_token_id).float().to(self.device)
         rows = said / said.sum(dim=1, keepdim=True)
         # CPUs and GPUs have fast bfloat16 products; weights, optimiser and loss stay in float32.
         with torch.autocast(self.device.type, torch.bfloat16):
@@ -241,11 +241,11 @@ class GenerationStage:
         if o.aligned_blocks:
             layers = min(o.aligned_blocks), max(o.aligned_blocks)
             localization = replace(localization, layers=layers)
-        return Settings(o.size, self.towers.text_length, "", sampling, localization)
+        return Settings(o.size, self.text_encoders.text_length, "", sampling, localization)
 
     def sheet(self, path: Path) -> None:
         """Held-out edits, or pictures of held-out captions, as the stage makes them now."""
-        model = EditMGT(self.transformer, self.vq, self.towers, self.settings)
+        model = EditMGT(self.transformer, self.vq, self.text_encoders, self.settings)
         (draw_edits if self.options.edit else draw_generated)(model, path)
 
     def export(self, folder: Path) -> None:

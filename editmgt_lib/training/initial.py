@@ -9,9 +9,9 @@ from ..models.blocks import DoubleBlock, SingleBlock
 from ..models.config import TransformerConfig
 from ..models.transformer import MaskedTransformer
 from ..models.vq import VQModel
-from ..text.encoders import TextTowers
+from ..text.encoders import TextEncoders
 from ..toyworld.language import corpus
-from ..toyworld.text_towers import build_towers
+from ..toyworld.text_encoders import build_text_encoders
 from .pictures import crowded_scene, to_pixels
 
 SPREAD = 0.02  # of embeddings and head
@@ -46,9 +46,9 @@ def new_transformer(config: TransformerConfig, seed: int) -> MaskedTransformer:
     return model
 
 
-def new_towers(config: TransformerConfig, text_length: int, seed: int) -> TextTowers:
+def new_text_encoders(config: TransformerConfig, text_length: int, seed: int) -> TextEncoders:
     """Small text encoders with ToyWorld's vocabulary, scaled like the transformer they feed."""
-    towers = build_towers(
+    encoders = build_text_encoders(
         corpus(),
         text_length=text_length,
         width=config.joint_attention_dim,
@@ -57,9 +57,9 @@ def new_towers(config: TransformerConfig, text_length: int, seed: int) -> TextTo
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for module in towers.modules_to_train():
+        for module in encoders.modules_to_train():
             scale_by_fan_in(module)
-    return towers
+    return encoders
 
 
 @torch.no_grad()

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..text.encoders import TextTowers
-from ..toyworld.text_towers import save_text_folders
+from ..text.encoders import TextEncoders
+from ..toyworld.text_encoders import save_text_folders
 from ..toyworld.world import caption
 from .loop import StepRandom
 from .pictures import training_pair, training_scene
@@ -35,17 +35,17 @@ class TextStage:
     """Gemma learns to predict words around each row, CLIP which words a prompt holds.
 
     Args:
-        towers: freshly built encoders; trained in place.
+        encoders: freshly built encoders; trained in place.
         device: where they train. seed: of the heads, which are thrown away afterwards.
     """
 
     def __init__(
-        self, towers: TextTowers, seed: int = 0, device: torch.device | str = "cpu"
+        self, encoders: TextEncoders, seed: int = 0, device: torch.device | str = "cpu"
     ) -> None:
-        self.towers, self.device = towers, torch.device(device)
-        clip, gemma = towers.modules_to_train()
+        self.text_encoders, self.device = encoders, torch.device(device)
+        clip, gemma = encoders.modules_to_train()
         width, pooled = gemma.config.hidden_size, clip.config.projection_dim
-        words = len(towers.gemma_tokenizer)
+        words = len(encoders.gemma_tokenizer)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             around = nn.Sequential(nn.RMSNorm(width), nn.Linear(width, words * len(OFFSETS)))
@@ -57,10 +57,10 @@ class TextStage:
     def loss(self, random: StepRandom, batch: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of the words around each row, and of the set of words in the prompt."""
         prompts = [training_prompt(random.data) for _ in range(batch)]
-        clip_ids, ids = self.towers.tokenize(prompts)
-        states, pooled = self.towers.encode_ids(clip_ids, ids)
+        clip_ids, ids = self.text_encoders.tokenize(prompts)
+        states, pooled = self.text_encoders.encode_ids(clip_ids, ids)
         ids = ids.to(self.device)
-        padding = ids == self.towers.gemma_tokenizer.pad_token_id
+        padding = ids == self.text_encoders.gemma_tokenizer.pad_token_id
         logits = self.modules["around"](states).unflatten(-1, (len(OFFSETS), -1))
         wrong = [
             _shifted_loss(logits[:, :, i], ids, padding, offset) for i, offset in enumerate(OFFSETS)
@@ -80,7 +80,7 @@ class TextStage:
 
     def export(self, folder: Path) -> None:
         """Write the text folders."""
-        save_text_folders(folder, self.towers)
+        save_text_folders(folder, self.text_encoders)
 
 
 def _shifted_loss(logits: Tensor, ids: Tensor, padding: Tensor, offset: int) -> Tensor:

@@ -17,7 +17,7 @@ from torch import nn
 from ..checkpoints import save_module
 from ..errors import InputError
 from ..files import atomic_path, atomic_write_json
-from ..text.encoders import TextTowers
+from ..text.encoders import TextEncoders
 from ..text.loading import second_last_gemma
 
 # What is written of a config: what says how the model is built, the same for every transformers.
@@ -48,14 +48,14 @@ _CLIP_MARKS = {
 _MOST_ROWS = 512
 
 
-def build_towers(
+def build_text_encoders(
     corpus: Iterable[str],
     *,
     text_length: int = 32,
     width: int = 128,
     pooled: int = 64,
     seed: int = 0,
-) -> TextTowers:
+) -> TextEncoders:
     """Randomly initialised encoders, ready to train, whose vocabulary is the words of `corpus`.
 
     text_length: text rows L, also the CLIP length; width: D of the states, a multiple of 4;
@@ -73,35 +73,35 @@ def build_towers(
         torch.manual_seed(seed)
         clip = _clip(clip_tokenizer, text_length, pooled)
         gemma = second_last_gemma(_gemma_config(len(gemma_tokenizer), width))
-    for tower in (clip, gemma):
-        tower.train(False)
-    return TextTowers(clip, clip_tokenizer, gemma, gemma_tokenizer, text_length)
+    for encoder in (clip, gemma):
+        encoder.train(False)
+    return TextEncoders(clip, clip_tokenizer, gemma, gemma_tokenizer, text_length)
 
 
 def write_text_folders(
     folder: str | os.PathLike, corpus: Iterable[str], **options: Any
-) -> TextTowers:
-    """Build encoders (options of `build_towers`) and save them; returns them."""
-    towers = build_towers(corpus, **options)
-    save_text_folders(folder, towers)
-    return towers
+) -> TextEncoders:
+    """Build encoders (options of `build_text_encoders`) and save them; returns them."""
+    encoders = build_text_encoders(corpus, **options)
+    save_text_folders(folder, encoders)
+    return encoders
 
 
-def save_text_folders(folder: str | os.PathLike, towers: TextTowers) -> None:
+def save_text_folders(folder: str | os.PathLike, encoders: TextEncoders) -> None:
     """Write `text_encoder/`, `tokenizer/` and `llm_encoder/` in the published layout.
 
     The language model's last layer and final norm, which are never used, are written as zeros, so
     that the folder is a complete model to other software too.
     """
     folder = Path(folder)
-    clip = _settings(towers.clip, "clip_text_model", "CLIPTextModelWithProjection", _CLIP_FIELDS)
-    save_module(folder / "text_encoder", towers.clip, clip)
-    _save_tokenizer(folder / "tokenizer", towers.clip_tokenizer)
-    gemma = _settings(towers.gemma, "gemma2", "Gemma2ForCausalLM", _GEMMA_FIELDS)
-    gemma["num_hidden_layers"] = towers.gemma.config.num_hidden_layers + 1
-    gemma["rope_theta"] = _rope_theta(towers.gemma.config)
-    save_module(folder / "llm_encoder", _whole_gemma(towers.gemma), gemma)
-    _save_tokenizer(folder / "llm_encoder", towers.gemma_tokenizer)
+    clip = _settings(encoders.clip, "clip_text_model", "CLIPTextModelWithProjection", _CLIP_FIELDS)
+    save_module(folder / "text_encoder", encoders.clip, clip)
+    _save_tokenizer(folder / "tokenizer", encoders.clip_tokenizer)
+    gemma = _settings(encoders.gemma, "gemma2", "Gemma2ForCausalLM", _GEMMA_FIELDS)
+    gemma["num_hidden_layers"] = encoders.gemma.config.num_hidden_layers + 1
+    gemma["rope_theta"] = _rope_theta(encoders.gemma.config)
+    save_module(folder / "llm_encoder", _whole_gemma(encoders.gemma), gemma)
+    _save_tokenizer(folder / "llm_encoder", encoders.gemma_tokenizer)
 
 
 def _clip(tokenizer: Any, length: int, pooled: int) -> nn.Module:
