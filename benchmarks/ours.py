@@ -14,7 +14,9 @@ from editmgt_lib.loader import leave_resting, load_tokenizer, load_transformer
 from editmgt_lib.localization.maps import LocalizationOptions, consolidate
 from editmgt_lib.pictures.fitting import Canvas, Tokens
 from editmgt_lib.pipeline import EditMGT
-from editmgt_lib.sampling.loop import ItemNoise, SamplingOptions, SharedNoise, sample_tokens
+from editmgt_lib.sampling.loop import sample_tokens
+from editmgt_lib.sampling.noise import ItemNoise, SharedNoise
+from editmgt_lib.sampling.options import SamplingOptions
 from editmgt_lib.sampling.predictor import Predictor
 from editmgt_lib.settings import Settings
 from editmgt_lib.text.encoders import TextEncoders
@@ -182,7 +184,7 @@ class Ours:
     def _predictor(self, tokens: Tokens, **asked: Any) -> Predictor:
         options, reading = self._options(**asked), _reading(asked)
         transformer = self.model.transformer
-        return Predictor.of(transformer, tokens, self.instruction, options, reading)
+        return Predictor(transformer, tokens, self.instruction, options, reading)
 
     def _first_step(self, predict: Callable, tokens: Tokens) -> None:
         options = self._options()

@@ -140,7 +140,7 @@ def first_step(
     """Logits [M, V] and proposed ids with everything masked."""
     mask_id = model.transformer.config.mask_token_id
     masked = torch.full_like(tokens.ids, mask_id)
-    predictor = Predictor.of(model.transformer, tokens, text, options)
+    predictor = Predictor(model.transformer, tokens, text, options)
     logits, _ = predictor(masked, 0, options.steps - 1)
     noise = sampling.ItemNoise(options.seeds(len(masked)), options.draw)
     drawn = noise.draw(len(masked), masked[0].numel(), logits.shape[1], last=False)

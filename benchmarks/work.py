@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from editmgt_lib.models.config import MICRO_CONDITIONS, MICRO_WIDTH, TransformerConfig
 from editmgt_lib.models.vq import VQConfig
-from editmgt_lib.sampling.loop import mask_ratio
+from editmgt_lib.sampling.step import mask_ratio
 
 TIME_WIDTH = 256
 

@@ -16,7 +16,8 @@ from .checkpoints import (
 from .checks import require_choice
 from .choices import DTYPES, OFFLOAD
 from .errors import InputError
-from .models.attention import AttentionFunction, sdpa
+from .models.attention import AttentionFunction
+from .models.backends import choose_attention, sdpa
 from .models.config import TransformerConfig
 from .models.transformer import MaskedTransformer
 from .models.vq import VQConfig, VQModel
@@ -25,6 +26,9 @@ from .pipeline import EditMGT
 from .settings import Settings
 from .text.encoders import TextEncoders
 
+# The projection onto the codebook: in float32 logits are half as far from those of a float32 model,
+# for a thousandth of the weights.
+HIGH_PRECISION = ("mlm_layer.conv2.weight",)
 _DTYPES = {name: getattr(torch, name) for name in DTYPES if name != "auto"}
 
 
@@ -37,8 +41,7 @@ def load(
     text: bool = True,
     local_dir: str | Path | None = None,
     allow_download: bool = False,
-    operations=nn,
-    attention: AttentionFunction = sdpa,
+    attention: str = "sdpa",
 ) -> EditMGT:
     """Load a checkpoint, strictly.
 
@@ -55,8 +58,8 @@ def load(
         text: load the text encoders; without them only encoded instructions can be used.
         local_dir, allow_download: see `checkpoints.resolve`; without `allow_download` the network
             is never touched.
-        operations: namespace the transformer's and tokenizer's layers are built from.
-        attention: `(q, k, v, key_bias) -> out` for the transformer.
+        attention: the transformer's back end: `"sdpa"` (PyTorch's kernel), `"flash"` (the same
+            without a mask: faster on GPUs where strength is not 1), `"xformers"`, or `"math"`.
 
     Raises:
         InputError: no such checkpoint, device, dtype or offload. CheckpointError: parts missing,
@@ -68,8 +71,10 @@ def load(
     kind = choose_dtype(dtype, place)
     home = place if offload == "none" else torch.device("cpu")
     settings = Settings.read(folder)
-    transformer = load_transformer(folder / "editmgt", home, kind, operations, attention)
-    vq = load_tokenizer(folder / "vqvae", home, operations)
+    transformer = load_transformer(
+        folder / "editmgt", home, kind, attention=choose_attention(attention, place, kind)
+    )
+    vq = load_tokenizer(folder / "vqvae", home)
     encoders = TextEncoders.from_folder(folder, home, kind, settings.text_length) if text else None
     model = EditMGT(transformer, vq, encoders, settings, folder)
     if offload != "none":
@@ -101,6 +106,7 @@ def load_transformer(
         read_state_dict(folder),
         device=device,
         dtype=dtype,
+        keep_float32=HIGH_PRECISION.__contains__,
         where=str(folder),
     )
 

@@ -5,9 +5,10 @@ picture --encode_image--> Tokens --------+--localize--> Localization --+
 text ----encode_instruction--> Instruction --------------sample--> Tokens --decode--> picture
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,16 +23,15 @@ from .offload import move, workplace
 from .pictures.canvas import Canvas, Tokens
 from .pictures.compositing import composite, project_mask, support
 from .pictures.fitting import FitOptions, fit
-from .results import Decoded, EditResult, decode_pixels, memory_advice, stage
-from .sampling.loop import Callback, SampleResult, StepEvent, report, sample_tokens
+from .results import Decoded, EditResult, decode_pixels, memory_advice, stage, unchanged_notes
+from .sampling.loop import Callback, StepEvent, of_item, report
 from .sampling.noise import ItemNoise, SharedNoise
 from .sampling.options import SamplingOptions
 from .sampling.predictor import Predictor, fitting
-from .sampling.reuse import ReusingPredictor
+from .sampling.run import run_sampling
 from .settings import Settings
 from .text.encoders import TextEncoders
 from .text.instruction import Instruction
-
 
 
 class EditMGT:
@@ -152,7 +152,8 @@ class EditMGT:
                     ids = torch.full_like(ids, self.transformer.config.mask_token_id)
                 predictor = Predictor(self.transformer, item, prompt, sampling, options)
                 maps.append(predictor.read(ids, step).relevance)
-                report(StepEvent(0, 1, ids, ids, None, ids < 0, k, len(items)), callback)
+                event = StepEvent(0, 1, ids, ids, None, torch.zeros_like(ids, dtype=torch.bool))
+                report(event, of_item(callback, k, len(items)))
         return Localization(torch.cat(maps), options)
 
     def sample(
@@ -204,67 +205,38 @@ class EditMGT:
         if isinstance(localization, Localization):
             grid = tokens.canvas.rows, tokens.canvas.cols
             localization = fitting(localization, batch, grid)
-        whole = [(tokens, instruction)] if batched or noise else self._items(tokens, instruction)
+        parts = [(tokens, instruction)] if batched or noise else self._items(tokens, instruction)
         masks = None if region is None else project_mask(region, tokens.canvas, required=True)
         seeds, results = options.seeds(batch), []
-        less = "use a smaller picture, bfloat16, or guidance 1, or do without `batched`"
+        less = "use a smaller picture, bfloat16 or guidance 1, or do without `batched`"
         with stage("sampling", less, self.transformer):
-            for k, (part, prompt) in enumerate(whole):
-                here = slice(k, k + part.canvas.batch)
-                one = localization.item(k) if _is_one_of(localization, len(whole)) else localization
+            for k, (part, prompt) in enumerate(parts):
+                one = slice(k, k + part.canvas.batch)
+                hold_by = localization
+                if isinstance(localization, Localization) and len(parts) > 1:
+                    hold_by = localization.item(k)
                 results.append(
-                    self._sample(
-                        part, prompt, options, one,
-                        None if masks is None else masks[here], combine,
-                        _counted(callback, k, len(whole)),
-                        noise or ItemNoise(seeds[here], options.draw),
+                    run_sampling(
+                        self.transformer,
+                        part,
+                        prompt,
+                        options,
+                        self._hold_by(part, prompt, options, hold_by),
+                        noise or ItemNoise(seeds[one], options.draw),
+                        region=None if masks is None else masks[one],
+                        combine=combine,
+                        callback=of_item(callback, k, len(parts)),
                     )
-                )  # fmt: skip
+                )
         maps = [r.localization for r in results if r.localization is not None]
-        found = replace(maps[0], relevance=torch.cat([m.relevance for m in maps])) if maps else None
-        return tokens.with_ids(torch.cat([r.ids for r in results])), found
+        last = replace(maps[0], relevance=torch.cat([m.relevance for m in maps])) if maps else None
+        return tokens.with_ids(torch.cat([r.ids for r in results])), last
 
-    def _items(
-        self, tokens: Tokens, instruction: Instruction
-    ) -> list[tuple[Tokens, Instruction]]:
-        """Pictures with their prompts, one by one."""
+    def _items(self, tokens: Tokens, instruction: Instruction) -> list[tuple[Tokens, Instruction]]:
+        """Pictures with their prompts, one by one: an item's rounding then depends on it alone."""
         batch = tokens.canvas.batch
         expanded = instruction.expand(batch)
         return [(tokens.item(k), expanded.item(k)) for k in range(batch)]
-
-    def _sample(
-        self,
-        tokens: Tokens,
-        instruction: Instruction,
-        options: SamplingOptions,
-        localization: Localization | LocalizationOptions | None,
-        region: Tensor | None,
-        combine: str,
-        callback: Callback | None,
-        noise: ItemNoise | SharedNoise,
-    ) -> SampleResult:
-        """The pictures that go through the network together; region: tokens [B, rows, cols]."""
-        mask_id, source, never_held = self.transformer.config.mask_token_id, None, None
-        ids = tokens.ids.to(self.device)
-        if tokens.source_ids is not None:
-            source, covered = ids, tokens.canvas.covered.to(self.device)
-            region = None if region is None else region.to(self.device)
-            if region is not None and combine == "union" and options.threshold > 0:
-                never_held, region = region, None
-            region = covered if region is None else region & covered
-        guide_by = self._hold_by(tokens, instruction, options, localization)
-        kind = Predictor if options.reuse == "none" else ReusingPredictor
-        return sample_tokens(
-            kind(self.transformer, tokens, instruction, options, guide_by),
-            torch.full_like(ids, mask_id),
-            options=options,
-            noise=noise,
-            mask_id=mask_id,
-            source=source,
-            region=region,
-            never_held=never_held,
-            callback=callback,
-        )
 
     def _hold_by(
         self,
@@ -318,10 +290,11 @@ class EditMGT:
         words: Sequence[str] | None = None,
         negative: str | Sequence[str] | None = None,
         fit_options: FitOptions | str = "pad",
+        options: SamplingOptions | None = None,
+        localization: Localization | LocalizationOptions | None = None,
         region: Tensor | None = None,
         combine: str = "intersection",
         feather: float = 0.0,
-        localization: Localization | None = None,
         callback: Callback | None = None,
         batched: bool = False,
         **more: Any,
@@ -331,7 +304,8 @@ class EditMGT:
         Args:
             seed, steps, guidance, strength, threshold, words, more: fields of `SamplingOptions`
                 and `LocalizationOptions`; whatever is not given is the checkpoint's own.
-            localization: a map to hold by, instead of one read for this edit.
+            options, localization: a whole set of options in place of the checkpoint's own, or a
+                map to hold by.
 
         Raises:
             InputError: as the stages, an unknown option, and an empty prompt.
@@ -339,20 +313,22 @@ class EditMGT:
         prompts = [prompt] if isinstance(prompt, str) else prompt
         if not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):
             raise InputError(f"prompt is {prompt!r}; say what to change, as in 'make the sky red'")
-        settings = self.settings.override(
-            seed=seed, steps=steps, guidance=guidance, strength=strength, threshold=threshold,
-            words=None if words is None else tuple(words), **more,
-        )  # fmt: skip
-        asked = words is not None or {f.name for f in fields(LocalizationOptions)} & set(more)
+        given = {"seed": seed, "steps": steps, "guidance": guidance, "strength": strength,
+                 "threshold": threshold, "words": words and tuple(words), **more}  # fmt: skip
+        settings = replace(self.settings, sampling=options or self.settings.sampling)
+        if isinstance(localization, LocalizationOptions):
+            settings = replace(settings, localization=localization)
+        settings = settings.override(**given)
+        if settings.localization != self.settings.localization:
+            localization = localization or settings.localization
         tokens = self.encode_image(image, fit_options, region)
         instruction = self.encode_instruction(prompt, negative)
         edited, localization = self.sample(
-            tokens, instruction, settings.sampling,
-            localization=localization or (settings.localization if asked else None),
+            tokens, instruction, settings.sampling, localization=localization,
             region=region, combine=combine, callback=callback, batched=batched,
         )  # fmt: skip
         decoded = self.decode(edited, feather=feather)
-        notes = (*tokens.notes, *instruction.notes, *changes(edited))
+        notes = (*tokens.notes, *getattr(instruction, "notes", ()), *unchanged_notes(edited))
         return EditResult(decoded.image, decoded.changed, edited, localization, notes)
 
     def blank_tokens(self, batch: int = 1, size: tuple[int, int] | None = None) -> Tokens:
@@ -368,15 +344,17 @@ class EditMGT:
         *,
         negative: str | Sequence[str] | None = None,
         size: tuple[int, int] | None = None,
+        options: SamplingOptions | None = None,
         callback: Callback | None = None,
-        **options: Any,
+        **more: Any,
     ) -> Tensor:
         """Text to image [B, H, W, 3]: the same path without a reference.
 
-        options: fields of `SamplingOptions`, such as seed, steps and guidance; whatever is not
-        given is the checkpoint's own.
+        more: fields of `SamplingOptions`, such as seed, steps and guidance; whatever is not given
+        is the one of `options` or else the checkpoint's own.
         """
-        sampling = self.settings.override(**{**options, "threshold": 0.0}).sampling
+        settings = replace(self.settings, sampling=options or self.settings.sampling)
+        sampling = settings.override(**{**more, "threshold": 0.0}).sampling
         instruction = self.encode_instruction(prompt, negative)
         tokens = self.blank_tokens(instruction.batch, size)
         return self.decode(self.sample(tokens, instruction, sampling, callback=callback)[0]).image

@@ -28,10 +28,23 @@ class Decoded:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EditResult(Decoded):
-    """An edited picture with the tokens behind it and, where one was used, the last map."""
+    """An edited picture, the tokens behind it and, where one was used, the last map.
+
+    notes: what the user should know, such as words that are unknown or an edit without effect.
+    """
 
     tokens: Tokens
     localization: Localization | None
+    notes: tuple[str, ...] = ()
+
+
+def unchanged_notes(tokens: Tokens) -> tuple[str, ...]:
+    """A note for the pictures of a batch in which no token changed."""
+    same = [k for k, item in enumerate(tokens.changed.flatten(1).any(1).tolist()) if not item]
+    if not same:
+        return ()
+    which = "" if len(tokens.ids) == 1 else f" in picture {', '.join(map(str, same))}"
+    return (f"nothing changed{which}: try another seed, a lower threshold, or other words",)
 
 
 @contextmanager

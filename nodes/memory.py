@@ -1,6 +1,6 @@
 """ComfyUI's memory manager, layers, number formats and attention: all contact with them is here."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..editmgt_lib.errors import OutOfMemory
+from ..editmgt_lib.models.attention import QueryGroup
 
 FORMATS = {
     "fp32": torch.float32,
@@ -76,16 +77,21 @@ class Layers(comfy.ops.manual_cast):
             return super().forward(x)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, key_bias: Tensor | None = None) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, groups: Sequence[QueryGroup]) -> Tensor:
     """The attention the user started ComfyUI with, [B, heads, L, d]; a run can be cancelled here.
 
     With a bias over the keys it is PyTorch's where the chosen one is not known to add it (sage
     drops it silently, flash complains at every call).
     """
     check_cancelled()
+    parts = [_attention(q[:, :, group.rows], k, v, group.key_bias) for group in groups]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, key_bias: Tensor | None) -> Tensor:
     chosen, mask = comfy_attention.optimized_attention, None
     if key_bias is not None:
-        mask = key_bias.to(q.dtype)[None, None, None]
+        mask = key_bias.to(q.dtype)
         if chosen not in (
             comfy_attention.attention_xformers,
             comfy_attention.attention_split,

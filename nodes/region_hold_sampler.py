@@ -9,8 +9,8 @@ from torch import Tensor
 from ..editmgt_lib.choices import COMBINATIONS, HOLD_RULES
 from ..editmgt_lib.localization.maps import Localization
 from ..editmgt_lib.pictures.fitting import Canvas, Tokens, project_mask, support
-from ..editmgt_lib.sampling.loop import SamplingOptions, StepEvent
-from ..editmgt_lib.sampling.options import FAST
+from ..editmgt_lib.sampling.loop import StepEvent
+from ..editmgt_lib.sampling.options import FAST, SamplingOptions
 from ..editmgt_lib.sampling.predictor import fitting
 from ..editmgt_lib.text.instruction import Instruction
 from .batches import as_masks, each_mask, joined

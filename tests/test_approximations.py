@@ -1,5 +1,6 @@
 """Options that trade exactness for speed: what they skip, and that they are off by default."""
 
+import copy
 from dataclasses import fields, replace
 
 import pytest
@@ -8,9 +9,12 @@ import torch
 from editmgt_lib import load
 from editmgt_lib.errors import EditMGTError, InputError
 from editmgt_lib.models.blocks import DoubleBlock
-from editmgt_lib.pictures.fitting import FitOptions, Tokens
+from editmgt_lib.pictures.fitting import FitOptions
 from editmgt_lib.sampling.options import FAST, SamplingOptions
-from editmgt_lib.sampling.predictor import Predictor, stale_rows
+from editmgt_lib.sampling.predictor import Predictor
+from editmgt_lib.sampling.reuse import ReusingPredictor, stale_positions
+
+from .tiny import MASK
 
 PROMPT = "make the red circle blue"
 OPTIONS = SamplingOptions(steps=4, guidance=3.0)
@@ -27,49 +31,66 @@ def tokens(model):
     return model.encode_image(pixels, FitOptions("pad", resolution=128))
 
 
-def streams_of(model, tokens, options, monkeypatch):
-    """Batch size and number of image streams at each step."""
+def spy_on_blocks(monkeypatch):
+    """Batch and image tokens of each call of the one double block."""
     seen, forward = [], DoubleBlock.forward
 
-    def spied(self, text, images, *more):
-        seen.append((len(text), len(images)))
-        return forward(self, text, images, *more)
+    def spied(self, text, image, *more):
+        seen.append((len(text), image.shape[1]))
+        return forward(self, text, image, *more)
 
     monkeypatch.setattr(DoubleBlock, "forward", spied)
-    model.sample(tokens, model.encode_instruction(PROMPT), options)
     return seen
 
 
+def computed(model, tokens, options, monkeypatch):
+    """Batch size and image tokens of each step; 16 positions of the target, 16 of the reference."""
+    seen = spy_on_blocks(monkeypatch)
+    model.sample(tokens, model.encode_instruction(PROMPT), options, batched=True)
+    return seen
+
+
+def still(predictor):
+    """The predictor with every step at the first one's timestep."""
+    c = predictor.conditioning
+    predictor.conditioning = replace(
+        c,
+        modulations=tuple(m[:1].expand_as(m) for m in c.modulations),
+        text_modulations=tuple(m[:1].expand_as(m) for m in c.text_modulations),
+    )
+    return predictor
+
+
 def test_by_default_everything_is_computed(model, tokens, monkeypatch):
-    assert streams_of(model, tokens, OPTIONS, monkeypatch) == [(4, 2)] * 4
+    assert computed(model, tokens, OPTIONS, monkeypatch) == [(4, 32)] * 4
 
 
 def test_guidance_on_an_interval_takes_half_the_batch_elsewhere(model, tokens, monkeypatch):
     options = replace(OPTIONS, guidance_interval=(0.0, 0.5))
-    assert streams_of(model, tokens, options, monkeypatch) == [(4, 2)] * 2 + [(2, 2)] * 2
+    assert computed(model, tokens, options, monkeypatch) == [(4, 32)] * 2 + [(2, 32)] * 2
 
 
 def test_the_reference_is_refreshed_every_other_step(model, tokens, monkeypatch):
     options = replace(OPTIONS, reuse="reference", refresh=2)
-    assert streams_of(model, tokens, options, monkeypatch) == [(4, 2), (4, 1)] * 2
+    assert computed(model, tokens, options, monkeypatch) == [(4, 32), (4, 16)] * 2
 
 
 def test_nothing_is_kept_that_no_step_will_use(model, tokens):
     options = replace(OPTIONS, reuse="known", refresh=2)
     instruction = model.encode_instruction(PROMPT).expand(2)
-    predictor = Predictor.of(model.transformer, tokens, instruction, options)
+    predictor = ReusingPredictor(model.transformer, tokens, instruction, options)
     masked = torch.full_like(tokens.ids, model.transformer.config.mask_token_id)
-    kept = []
+    cached = []
     for step in range(4):
-        predictor(masked, step, 3 - step)
-        kept.append(len(predictor.kept))
-    assert kept == [len(model.transformer.blocks), 0] * 2
+        predictor(masked, step)
+        cached.append(len(predictor.cache))
+    assert cached == [len(model.transformer.blocks), 0] * 2
 
 
 def test_a_kept_half_is_not_taken_for_both(model, tokens, monkeypatch):
     options = replace(OPTIONS, reuse="reference", refresh=4, guidance_interval=(0.5, 1.0))
-    seen = streams_of(model, tokens, options, monkeypatch)
-    assert seen == [(2, 2), (2, 1), (4, 2), (4, 1)]
+    seen = computed(model, tokens, options, monkeypatch)
+    assert seen == [(2, 32), (2, 16), (4, 32), (4, 16)]
 
 
 def test_outside_the_interval_the_prediction_is_that_without_guidance(model, tokens):
@@ -77,7 +98,7 @@ def test_outside_the_interval_the_prediction_is_that_without_guidance(model, tok
     masked = torch.full_like(tokens.ids, model.transformer.config.mask_token_id)
     half = replace(OPTIONS, guidance_interval=(0.5, 1.0))
     logits = [
-        Predictor.of(model.transformer, tokens, instruction, options)(masked, 0, 3)[0]
+        Predictor(model.transformer, tokens, instruction, options)(masked, 0)[0]
         for options in (half, replace(OPTIONS, guidance=1.0), OPTIONS)
     ]
     torch.testing.assert_close(logits[0], logits[1])
@@ -90,8 +111,8 @@ def test_kept_keys_and_values_are_those_of_the_step_that_made_them(model, tokens
     instruction = model.encode_instruction(PROMPT).expand(2)
     masked = torch.full_like(tokens.ids, model.transformer.config.mask_token_id)
     options = replace(OPTIONS, reuse=reuse, refresh=2, strength=1.3)
-    predictor = Predictor.of(model.transformer, tokens, instruction, options)
-    first, second = (predictor(masked, step, 3)[0] for step in (0, 1))
+    predictor = still(ReusingPredictor(model.transformer, tokens, instruction, options))
+    first, second = (predictor(masked, step)[0] for step in (0, 1))
     torch.testing.assert_close(first, second)
 
 
@@ -108,27 +129,20 @@ def part_known(model, tokens):
 def test_positions_are_stale_where_tokens_are_masked_or_new(model, part_known):
     before, after = part_known
     mask_id = model.transformer.config.mask_token_id
-    assert stale_rows(before, before, mask_id, 2).tolist() == [[0, 1, 4, 5]] * 2
-    assert stale_rows(after, before, mask_id, 2).tolist() == [[0, 1, 4, 5]] * 2
+    assert stale_positions(before, before, mask_id, 2).tolist() == [[0, 1, 4, 5]] * 2
+    assert stale_positions(after, before, mask_id, 2).tolist() == [[0, 1, 4, 5]] * 2
     # A step later what is known is known; the item with less to do repeats its first position.
-    assert stale_rows(after, after, mask_id, 2).tolist() == [[1, 4, 5, 1], [0, 1, 4, 5]]
+    assert stale_positions(after, after, mask_id, 2).tolist() == [[1, 4, 5, 1], [0, 1, 4, 5]]
 
 
 def test_a_step_computes_text_and_stale_positions_alone(model, tokens, part_known, monkeypatch):
     instruction = model.encode_instruction(PROMPT).expand(2)
     options = replace(OPTIONS, reuse="known", strength=1.3)
-    predictor = Predictor.of(model.transformer, tokens, instruction, options)
-    lengths, forward = [], DoubleBlock.forward
-
-    def spied(self, text, images, *more):
-        lengths.append([x.shape[1] for x in images])
-        return forward(self, text, images, *more)
-
-    monkeypatch.setattr(DoubleBlock, "forward", spied)
-    before, _ = part_known
-    exact, kept = (predictor(before, step, 3)[0] for step in (0, 1))
-    assert lengths == [[16, 16], [4]]
-    torch.testing.assert_close(kept, exact)  # nothing has changed, so nothing is approximated
+    predictor = still(ReusingPredictor(model.transformer, tokens, instruction, options))
+    seen, (before, _) = spy_on_blocks(monkeypatch), part_known
+    exact, reused = (predictor(before, step)[0] for step in (0, 1))
+    assert seen == [(4, 32), (4, 4)]
+    torch.testing.assert_close(reused, exact)  # nothing has changed, so nothing is approximated
 
 
 @pytest.mark.parametrize("strength_scope", ["text+image", "image"])
@@ -137,12 +151,10 @@ def test_reuse_draws_the_same_for_an_item_alone_or_in_a_batch(model, tokens, str
     region[0, :40, :40] = region[1, :, 50:] = 1
     options = replace(OPTIONS, reuse="known", strength_scope=strength_scope, seed=(5, 6))
     instruction = model.encode_instruction(PROMPT)
-    both, _ = model.sample(tokens, instruction, options, region=region)
+    both, _ = model.sample(tokens, instruction, options, region=region, batched=True)
     for k in range(2):
-        ids, place = tokens.ids[k : k + 1], tokens.canvas.placements[k : k + 1]
-        one = Tokens(ids, replace(tokens.canvas, placements=place), ids)
         alone = replace(options, seed=options.seed[k])
-        single, _ = model.sample(one, instruction, alone, region=region[k : k + 1])
+        single, _ = model.sample(tokens.item(k), instruction, alone, region=region[k : k + 1])
         assert torch.equal(single.ids[0], both.ids[k])
 
 
@@ -158,22 +170,56 @@ def own_model(tiny_checkpoint):
     return load(tiny_checkpoint, device="cpu")
 
 
-def test_a_compiled_step_draws_the_same_tokens(own_model, tokens):
+def test_compiled_blocks_draw_the_same_tokens(own_model, tokens):
     options = replace(OPTIONS, reuse="known", refresh=2)
     instruction = own_model.encode_instruction(PROMPT)
     plain, _ = own_model.sample(tokens, instruction, options)
     before = set(own_model.transformer.state_dict())
-    own_model.transformer.compile_step(backend="eager")
+    own_model.transformer.compile_blocks(backend="eager")
     compiled, _ = own_model.sample(tokens, instruction, options)
     assert torch.equal(plain.ids, compiled.ids)
     assert set(own_model.transformer.state_dict()) == before
+
+
+def test_a_copy_of_a_compiled_network_runs_with_its_own_weights(own_model, tokens):
+    own_model.transformer.compile_blocks(backend="eager")
+    instruction = own_model.encode_instruction(PROMPT)
+    before = Predictor(own_model.transformer, tokens, instruction, OPTIONS)(
+        torch.full_like(tokens.ids, MASK), 0
+    )
+    other = copy.deepcopy(own_model.transformer)
+    for parameter in other.parameters():
+        parameter.data.zero_()
+    after = Predictor(own_model.transformer, tokens, instruction, OPTIONS)(
+        torch.full_like(tokens.ids, MASK), 0
+    )
+    zeros = Predictor(other, tokens, instruction, OPTIONS)(torch.full_like(tokens.ids, MASK), 0)
+    assert torch.equal(before[0], after[0]) and not zeros[0].any()
+
+
+def test_all_blocks_of_a_kind_compile_once_whatever_their_sizes(own_model):
+    """Batches, grids, guidance, reuse: no size too many, and none that goes on uncompiled."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    own_model.transformer.compile_blocks(backend=backend)
+    instruction = own_model.encode_instruction(PROMPT)
+    for side in (64, 128, 192):
+        pixels = torch.rand(1, side, side, 3, generator=torch.Generator().manual_seed(side))
+        tokens = own_model.encode_image(pixels, FitOptions("native", resolution=side))
+        for more in ({}, {"reuse": "known", "refresh": 3}, {"guidance_interval": (0.0, 0.5)}):
+            own_model.sample(tokens, instruction, replace(OPTIONS, strength=1.2, **more))
+    assert len(graphs) <= 24
 
 
 def test_without_a_compiler_the_way_out_is_said(own_model, tokens):
     def backend(*_):
         raise RuntimeError("no compiler found")
 
-    own_model.transformer.compile_step(backend=backend)
+    own_model.transformer.compile_blocks(backend=backend)
     with pytest.raises(EditMGTError, match="do without: .*\n?.*no compiler found"):
         own_model.sample(tokens, own_model.encode_instruction(PROMPT), OPTIONS)
 

@@ -586,7 +586,7 @@ def argparse_dest():
 
 
 def test_ranges_in_the_help_are_those_of_the_library():
-    from editmgt_lib.sampling.loop import SamplingOptions
+    from editmgt_lib.sampling.options import SamplingOptions
 
     [commands] = (a for a in build_parser()._actions if a.dest == argparse_dest())
     published = SamplingOptions()

@@ -14,8 +14,10 @@ from editmgt_lib.localization.maps import Localization, LocalizationOptions, con
 from editmgt_lib.models.transformer import MaskedTransformer
 from editmgt_lib.pictures.fitting import FitOptions, project_mask
 from editmgt_lib.sampling import predictor as prediction
-from editmgt_lib.sampling.loop import ItemNoise, SamplingOptions, mask_ratio, n_masked
+from editmgt_lib.sampling.noise import ItemNoise
+from editmgt_lib.sampling.options import SamplingOptions
 from editmgt_lib.sampling.predictor import Predictor, row_weights
+from editmgt_lib.sampling.step import mask_ratio, n_masked
 from editmgt_lib.text.instruction import Instruction
 
 from .test_pipeline import open_tiny, picture
@@ -90,7 +92,7 @@ def test_any_size_and_shape(model, size, fit_options):
 def test_positions_cover_the_grid_once(model, instruction):
     """Published: at another height the position ids are those of a grid twice as wide."""
     tokens = model.encode_image(picture(128, 96), WIDE)
-    predictor = Predictor.of(model.transformer, tokens, instruction, QUICK)
+    predictor = Predictor(model.transformer, tokens, instruction, QUICK)
     target, reference = predictor.conditioning.context.rotary
     assert predictor.conditioning.grid == (4, 3)
     assert target.shape[1] == 4 * 3 and torch.equal(target, reference)
@@ -395,7 +397,7 @@ def test_strength_scope_is_an_option(model, instruction):
 
     def logits(scope, strength):
         options = replace(QUICK, strength=strength, strength_scope=scope)
-        return Predictor.of(model.transformer, tokens, instruction, options)(masked, 0, 2)[0]
+        return Predictor(model.transformer, tokens, instruction, options)(masked, 0, 2)[0]
 
     torch.testing.assert_close(logits("text+image", 1.0), logits("image", 1.0), rtol=0, atol=0)
     assert not torch.allclose(logits("text+image", 8.0), logits("image", 8.0), atol=1e-5)

@@ -31,7 +31,8 @@ from editmgt_lib.models.transformer import MaskedTransformer
 from editmgt_lib.models.vq import VQConfig, VQModel
 from editmgt_lib.pictures.fitting import Tokens
 from editmgt_lib.pipeline import EditMGT
-from editmgt_lib.sampling.loop import SamplingOptions, StepEvent
+from editmgt_lib.sampling.loop import StepEvent
+from editmgt_lib.sampling.options import SamplingOptions
 from editmgt_lib.settings import Settings
 from editmgt_lib.toyworld import language
 from editmgt_lib.toyworld.text_encoders import build_text_encoders

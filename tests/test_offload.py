@@ -21,7 +21,7 @@ from editmgt_lib.models.transformer import MaskedTransformer
 from editmgt_lib.models.vq import VQModel
 from editmgt_lib.offload import at_work, move, rest, workplace
 from editmgt_lib.pictures.images import write_image
-from editmgt_lib.sampling.loop import SamplingOptions
+from editmgt_lib.sampling.options import SamplingOptions
 from editmgt_lib.sampling.predictor import micro_conditions
 
 PROMPT = "make the red circle blue"

@@ -17,7 +17,8 @@ from editmgt_lib.localization.maps import Localization, LocalizationOptions
 from editmgt_lib.models.transformer import MaskedTransformer
 from editmgt_lib.models.vq import VQModel
 from editmgt_lib.pictures.fitting import FitOptions, project_mask, support
-from editmgt_lib.sampling.loop import ItemNoise, SamplingOptions, SharedNoise
+from editmgt_lib.sampling.noise import ItemNoise, SharedNoise
+from editmgt_lib.sampling.options import SamplingOptions
 from editmgt_lib.settings import Settings
 from editmgt_lib.text.instruction import Instruction
 

@@ -9,17 +9,10 @@ from hypothesis import strategies as st
 
 from editmgt_lib.errors import Cancelled, EditMGTError, InputError
 from editmgt_lib.localization.maps import Localization, LocalizationOptions
-from editmgt_lib.sampling.loop import (
-    ItemNoise,
-    SamplingOptions,
-    SharedNoise,
-    draw_tokens,
-    guide,
-    mask_ratio,
-    n_masked,
-    reveal_step,
-    sample_tokens,
-)
+from editmgt_lib.sampling.loop import sample_tokens
+from editmgt_lib.sampling.noise import ItemNoise, SharedNoise, draw_tokens
+from editmgt_lib.sampling.options import SamplingOptions
+from editmgt_lib.sampling.step import guide, mask_ratio, n_masked, reveal_step
 
 CODES, MASK, ROWS, COLS = 12, 15, 6, 5
 SIZE = ROWS * COLS

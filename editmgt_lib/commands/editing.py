@@ -14,8 +14,7 @@ from ..errors import InputError
 from ..localization.maps import Localization, LocalizationOptions
 from ..pictures.fitting import Canvas, Tokens
 from ..pictures.images import Picture, read_image, read_mask, write_image
-from ..sampling.loop import SamplingOptions
-from ..sampling.options import FAST
+from ..sampling.options import FAST, SamplingOptions
 from .console import on_step, progress_bar, say
 from .options import given, load_model, path_of, text_of
 from .outputs import Job
@@ -107,7 +106,7 @@ class Session:
         model.free_text()
         if args.compile:
             say("the first step compiles, which can take minutes; later runs find most of it made")
-            model.transformer.compile_step()
+            model.transformer.compile_blocks()
         self._clock = clock
 
     def _check_use(self) -> None:

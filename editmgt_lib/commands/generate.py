@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     text_of(args, "prompt")
     if not 1 <= args.count <= MOST:
         raise InputError(f"count is {args.count}; use a whole number from 1 to {MOST}")
-    from ..sampling.loop import SamplingOptions
+    from ..sampling.options import SamplingOptions
 
     SamplingOptions(**given(args, *GENERATION))
     outputs = Outputs([], args.overwrite)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..localization.maps import Localization
 from ..pictures.fitting import Tokens
-from ..sampling.loop import SamplingOptions, StepEvent
+from ..sampling.loop import StepEvent
+from ..sampling.options import SamplingOptions
 from ..text.instruction import Instruction
 from ..toyworld.world import CATEGORIES, EditPair, change_mask, pair_at, render
 from .options import EvaluationOptions
@@ -110,7 +111,12 @@ def edit_batch(
 
     guide_by = localization if sampling.threshold > 0 else None
     tokens, _ = model.sample(
-        batch.tokens, batch.instruction, sampling, localization=guide_by, callback=watch
+        batch.tokens,
+        batch.instruction,
+        sampling,
+        localization=guide_by,
+        callback=watch,
+        batched=True,
     )
     pictures = model.decode(tokens).image.cpu().float().numpy()
     last = torch.zeros_like(tokens.ids, dtype=torch.bool) if held[0] is None else held[0]

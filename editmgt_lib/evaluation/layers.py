@@ -17,7 +17,8 @@ from ..errors import Cancelled
 from ..localization.maps import Localization, LocalizationOptions, consolidate
 from ..models.attention import text_to_image
 from ..offload import at_work
-from ..sampling.loop import SamplingOptions, StepEvent
+from ..sampling.loop import StepEvent
+from ..sampling.options import SamplingOptions
 from ..sampling.predictor import Predictor, row_weights
 from .batches import PairBatch, batch_count, pair_batches, seeded
 from .metrics import auc, mask_cells, mean
@@ -69,27 +70,27 @@ def block_maps(
     conditional half alone, as in sampling.
     """
     network, options = model.transformer, replace(sampling, guidance=1.0)
-    ids, timestep = _target_stream(model, batch, state, sampling)
+    ids, step = _target_stream(model, batch, state, sampling)
     probe = RowChoices(choice_weights(batch).to(ids.device))
-    times = torch.full((len(ids),), timestep, device=ids.device)
     blocks = range(len(network.blocks))
     with torch.no_grad(), at_work(network):
-        conditioning = Predictor.of(network, batch.tokens, batch.instruction, options).conditioning
-        read = network.step(ids, times, conditioning, probe, blocks).scores
+        conditioning = Predictor(network, batch.tokens, batch.instruction, options).conditioning
+        attention = network.attention_of(conditioning, probe, blocks)
+        read = network.step(ids, step, conditioning, attention).scores
     return torch.stack([read[k].cpu() for k in blocks]), conditioning.grid
 
 
 def _target_stream(
     model: "EditMGT", batch: PairBatch, state: str, sampling: SamplingOptions
 ) -> tuple[Tensor, int]:
-    """Token ids [B, rows, cols] of a state, and the timestep they would be seen at."""
+    """Token ids [B, rows, cols] of a state, and the step they would be seen at."""
     source = batch.tokens.ids.to(model.device)
     half = sampling.steps // 2
     if state == "source":
-        return source, 0
+        return source, sampling.steps - 1
     if state == "masked" or half == 0:
         masked = torch.full_like(source, model.transformer.config.mask_token_id)
-        return masked, sampling.steps - 1
+        return masked, 0
     seen: list[Tensor] = []
 
     def stop_half_way(event: StepEvent) -> bool:
@@ -97,8 +98,10 @@ def _target_stream(
         return event.step + 1 < half
 
     with suppress(Cancelled):
-        model.sample(batch.tokens, batch.instruction, sampling, callback=stop_half_way)
-    return seen[-1], sampling.steps - 1 - half
+        model.sample(
+            batch.tokens, batch.instruction, sampling, callback=stop_half_way, batched=True
+        )
+    return seen[-1], half
 
 
 @dataclass(frozen=True)

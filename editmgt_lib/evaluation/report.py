@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..localization.maps import LocalizationOptions
-from ..sampling.loop import SamplingOptions
+from ..sampling.options import SamplingOptions
 from ..toyworld.world import EditPair
 from .layers import LayerReport
 from .metrics import OutsideError, Overlap, mean

@@ -113,6 +113,18 @@ class Canvas:
     def cols(self) -> int:
         return self.size[1] // self.factor
 
+    @property
+    def covered(self) -> Tensor:
+        """Tokens that touch the picture, bool [B, rows, cols]; the others are padding."""
+        covered = torch.zeros(self.batch, self.rows, self.cols, dtype=torch.bool, device="cpu")
+        for item, where in enumerate(self.placements):
+            rows, cols = (
+                [low < high for low, high in where.spans(axis, cells, self.factor)]
+                for axis, cells in enumerate((self.rows, self.cols))
+            )
+            covered[item] = torch.tensor(rows)[:, None] & torch.tensor(cols)
+        return covered
+
     def __repr__(self) -> str:
         kind = "picture" if self.source is not None else "blank"
         return (
@@ -127,12 +139,14 @@ class Tokens:
 
     ids: int64 [B, rows, cols]; source_ids: the ids of the untouched source picture (None: no
     source), kept along a chain of edits, so that one final decode knows all that changed.
+    notes: what the user should know about the picture.
     Raises InputError where a shape or a dtype does not match the canvas.
     """
 
     ids: Tensor
     canvas: Canvas
     source_ids: Tensor | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         expected = (self.canvas.batch, self.canvas.rows, self.canvas.cols)

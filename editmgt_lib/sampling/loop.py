@@ -1,7 +1,7 @@
 """The sampling loop: predict, hold, reveal, until no token is masked."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -110,6 +110,13 @@ def report(event: StepEvent, callback: Callback | None) -> None:
     """Tell the callback. Raises Cancelled where it returns False."""
     if callback is not None and callback(event) is False:
         raise Cancelled(f"the callback stopped the run at step {event.step + 1} of {event.steps}")
+
+
+def of_item(callback: Callback | None, item: int, items: int) -> Callback | None:
+    """The callback of one item of a batch that is sampled item by item."""
+    if callback is None:
+        return None
+    return lambda event: callback(replace(event, item=item, items=items))
 
 
 def _held(

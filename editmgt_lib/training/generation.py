@@ -18,11 +18,12 @@ from ..checks import require_number
 from ..errors import InputError
 from ..localization.maps import LocalizationOptions
 from ..models.attention import MeanOfRows
+from ..models.conditioning import InjectionOptions, Prediction
 from ..models.config import TransformerConfig
-from ..models.transformer import InjectionOptions, MaskedTransformer, Prediction
+from ..models.transformer import MaskedTransformer
 from ..models.vq import VQModel
 from ..pipeline import EditMGT
-from ..sampling.loop import SamplingOptions
+from ..sampling.options import SamplingOptions
 from ..sampling.predictor import micro_conditions
 from ..settings import Settings
 from ..text.encoders import TextEncoders
@@ -226,7 +227,7 @@ class GenerationStage:
         with torch.autocast(self.device.type, torch.bfloat16):
             return self.transformer(
                 ids, timestep, states, pooled, micro, source, injection,
-                probe=MeanOfRows(rows), probed_blocks=o.aligned_blocks if o.alignment else (),
+                probe=MeanOfRows(rows), probed=o.aligned_blocks if o.alignment else (),
             )  # fmt: skip
 
     def after_step(self) -> None:

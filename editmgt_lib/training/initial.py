@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..models.backends import math_attention
 from ..models.blocks import DoubleBlock, SingleBlock
 from ..models.config import TransformerConfig
 from ..models.transformer import MaskedTransformer
@@ -19,12 +20,6 @@ RESIDUAL = 0.5  # scale of the layers that write to the residual stream
 PICTURES = 400  # drawn to find out what each code stands for
 
 
-def plain_attention(q: Tensor, k: Tensor, v: Tensor, key_bias: Tensor | None = None) -> Tensor:
-    """Attention as three plain operations: on short sequences the CPU is faster at its backward."""
-    logits = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
-    return (logits if key_bias is None else logits + key_bias).softmax(dim=-1).to(v.dtype) @ v
-
-
 def new_transformer(config: TransformerConfig, seed: int) -> MaskedTransformer:
     """A transformer with fan-in-scaled weights whose blocks start as plain pre-norm blocks.
 
@@ -33,7 +28,7 @@ def new_transformer(config: TransformerConfig, seed: int) -> MaskedTransformer:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = MaskedTransformer(config, attention=plain_attention)
+        model = MaskedTransformer(config, attention=math_attention)
         scale_by_fan_in(model)
         for layer in (model.embed.embeddings, model.mlm_layer.conv2):
             nn.init.normal_(layer.weight, std=SPREAD)

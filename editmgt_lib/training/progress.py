@@ -22,7 +22,7 @@ def draw_edits(model: EditMGT, path: Path) -> None:
     before, wanted = (_pixels(model, [getattr(p, k) for p in pairs]) for k in ("source", "target"))
     tokens = model.encode_image(before.permute(0, 2, 3, 1))
     instruction = model.encode_instruction([p.instruction for p in pairs])
-    edited, _ = model.sample(tokens, instruction)
+    edited, _ = model.sample(tokens, instruction, batched=True)
     save_grid([before, _decoded(model, edited.ids), wanted], path)
 
 
@@ -31,7 +31,7 @@ def draw_generated(model: EditMGT, path: Path) -> None:
     rng = StepRandom.of(SEED, 0).data
     scenes = [sample_scene(rng, heldout=True) for _ in range(PICTURES)]
     instruction = model.encode_instruction([caption(s, rng) for s in scenes])
-    made, _ = model.sample(model.blank_tokens(PICTURES), instruction)
+    made, _ = model.sample(model.blank_tokens(PICTURES), instruction, batched=True)
     save_grid([_pixels(model, scenes), _decoded(model, made.ids)], path)
 
 

@@ -17,7 +17,9 @@ from editmgt_lib.models.transformer import MaskedTransformer
 from editmgt_lib.pictures.fitting import Canvas, Tokens
 from editmgt_lib.pipeline import EditMGT
 from editmgt_lib.sampling import predictor as prediction
-from editmgt_lib.sampling.loop import SamplingOptions, SharedNoise, sample_tokens
+from editmgt_lib.sampling.loop import sample_tokens
+from editmgt_lib.sampling.noise import SharedNoise
+from editmgt_lib.sampling.options import SamplingOptions
 from editmgt_lib.sampling.predictor import Predictor
 from editmgt_lib.settings import Settings
 from editmgt_lib.text.instruction import Instruction

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from editmgt_lib.localization.maps import Localization, LocalizationOptions
-from editmgt_lib.sampling.loop import SamplingOptions, SharedNoise, draw_tokens, reveal_step
+from editmgt_lib.sampling.noise import SharedNoise, draw_tokens
+from editmgt_lib.sampling.options import SamplingOptions
+from editmgt_lib.sampling.step import reveal_step
 
 from . import goldens
 
