@@ -93,9 +93,10 @@ def test_positions_cover_the_grid_once(model, instruction):
     """Published: at another height the position ids are those of a grid twice as wide."""
     tokens = model.encode_image(picture(128, 96), WIDE)
     predictor = Predictor(model.transformer, tokens, instruction, QUICK)
-    target, reference = predictor.conditioning.context.rotary
-    assert predictor.conditioning.grid == (4, 3)
-    assert target.shape[1] == 4 * 3 and torch.equal(target, reference)
+    conditioning = predictor.conditioning
+    assert conditioning.grid == (4, 3) and conditioning.segments[1:] == (4 * 3, 4 * 3)
+    target, reference = conditioning.rotary[:, conditioning.segments.text :].chunk(2, dim=1)
+    assert torch.equal(target, reference)
 
 
 def test_a_wide_picture_is_encoded_alike_each_time(model):
@@ -210,10 +211,10 @@ def test_no_attention_map_is_kept(model, steps):
     """
     source = picture(128, 96, batch=2)
     model.edit(source, PROMPT, options=HOLD, fit_options=WIDE)
-    assert len(steps) == QUICK.steps
+    assert len(steps) == 2 * QUICK.steps
     for _, _, result in steps:
         assert sorted(result.scores) == [0, 1, 2]
-        assert all(scores.shape == (2, 4 * 3) for scores in result.scores.values())
+        assert all(scores.shape == (1, 4 * 3) for scores in result.scores.values())
 
 
 def test_maps_are_read_only_when_wanted(model, steps, monkeypatch):
@@ -322,7 +323,7 @@ def test_a_mask_leaves_the_reference_whole(model, instruction, monkeypatch):
     seen, prepare = [], MaskedTransformer.prepare
 
     def spied(self, *given):
-        seen.append(given[4].clone())
+        seen.append(given[5].clone())
         return prepare(self, *given)
 
     monkeypatch.setattr(MaskedTransformer, "prepare", spied)
@@ -340,8 +341,9 @@ def test_a_mask_in_a_batch(model, instruction, steps):
         steps.clear()
         result, _ = model.sample(tokens, instruction, QUICK, region=region)
         place = project_mask(region, tokens.canvas)
-        masked = steps[0][0] == model.transformer.config.mask_token_id
-        assert torch.equal(masked[:2], place)
+        first = [ids[:1] for ids, step, _ in steps if step == 0]
+        masked = torch.cat(first) == model.transformer.config.mask_token_id
+        assert torch.equal(masked, place)
         assert not (result.changed & ~place).any()
 
 
@@ -397,16 +399,23 @@ def test_strength_scope_is_an_option(model, instruction):
 
     def logits(scope, strength):
         options = replace(QUICK, strength=strength, strength_scope=scope)
-        return Predictor(model.transformer, tokens, instruction, options)(masked, 0, 2)[0]
+        return Predictor(model.transformer, tokens, instruction, options)(masked, 0)[0]
 
     torch.testing.assert_close(logits("text+image", 1.0), logits("image", 1.0), rtol=0, atol=0)
     assert not torch.allclose(logits("text+image", 8.0), logits("image", 8.0), atol=1e-5)
 
 
-def test_timesteps_count_down_to_zero(model, steps):
+def test_timesteps_count_down_to_zero(model, steps, monkeypatch):
     """Kept: sampling counts whole steps down to 0, on another scale than training saw."""
+    prepare, seen = MaskedTransformer.prepare, []
+
+    def spied(self, text, pooled, micro, timesteps, *more):
+        seen.append(list(timesteps))
+        return prepare(self, text, pooled, micro, timesteps, *more)
+
+    monkeypatch.setattr(MaskedTransformer, "prepare", spied)
     model.edit(picture(), PROMPT, options=replace(QUICK, steps=4))
-    assert [timestep.tolist() for _, timestep, _ in steps] == [[k, k] for k in (3, 2, 1, 0)]
+    assert seen == [[3, 2, 1, 0]] and [step for _, step, _ in steps] == [0, 1, 2, 3]
 
 
 def test_mask_counts_are_those_of_float32():

@@ -31,7 +31,7 @@ def _predict(batch: int, seeds: tuple[int, ...] | None = None, found=None):
     """A model whose logits for an item depend on its own seed, the step and its ids alone."""
     seeds = seeds or tuple(range(batch))
 
-    def predict(ids, step, timestep):
+    def predict(ids, step):
         each = [
             torch.randn(CODES, ROWS, COLS, generator=_generator(97 * s + step)) * 2 for s in seeds
         ]
@@ -283,7 +283,7 @@ def test_broken_logits_are_reported(draw):
 def test_inputs_are_not_written():
     start, source, region = _masked(1), _source(1), _half(1)
     copies = [t.clone() for t in (start, source, region)]
-    _sample(1, start=start, source=source, region=region, held=~region)
+    _sample(1, start=start, source=source, region=region)
     for tensor, copy in zip((start, source, region), copies, strict=True):
         assert torch.equal(tensor, copy)
 
@@ -295,13 +295,13 @@ def test_outside_the_region_is_the_source_from_the_start():
     source, region, seen = _source(2), _half(2), []
     base = _predict(2)
 
-    def predict(ids, step, timestep):
-        seen.append((step, timestep, ids.clone()))
-        return base(ids, step, timestep)
+    def predict(ids, step):
+        seen.append((step, ids.clone()))
+        return base(ids, step)
 
     ids = _sample(2, source=source, region=region, predict=predict).ids
-    assert [(s, t) for s, t, _ in seen] == [(k, 5 - k) for k in range(6)]
-    assert all(torch.equal(i[~region], source[~region]) for _, _, i in seen)
+    assert [step for step, _ in seen] == list(range(6))
+    assert all(torch.equal(i[~region], source[~region]) for _, i in seen)
     assert torch.equal(ids[~region], source[~region])
     assert (ids[region] != source[region]).any()
 
@@ -328,10 +328,10 @@ def test_proposal_rule_holds_masked_tokens_only():
     options = SamplingOptions(steps=6, threshold=0.5)
     revealed = {}
 
-    def predict(ids, step, timestep):
+    def predict(ids, step):
         if step == 3:
             revealed["ids"] = ids.clone()
-        return base(ids, step, timestep)[0], low if step >= 3 else high
+        return base(ids, step)[0], low if step >= 3 else high
 
     ids = _sample(1, options, predict=predict, source=source).ids
     early = revealed["ids"] != MASK
@@ -362,15 +362,15 @@ def test_restore_rule_puts_every_held_token_back():
 
 
 @pytest.mark.parametrize("rule", ["proposal", "restore"])
-def test_fixed_hold_adds_to_the_threshold(rule):
-    fixed = torch.zeros(1, ROWS, COLS, dtype=torch.bool)
-    fixed[:, :, 0] = True
+def test_a_region_and_the_threshold_both_hold(rule):
+    region = torch.ones(1, ROWS, COLS, dtype=torch.bool)
+    region[:, :, 0] = False
     maps = torch.ones(1, ROWS, COLS)
     maps[:, :, 1] = 0.0
     found = Localization(maps, LocalizationOptions())
     options = SamplingOptions(steps=6, threshold=0.1, hold_rule=rule)
     source = _source(1)
-    result = _sample(1, options, found=found, source=source, held=fixed)
+    result = _sample(1, options, found=found, source=source, region=region)
     assert torch.equal(result.ids[:, :, :2], source[:, :, :2])
     assert (result.ids[:, :, 2:] != source[:, :, 2:]).any()
     assert result.localization is found
@@ -382,15 +382,15 @@ def test_threshold_zero_holds_nothing():
 
 
 def test_everything_held_gives_the_source():
-    everything = torch.ones(1, ROWS, COLS, dtype=torch.bool)
+    everything = Localization(torch.ones(1, ROWS, COLS), LocalizationOptions())
     for rule in ("proposal", "restore"):
-        options = SamplingOptions(steps=6, hold_rule=rule)
+        options = SamplingOptions(steps=6, hold_rule=rule, threshold=1.0)
         source = _source(1)
-        assert torch.equal(_sample(1, options, source=source, held=everything).ids, source)
+        assert torch.equal(_sample(1, options, source=source, found=everything).ids, source)
 
 
 def test_empty_region_needs_no_forward_pass():
-    def predict(ids, step, timestep):
+    def predict(ids, step):
         raise AssertionError("called")
 
     nothing = torch.zeros(1, ROWS, COLS, dtype=torch.bool)
@@ -398,7 +398,7 @@ def test_empty_region_needs_no_forward_pass():
     assert torch.equal(result.ids, _source(1)) and result.localization is None
 
 
-@pytest.mark.parametrize("what", ["region", "held", "threshold"])
+@pytest.mark.parametrize("what", ["region", "threshold"])
 def test_keeping_needs_a_source(what):
     rest = {what: _half(1)} if what != "threshold" else {}
     options = SamplingOptions(threshold=0.1 if what == "threshold" else 0.0)
@@ -408,7 +408,7 @@ def test_keeping_needs_a_source(what):
 
 def test_source_with_masks_is_refused():
     with pytest.raises(InputError, match="outside 0..11"):
-        _sample(1, source=_masked(1), held=_half(1))
+        _sample(1, source=_masked(1), region=_half(1))
 
 
 # callback

@@ -79,14 +79,16 @@ class ReusingPredictor(Predictor):
     def _predict(self, ids: Tensor, step: int, c: Conditioning, record: bool) -> Prediction:
         if not self.cache:
             return self.transformer.step(ids, step, c, self._attention(c, c.segments, None, record))
-        beside = replace(c, reference=None, reference_modulations=())
+        text, target, _ = c.segments
+        rotary = c.rotary[:, : text + target]
+        beside = replace(c, reference=None, reference_modulations=(), rotary=rotary)
         if self.options.reuse == "reference":
             attention = self._attention(c, beside.segments, None, record)
             return self.transformer.step(ids, step, beside, attention)
         config = self.transformer.config
         previous = self.previous_ids[-len(ids) :]
         rows = stale_positions(ids, previous, config.mask_token_id, config.stride)
-        attention = self._attention(c, Segments(c.segments.text, rows.shape[1], 0), rows, record)
+        attention = self._attention(c, Segments(text, rows.shape[1], 0), rows, record)
         part = _picture_of(ids, rows, config.stride)
         prediction = self.transformer.step(part, step, _at(beside, rows), attention)
         return replace(prediction, features=_spread(prediction.features, rows, c.grid, ids))
