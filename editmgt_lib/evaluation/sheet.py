@@ -62,7 +62,7 @@ def save_picture(picture: Image.Image, path: str | Path) -> None:
 
 
 def heat_over(picture: np.ndarray, relevance: np.ndarray) -> np.ndarray:
-    """Blend a relevance map [rows, cols] in 0..1 over the picture [H, W, 3], dark to bright."""
+    """A relevance map [rows, cols] in 0..1 laid over the picture [H, W, 3], dark to bright."""
     height, width = picture.shape[:2]
     field = Image.fromarray(np.clip(relevance, 0, 1).astype(np.float32))
     grown = np.asarray(field.resize((width, height), Image.Resampling.BICUBIC)).clip(0, 1)
