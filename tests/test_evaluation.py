@@ -14,9 +14,7 @@ from editmgt_lib.evaluation import (
     EvaluationOptions,
     contact_sheet,
     draw_curve,
-    edit_succeeded,
     evaluate,
-    hero,
     judge,
     layers,
     metrics,
@@ -63,6 +61,14 @@ def with_things(scene: Scene, things) -> Scene:
     return dataclasses.replace(scene, things=tuple(sorted(things, key=lambda t: t.slot)))
 
 
+def edit_succeeded(picture, pair: EditPair) -> bool:
+    return judge(picture, pair).succeeded
+
+
+def reason(verdict) -> str:
+    return "; ".join(map(str, verdict.faults))
+
+
 def other(names, used):
     return next(name for name in names if name != used)
 
@@ -83,7 +89,7 @@ def blurred(picture: np.ndarray) -> np.ndarray:
 def test_the_target_succeeds_even_softened(size):
     for pair in PAIRS if size == SIZE else PAIRS[:21]:
         verdict = judge(shown(pair.target, size), pair)
-        assert verdict.succeeded and verdict.reason == "", (pair, verdict)
+        assert verdict.succeeded, (pair, verdict)
         # The smallest size has one pixel lines: only larger ones survive blur.
         if size > SIZE:
             assert edit_succeeded(blurred(shown(pair.target, size)), pair), pair
@@ -217,7 +223,7 @@ def test_half_an_object_fails():
 def test_the_reason_names_place_and_finding():
     scene = Scene((Thing("star", "red", 0),), "white")
     pair = EditPair("color", "make it blue", (), scene, Scene((Thing("star", "blue", 0),), "white"))
-    assert judge(shown(scene), pair).reason == (
+    assert reason(judge(shown(scene), pair)) == (
         "top left: blue star on white expected, found red star on white"
     )
 
@@ -252,7 +258,7 @@ def test_the_shipped_tokenizer_passes_its_own_targets():
         pixels = torch.from_numpy(shown(pair.target, model.settings.resolution))
         pixels = pixels.permute(2, 0, 1)[None]
         again = model.vq.decode(model.vq.encode(pixels)).clamp(0, 1)[0].permute(1, 2, 0)
-        assert judge(again.detach(), pair).reason == "", pair
+        assert edit_succeeded(again.detach(), pair), pair
 
 
 # --- figures ---
@@ -336,7 +342,7 @@ def test_a_mask_without_two_sides_has_no_figures():
         ({"thresholds": ()}, "thresholds is"),
         ({"thresholds": (0.1, 3.0)}, "thresholds is 3"),
         ({"tolerance": float("nan")}, "tolerance is nan"),
-        ({"sweep_samples": 0}, "sweep_samples is 0"),
+        ({"study_samples": 0}, "study_samples is 0"),
     ],
 )
 def test_bad_options_are_refused(values, message):
@@ -491,7 +497,9 @@ def test_the_layers_have_every_reading(tiny, full_report):
     report = full_report.layers
     assert len(report.blocks) == 3 * 3 * 3 and len(report.ranges) == 3 * 3 * 6
     assert all(0 <= p.auc <= 1 and set(p.categories) == {"add"} for p in report.ranges)
-    assert report.best().auc == max(p.auc for p in report.ranges)
+    ranges = [p for p in report.ranges if (p.state, p.rows) == ("masked", "all")]
+    best = report.best("masked", "all")
+    assert best in ranges and best.auc > max(p.auc for p in ranges) - 1e-3
     assert report.default("masked", "all").first == report.default_range[0]
     assert "2 single" in report.table() and "halfway, words" in report.table()
     assert len(report.to_dict()["best_ranges"]) == 9
@@ -520,7 +528,7 @@ def full_range(model):
 
 def test_words_of_each_pair_get_their_own_rows(tiny):
     batch = next(batching.pair_batches(tiny, FEW, ("motion",), 2))
-    weights = layers.choice_weights(batch)
+    weights = torch.stack(layers.weights_of_rows(batch), dim=1)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3))
     for item, pair in enumerate(batch.pairs):
         rows = weights[item, 2].nonzero().flatten().tolist()
@@ -531,12 +539,9 @@ def test_words_of_each_pair_get_their_own_rows(tiny):
 # --- pictures ---
 
 
-def test_sheet_hero_and_curve_are_written(tmp_path, full_report):
+def test_sheet_and_curve_are_written(tmp_path, full_report):
     sheet = contact_sheet(full_report.rows)
     assert sheet.width > 800 and sheet.height > 4 * 144
-    small = hero(full_report.rows)
-    assert small.height < sheet.height
-    assert len(np.unique(np.asarray(small).reshape(-1, 3), axis=0)) > 10
     curve = draw_curve(full_report.sweep)
     assert curve.size == (1200, 400)
     save_picture(sheet, tmp_path / "sheet.png")
@@ -544,9 +549,8 @@ def test_sheet_hero_and_curve_are_written(tmp_path, full_report):
     with pytest.raises(InputError, match="format"):
         save_picture(sheet, tmp_path / "sheet.what")
     assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
-    for draw in (contact_sheet, hero):
-        with pytest.raises(InputError, match="rows is empty"):
-            draw(())
+    with pytest.raises(InputError, match="rows is empty"):
+        contact_sheet(())
 
 
 def test_a_curve_without_local_edits_or_error_is_drawn():
@@ -563,3 +567,32 @@ def test_the_best_lambda_loses_no_success():
 
     points = (point(0.0, 0.9, 0.05), point(0.1, 0.9, 0.01), point(0.2, 0.8, 0.001))
     assert Sweep(5, points).best("proposal").threshold == 0.1
+
+
+@pytest.mark.parametrize("rounding", [0.0, 1e-6, -1e-6])
+def test_rounding_does_not_choose_lambda_or_layers(rounding):
+    """Error and AUC differ in their last digits between processors."""
+    errors = ((0.0, 0.01), (0.1, 0.001), (0.2, 0.001 + rounding))
+    points = tuple(SweepPoint("proposal", at, 1.0, error, 1.0, error) for at, error in errors)
+    assert Sweep(5, points).best("proposal").threshold == 0.1
+    aucs = ((0, 0, 0.9), (0, 1, 0.98), (1, 1, 0.98 + rounding))
+    ranges = tuple(layers.LayerPoint("masked", "all", *place, {}) for place in aucs)
+    report = layers.LayerReport(5, 1, "adaptive", (0, 0), (), ranges)
+    assert (report.best("masked", "all").first, report.best("masked", "all").last) == (0, 1)
+
+
+def test_a_verdict_does_not_hang_on_rounding(monkeypatch):
+    """White, sketch and silhouette look alike where they are empty; one of them has to be named."""
+    white, gray = Scene((Thing("star", "red", 0),), "white"), Scene((), "gray")
+    pair = EditPair("background", "make it gray", (), white, gray)
+    exact, errors = judge(shown(white), pair), success._Templates.errors
+    assert "gray expected, found nothing on white" in reason(exact)
+    random = np.random.default_rng(0)
+
+    def rounded(templates, patches):
+        found = errors(templates, patches)
+        return found + random.uniform(-1e-5, 1e-5, found.shape)
+
+    monkeypatch.setattr(success._Templates, "errors", rounded)
+    for _ in range(5):
+        assert judge(shown(white), pair) == exact

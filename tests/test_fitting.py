@@ -386,6 +386,29 @@ def test_tokens_remember_the_untouched_source():
                 Tokens(ids, canvas, wrong)
 
 
+@pytest.mark.parametrize("source", [True, False])
+def test_an_item_is_its_picture_with_its_place_and_tokens(source):
+    masks = _spots(3, 32, 64, seed=1, count=1)
+    _, canvas = fit(_picture(3, 32, 64), _options("crop"), masks)
+    if not source:
+        canvas = Canvas.blank(3, 32, 64, 8)
+    ids = torch.arange(3 * canvas.rows * canvas.cols).view(3, canvas.rows, canvas.cols)
+    tokens = Tokens(ids, canvas, ids + 1 if source else None)
+    for k in (0, 2, -1):
+        item = tokens.item(k)
+        assert torch.equal(item.ids[0], ids[k]) and item.canvas.batch == 1
+        assert item.canvas.placements == (canvas.placements[k],)
+        assert (item.canvas.height, item.canvas.size) == (canvas.height, canvas.size)
+        if source:
+            assert torch.equal(item.source_ids[0], ids[k] + 1)
+            assert torch.equal(item.canvas.source[0], canvas.source[k])
+        else:
+            assert item.source_ids is None and item.canvas.source is None
+    for batch in (tokens, canvas):
+        with pytest.raises(IndexError):
+            batch.item(3)
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

@@ -1,4 +1,4 @@
-"""Held-out pairs in batches, ready to edit, and one edit of a batch."""
+"""Held-out pairs, encoded in batches, and their edits."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..localization.maps import Localization
 from ..pictures.fitting import Tokens
@@ -22,11 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PairBatch:
-    """B pairs of one category, encoded.
+    """B encoded pairs of one category.
 
-    ranks: place of each pair within its category; indices: its number in the held-out data set;
-    tokens, instruction: of the sources.
-    changed: bool [B, H, W], the pixels in which source and target differ.
+    ranks: index of each pair within its category; indices: within the held-out data set.
+    changed: bool [B, H, W], pixels that differ between source and target.
     """
 
     category: str
@@ -47,22 +45,22 @@ class PairBatch:
 
 
 def pair_index(category: str, rank: int) -> int:
-    """Number in the held-out data set of pair `rank` of a category.
+    """Index in the held-out data set of pair `rank` of a category.
 
-    No two categories share a number: equal numbers have nearly equal sources.
+    Categories share no index, because pairs of equal index have nearly equal sources.
     """
     return rank * len(CATEGORIES) + CATEGORIES.index(category)
 
 
 def batch_count(options: EvaluationOptions, categories: Sequence[str], samples: int) -> int:
-    """How many batches `pair_batches` gives."""
+    """Count the batches of `pair_batches`."""
     return len(categories) * -(-samples // options.batch)
 
 
 def pair_batches(
     model: "EditMGT", options: EvaluationOptions, categories: Sequence[str], samples: int
 ) -> Iterator[PairBatch]:
-    """The first `samples` held-out pairs of each category, batch by batch."""
+    """Encode the first `samples` held-out pairs of each category."""
     size = model.settings.resolution
     for category in categories:
         for start in range(0, samples, options.batch):
@@ -82,13 +80,13 @@ def pair_batches(
 
 
 def seeded(sampling: SamplingOptions, batch: PairBatch, seed: int, **changes) -> SamplingOptions:
-    """The options with one seed per pair, the same whatever the batch size."""
+    """Give each pair a seed that does not depend on the batch size."""
     return replace(sampling, seed=tuple(seed + index for index in batch.indices), **changes)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Edited:
-    """pictures: float32 [B, H, W, 3]; held: bool [B, rows, cols], tokens held at the last step."""
+    """Pictures, float32 [B, H, W, 3], and tokens held at the last step, bool [B, rows, cols]."""
 
     pictures: np.ndarray
     held: np.ndarray
@@ -103,21 +101,17 @@ def edit_batch(
     sampling: SamplingOptions,
     localization: Localization | None = None,
 ) -> Edited:
-    """Edit all pairs of a batch; `localization` is needed where `sampling.threshold` is above 0."""
-    held: list[Tensor | None] = [None]
+    """Edit all pairs; `localization` is needed if `sampling.threshold` is above 0."""
+    held: dict[int, Tensor | None] = {}
 
     def watch(event: StepEvent) -> None:
-        held[0] = event.held
+        held[event.item] = event.held
 
-    guide_by = localization if sampling.threshold > 0 else None
+    hold_by = localization if sampling.threshold > 0 else None
     tokens, _ = model.sample(
-        batch.tokens,
-        batch.instruction,
-        sampling,
-        localization=guide_by,
-        callback=watch,
-        batched=True,
+        batch.tokens, batch.instruction, sampling, localization=hold_by, callback=watch
     )
+    nothing = torch.zeros_like(tokens.ids[:1], dtype=torch.bool)
+    last = [nothing if held[k] is None else held[k] for k in range(len(tokens.ids))]
     pictures = model.decode(tokens).image.cpu().float().numpy()
-    last = torch.zeros_like(tokens.ids, dtype=torch.bool) if held[0] is None else held[0]
-    return Edited(pictures, last.cpu().numpy())
+    return Edited(pictures, torch.cat(last).cpu().numpy())

@@ -1,13 +1,13 @@
-"""The picture of a lambda sweep: success and outside error against lambda (paper, Figure 7)."""
+"""Plot a lambda sweep: success and outside error against lambda (paper, Figure 7)."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
 from .sweep import Sweep, SweepPoint
 
-_SCALE = 3  # drawn larger and reduced, because PIL's lines have hard edges
+_SCALE = 3  # drawn larger, then reduced: PIL's lines are not antialiased
 _WIDTH, _HEIGHT = 600, 400
 _LEFT, _RIGHT, _TOP, _BOTTOM = 76, 84, 72, 62
 _INK, _GRID, _PAPER = (38, 42, 50), (228, 231, 236), (255, 255, 255)
@@ -17,14 +17,12 @@ _RULES = {
     "restore": "hold by restoring (paper)",
 }
 
-Place = Callable[[float, float], tuple[float, float]]
-
 
 def draw_curve(sweep: Sweep) -> Image.Image:
-    """One panel per hold rule, side by side, RGB, 600 x 400 pixels each.
+    """Draw one panel of 600 x 400 pixels per hold rule, side by side.
 
     Left axis: mean absolute error outside the true mask, local edits. Right axis: success of local
-    edits and, paler, of all. The dotted line marks `Sweep.best`.
+    edits and, paler, of all edits. The dotted line marks `Sweep.best`.
     """
     rules = sweep.hold_rules
     picture = Image.new("RGB", (_WIDTH * _SCALE * len(rules), _HEIGHT * _SCALE), _PAPER)
@@ -46,7 +44,7 @@ def _nice_step(least: float) -> float:
 
 
 class _Panel:
-    """One plot; all lengths below are in pixels of the finished picture."""
+    """One plot; lengths are in pixels of the finished picture."""
 
     def __init__(
         self, points: Sequence[SweepPoint], error_axis: tuple[float, float], best: float
@@ -136,11 +134,11 @@ class _Panel:
         return ImageFont.load_default(size * _SCALE)
 
     def _text(self, at: tuple[float, float], text: str, color, size: int, anchor: str) -> None:
-        place = (at[0] * _SCALE, at[1] * _SCALE)
-        self.pen.text(place, text, fill=color, font=self._font(size), anchor=anchor)
+        position = (at[0] * _SCALE, at[1] * _SCALE)
+        self.pen.text(position, text, fill=color, font=self._font(size), anchor=anchor)
 
     def _upright(self, at: tuple[float, float], text: str, color) -> None:
-        """Text turned a quarter to the left, its left edge at x and its middle at y."""
+        """Draw text that reads upwards, its left edge at x and its middle at y."""
         font = self._font(14)
         left, top, right, bottom = font.getbbox(text)
         label = Image.new("RGB", (int(right - left) + 4, int(bottom) + 4), _PAPER)

@@ -1,4 +1,8 @@
-"""Error outside the edit, and how well a relevance map finds it. Pure numpy functions."""
+"""Error outside the edit, and how well a relevance map finds it. Pure numpy functions.
+
+Pixels and relevance differ by about 1e-6 between processors. What lies that close to a threshold,
+or to another score, may count differently: one pixel or cell of `moved`, `iou` or `auc`.
+"""
 
 from typing import NamedTuple
 
@@ -7,14 +11,13 @@ import numpy as np
 from ..errors import InputError
 
 OUTSIDE_TOLERANCE = 0.1
-"""Largest difference (0..1) in any channel of a pixel that counts as unchanged."""
+"""Largest difference (0..1) in any channel at which a pixel counts as unchanged."""
 
 
 class OutsideError(NamedTuple):
-    """What happened to the pixels that ought to stay.
+    """Change of the pixels that should have stayed, both 0..1; None if there are none.
 
-    mean: mean absolute difference from the source, 0..1; share: of them, those that differ by more
-    than the tolerance, 0..1. Both are None where no pixel ought to stay.
+    mean: mean absolute difference from the source; share: fraction beyond the tolerance.
     """
 
     mean: float | None
@@ -22,12 +25,12 @@ class OutsideError(NamedTuple):
 
 
 class Overlap(NamedTuple):
-    """Localisation figures, all in 0..1; None where the true mask is empty or everything.
+    """Localisation figures, all in 0..1; None if the true mask is empty or full.
 
-    auc: chance that a random changed cell has a higher relevance than a random other one, ties
-    counting half (0.5 is chance level).
-    iou: of the cells with relevance >= `threshold` with the true ones. best_iou, best_threshold:
-    the highest intersection over union any threshold gives, and that threshold.
+    auc: probability that a random changed cell is more relevant than a random other one, ties
+    counting half (0.5 is chance).
+    iou: intersection over union of the cells with relevance >= `threshold` and the true ones.
+    best_iou, best_threshold: the highest IoU any threshold gives, and that threshold.
     """
 
     auc: float | None
@@ -42,9 +45,9 @@ def outside_error(
     changed: np.ndarray,
     tolerance: float = OUTSIDE_TOLERANCE,
 ) -> OutsideError:
-    """Difference of two pictures [H, W, 3] where `changed`, bool [H, W], says nothing changes.
+    """Compare two pictures [H, W, 3] outside `changed`, bool [H, W].
 
-    Raises InputError when the sizes differ.
+    Raises InputError if the sizes differ.
     """
     if result.shape != source.shape or result.shape[:2] != changed.shape:
         raise InputError(
@@ -60,9 +63,9 @@ def outside_error(
 
 
 def mask_cells(changed: np.ndarray, rows: int, cols: int) -> np.ndarray:
-    """Pixel mask [H, W] -> token cells that hold at least one changed pixel, bool [rows, cols].
+    """Mark the token cells that contain a changed pixel: bool [H, W] -> bool [rows, cols].
 
-    Raises InputError when the cells do not divide the picture.
+    Raises InputError if the grid does not divide the picture.
     """
     height, width = changed.shape
     if height % rows or width % cols:
@@ -74,25 +77,25 @@ def mask_cells(changed: np.ndarray, rows: int, cols: int) -> np.ndarray:
 
 
 def auc(scores: np.ndarray, truth: np.ndarray) -> float | None:
-    """Area under the ROC curve, exact with ties; None where `truth` is all True or all False.
+    """Area under the ROC curve, exact with ties; None if `truth` is all True or all False.
 
-    Rank based (Mann-Whitney): the mean rank of the true cells says how many others lie below.
+    Rank-based (Mann-Whitney): the rank sum of the true cells counts the others below them.
     """
     truth = np.asarray(truth, bool).ravel()
     positives, negatives = int(truth.sum()), int((~truth).sum())
     if not positives or not negatives:
         return None
-    _, place, counts = np.unique(np.ravel(scores), return_inverse=True, return_counts=True)
+    _, index, counts = np.unique(np.ravel(scores), return_inverse=True, return_counts=True)
     last = counts.cumsum()  # highest rank, from 1, of each distinct score
-    ranks = (last - (counts - 1) / 2)[place.ravel()]
+    ranks = (last - (counts - 1) / 2)[index.ravel()]
     above = ranks[truth].sum() - positives * (positives + 1) / 2
     return float(above / (positives * negatives))
 
 
 def best_iou(scores: np.ndarray, truth: np.ndarray) -> tuple[float, float] | None:
-    """Highest intersection over union of `scores >= t` with `truth`, and the t that gives it.
+    """Highest intersection over union of `scores >= t` and `truth`, and the highest such t.
 
-    All thresholds that matter are tried: the distinct scores. None where `truth` is empty.
+    Every distinct score is tried. None if `truth` is empty.
     """
     truth = np.asarray(truth, bool).ravel()
     if not truth.any():
@@ -107,10 +110,7 @@ def best_iou(scores: np.ndarray, truth: np.ndarray) -> tuple[float, float] | Non
 
 
 def overlap(relevance: np.ndarray, truth: np.ndarray, threshold: float) -> Overlap:
-    """Localisation figures of one relevance map against the true mask, both [rows, cols].
-
-    A mask that is empty or everything can't be located: all figures are None then.
-    """
+    """Compare one relevance map with the true mask, both [rows, cols]."""
     area = auc(relevance, truth)
     best = best_iou(relevance, truth)
     if area is None or best is None:
@@ -121,6 +121,6 @@ def overlap(relevance: np.ndarray, truth: np.ndarray, threshold: float) -> Overl
 
 
 def mean(values: list[float | None]) -> float | None:
-    """Mean of the values that exist; None where there is none."""
+    """Mean, ignoring None; None if all are."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None

@@ -1,4 +1,4 @@
-"""What an evaluation found, as plain data, a JSON dictionary and a table."""
+"""Results of an evaluation as plain data, JSON and a table."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from .tables import markdown, number, percent
 
 @dataclass(frozen=True)
 class Setting:
-    """What the figures hold for: the options in full, defaults filled in."""
+    """The options behind the figures, with defaults filled in."""
 
     samples: int
     seed: int
@@ -33,13 +33,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One edit: whether it succeeded and why not, and its error outside the true mask."""
+    """One edit: its verdict and its error outside the true mask."""
 
     verdict: Verdict
     outside: OutsideError
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Convert to plain values for JSON."""
         faults = [asdict(fault) for fault in self.verdict.faults]
         outside = self.outside._asdict()
         return {"success": self.verdict.succeeded, "faults": faults, "outside": outside}
@@ -49,8 +49,8 @@ class Outcome:
 class PairResult:
     """One pair, edited without region-hold (`free`) and with it (`held`).
 
-    held_share: share of tokens held at the last step, 0..1. overlap: of the relevance map with the
-    true mask, on the token grid.
+    held_share: fraction of tokens held at the last step. overlap: of the relevance map and the true
+    mask, on the token grid.
     """
 
     category: str
@@ -62,7 +62,7 @@ class PairResult:
     overlap: Overlap
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Convert to plain values for JSON."""
         return {
             "category": self.category,
             "index": self.index,
@@ -78,8 +78,8 @@ class PairResult:
 class Row:
     """One pair for the contact sheet.
 
-    source, result: float32 [H, W, 3]; relevance: float32 [rows, cols] in 0..1; held: bool
-    [rows, cols]; verdict: on the result, made with region-hold unless the edit is of everything.
+    source, result: float32 [H, W, 3]; relevance: float32 [rows, cols]; held: bool [rows, cols].
+    Result and verdict are those with region-hold, except for global edits.
     """
 
     pair: EditPair
@@ -95,11 +95,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """Means over some pairs; every share and error in 0..1, None where nothing was measured.
+    """Means over pairs, in 0..1; None if nothing was measured.
 
-    success, outside, moved (share of outside pixels beyond the tolerance): without region-hold;
-    held_success, held_outside, held_moved: with it. faults, held_faults: how many edits have a
-    fault of each kind.
+    success, outside, moved (fraction of outside pixels beyond the tolerance): without region-hold;
+    held_success, held_outside, held_moved: with it. faults, held_faults: edits by kind of fault.
     """
 
     pairs: int
@@ -118,12 +117,12 @@ class Summary:
 
     @property
     def times_less(self) -> float | None:
-        """By which factor region-hold lowers the outside error; None where it leaves none."""
+        """Factor by which region-hold lowers the outside error; None if one of them is zero."""
         return self.outside / self.held_outside if self.outside and self.held_outside else None
 
 
 def summarize(results: Sequence[PairResult]) -> Summary:
-    """Means over pairs, each counting the same."""
+    """Average over pairs."""
     return Summary(
         pairs=len(results),
         success=float(np.mean([r.free.verdict.succeeded for r in results])),
@@ -150,8 +149,8 @@ def _count_faults(outcomes: Sequence[Outcome]) -> dict[str, int]:
 class Report:
     """All figures of one evaluation.
 
-    rows: what the contact sheet shows. sweep, layers: None unless asked for. seconds: wall time of
-    one edit without region-hold, batched; it takes no part in comparisons.
+    rows: for the contact sheet. sweep, layers: None unless asked for. seconds: wall time of one
+    edit without region-hold; comparisons ignore it.
     """
 
     setting: Setting
@@ -163,7 +162,7 @@ class Report:
 
     @property
     def categories(self) -> dict[str, Summary]:
-        """A summary per category, in the order they were evaluated."""
+        """Summaries by category, in the order of evaluation."""
         names = dict.fromkeys(result.category for result in self.results)
         return {name: summarize([r for r in self.results if r.category == name]) for name in names}
 
@@ -176,7 +175,7 @@ class Report:
         return {name: summarize(members) for name, members in groups.items() if members}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain finite values for JSON; pictures stay out."""
+        """Convert to plain finite values for JSON, without pictures."""
         return {
             "setting": asdict(self.setting),
             "categories": {name: asdict(s) for name, s in self.categories.items()},
@@ -188,7 +187,7 @@ class Report:
         }
 
     def table(self) -> str:
-        """All figures as markdown, readable as plain text."""
+        """Format all figures as markdown."""
         parts = [self._main_table(), self._fault_table()]
         parts += [part.table() for part in (self.sweep, self.layers) if part is not None]
         return "\n\n".join(parts)

@@ -1,5 +1,6 @@
 """Edit held-out pairs with and without region-hold, and measure both."""
 
+from dataclasses import fields
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -8,7 +9,7 @@ import numpy as np
 from .batches import Edited, PairBatch, batch_count, edit_batch, pair_batches, seeded
 from .layers import localization_by_layer
 from .metrics import mask_cells, outside_error, overlap
-from .options import FALLBACK_THRESHOLD, LOCAL, EvaluationOptions, Progress
+from .options import LOCAL, EvaluationOptions, Progress
 from .report import Outcome, PairResult, Report, Row, Setting
 from .success import judge
 from .sweep import sweep_threshold
@@ -23,16 +24,15 @@ def evaluate(
     """Evaluate a model on ToyWorld: success, outside error and localisation per category.
 
     Every pair is edited twice from the same random numbers: without region-hold (threshold 0) and
-    with it. Localisation compares the map `model.localize` gives, upsampled to the token grid, with
-    the token cells that hold a changed pixel. The figures depend on model and options alone; only
-    the seconds do not repeat.
+    with it. Localisation compares the map of `model.localize`, upsampled to the token grid, with
+    the token cells that contain a changed pixel. Figures repeat for the same model, options and
+    processor; only the seconds do not.
 
-    model: a loaded ToyWorld checkpoint (`model.settings.resolution` says how large to draw).
-    progress: called with (batches done, batches in all, what is going on); what it raises ends the
-    evaluation.
-    Raises InputError where an option does not suit the model.
+    model: a ToyWorld checkpoint; `model.settings.resolution` is the size of the pictures.
+    progress: may raise to stop.
+    Raises InputError for an option that does not suit the model.
     """
-    options = options or EvaluationOptions()
+    options = (options or EvaluationOptions()).completed(model.settings)
     setting = _setting(model, options)
     results: list[PairResult] = []
     rows: list[Row] = []
@@ -57,20 +57,13 @@ def evaluate(
 
 
 def _setting(model: "EditMGT", options: EvaluationOptions) -> Setting:
-    sampling = options.sampling or model.settings.sampling
-    return Setting(
-        samples=options.samples,
-        seed=options.seed,
-        resolution=model.settings.resolution,
-        threshold=options.threshold or sampling.threshold or FALLBACK_THRESHOLD,
-        tolerance=options.tolerance,
-        sampling=sampling,
-        localization=options.localization or model.settings.localization,
-    )
+    shared = {f.name for f in fields(Setting)} & {f.name for f in fields(options)}
+    values = {name: getattr(options, name) for name in shared}
+    return Setting(resolution=model.settings.resolution, **values)
 
 
 class _Measured(NamedTuple):
-    """What one batch adds to the report."""
+    """Contribution of one batch to the report."""
 
     results: list[PairResult]
     rows: list[Row]
@@ -87,13 +80,13 @@ def _measure(
     start = perf_counter()
     free = edit_batch(model, batch, free_run)
     seconds = perf_counter() - start
-    found = model.localize(batch.tokens, batch.instruction, setting.localization, held_run)
-    held = edit_batch(model, batch, held_run, found)
-    relevance = found.upsample(*held.held.shape[1:]).cpu().numpy()
+    localization = model.localize(batch.tokens, batch.instruction, setting.localization, held_run)
+    held = edit_batch(model, batch, held_run, localization)
+    relevance = localization.upsample(*held.held.shape[1:]).cpu().numpy()
     results = [
         _result(batch, k, (free, held), relevance[k], setting) for k in range(len(batch.pairs))
     ]
-    shown = held if batch.category in LOCAL else free  # a whole picture leaves nothing to hold
+    shown = held if batch.category in LOCAL else free  # global edits hold nothing
     rows = [
         Row(
             pair=batch.pairs[k],
@@ -116,7 +109,7 @@ def _result(
     relevance: np.ndarray,
     setting: Setting,
 ) -> PairResult:
-    """Figures of pair k, edited without and with region-hold."""
+    """Measure pair k, edited without and with region-hold."""
     free, held = edited
     truth = mask_cells(batch.changed[k], *relevance.shape)
     return PairResult(

@@ -1,6 +1,7 @@
-"""Contact sheets: what a model did, to look at. PIL only."""
+"""Contact sheets of edits."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import InputError
 from ..files import atomic_path
-from ..pictures.lettering import fitting_font, wrapped
+from ..pictures.lettering import wrapped
 from ..toyworld.world import render
 from .report import Row
 
@@ -22,13 +23,12 @@ _HEAT = ((16, 10, 60), (90, 20, 126), (186, 54, 100), (244, 124, 40), (252, 246,
 
 
 def contact_sheet(rows: Sequence[Row]) -> Image.Image:
-    """Source, instruction, attention, held tokens, result, target and verdict of every row.
+    """Draw source, instruction, attention, held tokens, result, target and verdict of every row.
 
-    rows: from `Report.rows`; they stay in order. The result is the one made with region-hold; of
-    edits of the whole picture, which leave nothing to hold, the one without.
-    Raises InputError without a row.
+    rows: as `Report.rows`. Raises InputError if there are none.
     """
-    _require(rows)
+    if not rows:
+        raise InputError("rows is empty; evaluate with rows of at least 1")
     lefts = _lefts()
     height = _CELL + _GAP
     size = (lefts[-1] + 44 + _MARGIN, 44 + _MARGIN + height * len(rows))
@@ -53,40 +53,8 @@ def contact_sheet(rows: Sequence[Row]) -> Image.Image:
     return sheet
 
 
-def hero(rows: Sequence[Row], count: int = 6) -> Image.Image:
-    """Source, arrow, result, the instruction below: `count` pairs in three columns.
-
-    Meant for a README: of each category the first success is shown, a failure only where there is
-    none; categories in the order of the rows, then their further rows.
-    Raises InputError without a row.
-    """
-    _require(rows)
-    chosen = _best_of_each(rows)[: max(count, 1)]
-    columns = min(3, len(chosen))
-    lines = -(-len(chosen) // columns)
-    width, height = 2 * _CELL + 40, _CELL + 34
-    size = (
-        2 * _MARGIN + columns * width + (columns - 1) * 2 * _MARGIN,
-        2 * _MARGIN + lines * height + (lines - 1) * _MARGIN - 6,
-    )
-    sheet = Image.new("RGB", size, _PAPER)
-    pen = ImageDraw.Draw(sheet)
-    for number, row in enumerate(chosen):
-        line, column = divmod(number, columns)
-        left = _MARGIN + column * (width + 2 * _MARGIN)
-        top = _MARGIN + line * (height + _MARGIN)
-        _paste(sheet, row.source, (left, top), _CELL)
-        _paste(sheet, row.result, (left + _CELL + 40, top), _CELL)
-        _arrow(pen, (left + _CELL + 9, top + _CELL // 2))
-        text = f"“{row.pair.instruction}”"
-        font = fitting_font(text, width)
-        middle = (left + width // 2, top + _CELL + 9)
-        pen.text(middle, text, fill=_INK, font=font, anchor="ma")
-    return sheet
-
-
 def save_picture(picture: Image.Image, path: str | Path) -> None:
-    """Write a picture whole or not at all; its name says the format. Raises InputError."""
+    """Write a picture atomically, in the format of its extension. Raises InputError."""
     if Path(path).suffix.lower() not in Image.registered_extensions():
         raise InputError(f"cannot write {path}: unknown picture format; use a name ending in .png")
     with atomic_path(path) as temporary:
@@ -106,7 +74,7 @@ def heat_over(picture: np.ndarray, relevance: np.ndarray) -> np.ndarray:
 
 
 def held_over(picture: np.ndarray, held: np.ndarray) -> np.ndarray:
-    """The picture [H, W, 3] with held tokens, bool [rows, cols], pale and grey."""
+    """Fade the held tokens, bool [rows, cols], of the picture [H, W, 3]."""
     rows, cols = held.shape
     scale = (picture.shape[0] // rows, picture.shape[1] // cols)
     mask = np.kron(held, np.ones(scale)) > 0
@@ -114,26 +82,10 @@ def held_over(picture: np.ndarray, held: np.ndarray) -> np.ndarray:
     return np.where(mask[..., None], pale, picture)
 
 
-def _require(rows: Sequence[Row]) -> None:
-    if not rows:
-        raise InputError("rows is empty; evaluate with rows of at least 1")
-
-
-def _best_of_each(rows: Sequence[Row]) -> list[Row]:
-    ordered = sorted(rows, key=lambda row: not row.verdict.succeeded)  # stable
-    names = dict.fromkeys(row.pair.category for row in rows)
-    by_category = [[r for r in ordered if r.pair.category == name] for name in names]
-    most = max(map(len, by_category))
-    return [some[rank] for rank in range(most) for some in by_category if rank < len(some)]
-
-
 def _lefts() -> list[int]:
     """Left edge of every column."""
     widths = (_CELL, _TEXT, _CELL, _CELL, _CELL, _CELL)
-    lefts = [_MARGIN]
-    for width in widths:
-        lefts.append(lefts[-1] + width + _GAP)
-    return lefts
+    return list(accumulate((width + _GAP for width in widths), initial=_MARGIN))
 
 
 def _paste(sheet: Image.Image, picture: np.ndarray, at: tuple[int, int], side: int) -> None:
@@ -147,7 +99,7 @@ def _paste(sheet: Image.Image, picture: np.ndarray, at: tuple[int, int], side: i
 
 
 def _describe(pen: ImageDraw.ImageDraw, row: Row, at: tuple[int, int]) -> None:
-    """Category, instruction, and what is wrong with the result."""
+    """Write category, instruction and faults."""
     parts = [(row.pair.category, _FAINT, 13, 1), (row.pair.instruction, _INK, 16, 4)]
     parts += [(str(fault), _BAD, 12, 2) for fault in row.verdict.faults[:2]]
     if (more := len(row.verdict.faults) - 2) > 0:
@@ -164,7 +116,7 @@ def _describe(pen: ImageDraw.ImageDraw, row: Row, at: tuple[int, int]) -> None:
 
 
 def _mark(pen: ImageDraw.ImageDraw, good: bool, at: tuple[int, int]) -> None:
-    """A tick on green or a cross on red."""
+    """Draw a tick on green or a cross on red."""
     x, y = at
     pen.ellipse((x - 15, y - 15, x + 15, y + 15), fill=_GOOD if good else _BAD)
     if good:
@@ -172,9 +124,3 @@ def _mark(pen: ImageDraw.ImageDraw, good: bool, at: tuple[int, int]) -> None:
         return
     for dx in (-6, 6):
         pen.line([(x - dx, y - 6), (x + dx, y + 6)], fill=_PAPER, width=3)
-
-
-def _arrow(pen: ImageDraw.ImageDraw, at: tuple[int, int]) -> None:
-    x, y = at
-    pen.line([(x, y), (x + 18, y)], fill=_FAINT, width=3)
-    pen.polygon([(x + 14, y - 6), (x + 23, y), (x + 14, y + 6)], fill=_FAINT)

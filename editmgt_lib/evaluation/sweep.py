@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,12 +16,12 @@ from .tables import markdown, number, percent
 if TYPE_CHECKING:
     from ..pipeline import EditMGT
 
-DEFAULT_SAMPLES = 10
+_DIGITS = 4  # of an error in the table
 
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """Figures at one lambda under one hold rule; "local" leaves out background and style edits."""
+    """Figures at one lambda under one hold rule; "local" excludes background and style edits."""
 
     hold_rule: str
     threshold: float
@@ -32,7 +33,7 @@ class SweepPoint:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The curve: `samples` pairs per category at each point."""
+    """The curve, with `samples` pairs per category at each point."""
 
     samples: int
     points: tuple[SweepPoint, ...]
@@ -43,33 +44,34 @@ class Sweep:
         return tuple(dict.fromkeys(point.hold_rule for point in self.points))
 
     def of(self, hold_rule: str) -> list[SweepPoint]:
-        """The points of one rule by rising lambda."""
+        """The points of one rule in ascending order of lambda."""
         points = [point for point in self.points if point.hold_rule == hold_rule]
         return sorted(points, key=lambda point: point.threshold)
 
     def best(self, hold_rule: str) -> SweepPoint:
-        """The least outside error among lambdas that lose no success of local edits.
+        """Lowest outside error among lambdas with no less local success than the lowest lambda.
 
-        The lowest lambda counts as the reference; of equally good points the lowest wins.
+        Errors are compared as the table shows them, so that rounding decides nothing; the lowest
+        lambda wins a tie.
         """
         points = self.of(hold_rule)
-        wanted = points[0].local_success or 0.0
-        good = [point for point in points if (point.local_success or 0.0) >= wanted]
-        return min(good, key=lambda point: (point.local_outside or 0.0, point.threshold))
+        required = points[0].local_success or 0.0
+        good = [point for point in points if (point.local_success or 0.0) >= required]
+        return min(good, key=lambda p: (round(p.local_outside or 0.0, _DIGITS), p.threshold))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Convert to plain values for JSON."""
         best = {rule: self.best(rule).threshold for rule in self.hold_rules}
         points = [asdict(point) for point in self.points]
         return {"samples": self.samples, "best": best, "points": points}
 
     def table(self) -> str:
-        """The points as markdown."""
+        """Format the points as markdown."""
         lines = [
             (
                 point.hold_rule, f"{point.threshold:g}",
-                percent(point.local_success), number(point.local_outside, 4),
-                percent(point.success), number(point.outside, 4),
+                percent(point.local_success), number(point.local_outside, _DIGITS),
+                percent(point.success), number(point.outside, _DIGITS),
             )
             for point in self.points
         ]  # fmt: skip
@@ -83,7 +85,7 @@ class Sweep:
 
 
 @dataclass(frozen=True)
-class _Hit:
+class _Edit:
     local: bool
     success: bool
     outside: float | None
@@ -94,54 +96,46 @@ def sweep_threshold(
 ) -> Sweep:
     """Edit the same pairs, from the same random numbers, at every lambda and hold rule.
 
-    Lambda 0 is off under any rule and run once.
+    Lambda 0 turns holding off; its edits are made once for all rules.
     """
-    samples = options.sweep_samples or min(options.samples, DEFAULT_SAMPLES)
-    sampling = options.sampling or model.settings.sampling
-    rules = options.hold_rules or (sampling.hold_rule,)
-    runs = [(rule, threshold) for rule in rules for threshold in sorted(set(options.thresholds))]
-    hits: dict[tuple[str, float], list[_Hit]] = {run: [] for run in runs}
+    options = options.completed(model.settings)
+    samples = min(options.samples, options.study_samples)
+    rules = options.hold_rules or (options.sampling.hold_rule,)
+    edits = {run: [] for run in product(rules, sorted(set(options.thresholds)))}
     total = batch_count(options, options.categories, samples)
     batches = pair_batches(model, options, options.categories, samples)
-    for number_, batch in enumerate(batches, 1):
-        for run, found in _sweep_batch(model, batch, options, runs).items():
-            hits[run] += found
+    for done, batch in enumerate(batches, 1):
+        localization = model.localize(
+            batch.tokens, batch.instruction, options.localization, options.sampling
+        )
+        free: list[_Edit] = []
+        for (rule, threshold), edited in edits.items():
+            if threshold == 0 and free:
+                edited += free
+                continue
+            run = seeded(options.sampling, batch, options.seed, threshold=threshold, hold_rule=rule)
+            pictures = edit_batch(model, batch, run, localization).pictures
+            measured = [_measure(batch, k, picture, options) for k, picture in enumerate(pictures)]
+            edited += measured
+            if threshold == 0:
+                free = measured
         if progress is not None:
-            progress(number_, total, f"lambda sweep, {batch.category}")
-    return Sweep(samples, tuple(_point(run, found) for run, found in hits.items()))
+            progress(done, total, f"lambda sweep, {batch.category}")
+    return Sweep(samples, tuple(_point(run, edited) for run, edited in edits.items()))
 
 
-def _sweep_batch(
-    model: "EditMGT",
-    batch: PairBatch,
-    options: EvaluationOptions,
-    runs: Sequence[tuple[str, float]],
-) -> dict[tuple[str, float], list[_Hit]]:
-    sampling = options.sampling or model.settings.sampling
-    reading = options.localization or model.settings.localization
-    found = model.localize(batch.tokens, batch.instruction, reading, sampling)
-    done: dict[Any, list[_Hit]] = {}
-    for rule, threshold in runs:
-        key = (rule, threshold) if threshold else threshold
-        if key not in done:
-            chosen = seeded(sampling, batch, options.seed, threshold=threshold, hold_rule=rule)
-            pictures = edit_batch(model, batch, chosen, found).pictures
-            done[key] = [_hit(batch, k, pictures[k], options) for k in range(len(pictures))]
-    return {run: done[run if run[1] else run[1]] for run in runs}
-
-
-def _hit(batch: PairBatch, k: int, picture: np.ndarray, options: EvaluationOptions) -> _Hit:
+def _measure(batch: PairBatch, k: int, picture: np.ndarray, options: EvaluationOptions) -> _Edit:
     outside = outside_error(picture, batch.sources[k], batch.changed[k], options.tolerance)
     success = judge(picture, batch.pairs[k]).succeeded
-    return _Hit(batch.category in LOCAL, success, outside.mean)
+    return _Edit(batch.category in LOCAL, success, outside.mean)
 
 
-def _point(run: tuple[str, float], hits: Sequence[_Hit]) -> SweepPoint:
-    local = [hit for hit in hits if hit.local]
+def _point(run: tuple[str, float], edits: Sequence[_Edit]) -> SweepPoint:
+    local = [edit for edit in edits if edit.local]
     return SweepPoint(
         *run,
-        success=float(np.mean([hit.success for hit in hits])),
-        outside=mean([hit.outside for hit in hits]),
-        local_success=mean([float(hit.success) for hit in local]),
-        local_outside=mean([hit.outside for hit in local]),
+        success=float(np.mean([edit.success for edit in edits])),
+        outside=mean([edit.outside for edit in edits]),
+        local_success=mean([float(edit.success) for edit in local]),
+        local_outside=mean([edit.outside for edit in local]),
     )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 def markdown(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table with padded columns; the first column is left-aligned, the others right-aligned."""
+    """Format a table with padded columns, the first left-aligned, the others right-aligned."""
     widths = [max(len(line[k]) for line in (heading, *lines)) for k in range(len(heading))]
 
     def row(cells: Sequence[str]) -> str:
@@ -17,10 +17,10 @@ def markdown(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float | None, digits: int) -> str:
-    """A number with so many decimals, or a dash where there is none."""
+    """Format a number with that many decimals, None as a dash."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
 def percent(value: float | None) -> str:
-    """A share 0..1 in whole percent with one decimal where it matters, or a dash."""
+    """Format a fraction as a percentage, None as a dash."""
     return "-" if value is None else f"{100 * value:.1f} %".replace(".0 %", " %")

@@ -26,12 +26,6 @@ def font_for(text: str, size: int) -> Font:
     return min((own, *_system_fonts(size)), key=lambda font: _missing(font, text))
 
 
-def fitting_font(text: str, width: int, sizes: range = range(18, 9, -1)) -> Font:
-    """The first of these sizes in which the text is at most `width` pixels wide, or the last."""
-    fonts = [font_for(text, size) for size in sizes]
-    return next((font for font in fonts if font.getlength(text) <= width), fonts[-1])
-
-
 def wrapped(text: str, font: Font, width: int) -> list[str]:
     """Lines of at most `width` pixels; words are broken only where one alone is wider."""
     lines = [""]
