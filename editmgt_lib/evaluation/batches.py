@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..localization.maps import Localization
 from ..pictures.fitting import Tokens
