@@ -396,7 +396,11 @@ class Oracle(EditMGT):
         if localization is not None:
             held = localization.held(options.threshold, 16, 16)
         ids = torch.zeros_like(tokens.ids)
-        callback(StepEvent(0, 1, ids, ids, held, ids < 0))
+        for k, item in enumerate(ids):
+            item_held = None if held is None else held[k : k + 1]
+            callback(
+                StepEvent(0, 1, item[None], item[None], item_held, item[None] < 0, k, len(ids))
+            )
         done = Tokens(ids, tokens.canvas, tokens.ids)
         object.__setattr__(done, "made", (self.pairs(tokens, instruction), held))
         return done, localization

@@ -445,7 +445,7 @@ def test_the_reference_of_a_chained_edit_is_the_edited_picture(model, instructio
     seen, prepare = [], MaskedTransformer.prepare
 
     def spied(self, *given):
-        seen.append(given[4])
+        seen.append(given[5])
         return prepare(self, *given)
 
     monkeypatch.setattr(MaskedTransformer, "prepare", spied)
@@ -541,7 +541,7 @@ def test_update_once_reads_one_map(model, instruction, monkeypatch):
     step = MaskedTransformer.step
 
     def spied(self, *given, **named):
-        reads.append(list(given[4] if len(given) > 4 else named.get("probed_blocks", ())))
+        reads.append(list(given[3].probed))
         return step(self, *given, **named)
 
     monkeypatch.setattr(MaskedTransformer, "step", spied)

@@ -570,14 +570,14 @@ def test_compiled_training_starts_from_half_precision_too(tiny_recipe, tmp_path,
     """Through the tracer alone: the compiler is torch's business, and takes minutes."""
     trained = commands.run_training("tiny", tmp_path / "a", steps=1, threads=1)
     copy_checkpoint(trained, tmp_path / "b" / "checkpoint", torch.float16)
-    whole = MaskedTransformer.compile_step
+    whole = MaskedTransformer.compile_blocks
     asked = []
 
-    def compile_step(self):
+    def compile_blocks(self):
         asked.append({p.dtype for p in self.parameters()})
         whole(self, backend="eager")
 
-    monkeypatch.setattr(MaskedTransformer, "compile_step", compile_step)
+    monkeypatch.setattr(MaskedTransformer, "compile_blocks", compile_blocks)
     folder = commands.run_training(
         "tiny", tmp_path / "b", stages=("edit",), steps=2, threads=1, compiled=True
     )
