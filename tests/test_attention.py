@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from editmgt_lib import load
-from editmgt_lib.errors import InputError
+from editmgt_lib.errors import EditMGTError, InputError
 from editmgt_lib.models.attention import (
     STRENGTH_SCOPES,
     Attention,
@@ -84,14 +84,21 @@ def test_some_rows_are_those_of_all_rows(name):
     assert restrict(attention.groups, slice(0, 0)) == ()
 
 
-@pytest.mark.parametrize("name", ["flash", "math"])
-def test_gradients_flow_through(name):
+@pytest.mark.parametrize(("name", "strength"), [("flash", 1.0), ("math", 1.3), ("sdpa", 1.3)])
+def test_gradients_flow_through(name, strength):
     given = [x.requires_grad_() for x in projections()]
-    groups = strength_groups(FULL, FULL, 1.3, "text+image", given[0])
-    wanted = expected(*given, FULL, FULL, 1.3, "text+image").sum()
+    groups = strength_groups(FULL, FULL, strength, "text+image", given[0])
+    wanted = expected(*given, FULL, FULL, strength, "text+image").sum()
     ours = torch.autograd.grad(BACKENDS[name](*given, groups).sum(), given)
     for got, right in zip(ours, torch.autograd.grad(wanted, given), strict=True):
         torch.testing.assert_close(got, right, rtol=0, atol=1e-5)
+
+
+def test_a_wrong_gradient_is_refused():
+    given = [x.requires_grad_() for x in projections()]
+    groups = strength_groups(FULL, FULL, 1.3, "text+image", given[0])
+    with pytest.raises(EditMGTError, match="cannot train at a strength but 1"):
+        BACKENDS["flash"](*given, groups)
 
 
 @pytest.mark.parametrize("name", ["flash", "math"])

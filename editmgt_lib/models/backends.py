@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import EditMGTError, InputError
 from .attention import AttentionFunction, QueryGroup
 
 
@@ -50,6 +50,9 @@ def split_keys(partial: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]
     def attention(q: Tensor, k: Tensor, v: Tensor, groups: Sequence[QueryGroup]) -> Tensor:
         if all(g.bias == 0 for g in groups):
             return partial(q, k, v)[0]
+        if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
+            # The kernels' log-sum-exps carry no gradient, so the result's would be wrong.
+            raise EditMGTError("this attention cannot train at a strength but 1; use 'sdpa'")
         inner = {edge for g in groups for edge in (g.keys.start, g.keys.stop)}
         edges, parts = sorted(inner | {0, k.shape[2]}), []
         for start, stop in zip(edges, edges[1:], strict=False):
