@@ -36,8 +36,7 @@ class EncodeInstruction(io.ComfyNode):
                     "sentences about shapes, colours, backgrounds and styles.",
                 ),
                 io.String.Input(
-                    "negative",
-                    multiline=True,
+                    "negative",  # on one line, where the canvas shows its name beside "auto"
                     default=AUTO,
                     optional=True,
                     tooltip="What the result should not look like. auto: the checkpoint's own "

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -94,7 +95,8 @@ def with_negative(models):
     settings = json.loads((TOY_FOLDER / SETTINGS_FILE).read_text(encoding="utf-8"))
     settings["negative"] = NEGATIVE
     (folder / SETTINGS_FILE).write_text(json.dumps(settings), encoding="utf-8")
-    return folder.name
+    yield folder.name
+    shutil.rmtree(folder)  # other tests compare the list of checkpoints
 
 
 def test_auto_is_the_checkpoints_own_negative_and_an_empty_one_is_empty(client, with_negative):
