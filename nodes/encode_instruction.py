@@ -6,6 +6,7 @@ from ..editmgt_lib.errors import InputError
 from .compat import CATEGORY, known
 from .memory import on_device
 from .networks import Model
+from .parsing import AUTO, own_or
 from .sockets import MODEL_TIP, InstructionSocket, ModelSocket
 
 EMPTY = "text is empty; say what to change, as in 'make the background striped'"
@@ -35,12 +36,12 @@ class EncodeInstruction(io.ComfyNode):
                     "sentences about shapes, colours, backgrounds and styles.",
                 ),
                 io.String.Input(
-                    "negative",
-                    multiline=True,
-                    default="",
+                    "negative",  # on one line, where the canvas shows its name beside "auto"
+                    default=AUTO,
                     optional=True,
-                    tooltip="What the result should not look like. Empty: the checkpoint's own. It "
-                    "counts only while guidance is above 1.",
+                    tooltip="What the result should not look like. auto: the checkpoint's own "
+                    "(toyworld none, published a list of flaws). Empty: none. It counts only while "
+                    "guidance is above 1.",
                 ),
             ],
             outputs=[
@@ -57,10 +58,10 @@ class EncodeInstruction(io.ComfyNode):
         return EMPTY if text is not None and not text.strip() else True
 
     @classmethod
-    def execute(cls, model: Model, text: str, negative: str = "") -> io.NodeOutput:
+    def execute(cls, model: Model, text: str, negative: str = AUTO) -> io.NodeOutput:
         """Encode, and leave the result on the CPU."""
         if not text.strip():
             raise InputError(EMPTY)
         with on_device(*model.text):
-            encoded = model.pipeline.encode_instruction(text, negative.strip() or None)
+            encoded = model.pipeline.encode_instruction(text, own_or(negative))
         return io.NodeOutput(encoded.to("cpu"))

@@ -5,6 +5,13 @@ import re
 
 from ..editmgt_lib.errors import InputError
 
+AUTO = "auto"  # leaves it to the checkpoint
+
+
+def own_or(text: str) -> str | None:
+    """The text, empty or not; None, which is the checkpoint's own, for "auto"."""
+    return None if text.strip() == AUTO else text.strip()
+
 
 def word_list(text: str) -> tuple[str, ...]:
     """Words and phrases separated by commas (of any script), semicolons or line ends."""

@@ -142,6 +142,15 @@ def test_block_ranges_that_cannot_be(part, text):
         part("nodes.parsing").block_range(text)
 
 
+@pytest.mark.parametrize(
+    "text, expected",
+    [("auto", None), (" auto\n", None), ("", ""), (" \n", ""), (" blurry ", "blurry"),
+     ("auto, blurry", "auto, blurry")],
+)  # fmt: skip
+def test_an_empty_negative_text_is_not_the_checkpoints_own(part, text, expected):
+    assert part("nodes.parsing").own_or(text) == expected
+
+
 def test_words_are_separated_by_any_comma(part):
     assert part("nodes.parsing").word_list("red circle, sky\uff0c\n\u592a\u9633,") == (
         "red circle", "sky", "\u592a\u9633",

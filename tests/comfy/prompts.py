@@ -22,7 +22,7 @@ def node(kind, **inputs):
     }}  # fmt: skip
 
 
-def edit(image, text=TEXT, *, fit="pad", negative="", mask=None, decode=None, **sampling):
+def edit(image, text=TEXT, *, fit="pad", negative="auto", mask=None, decode=None, **sampling):
     """LoadImage -> five stages -> SaveImage; `mask` names a picture, white where to edit."""
     sampling.setdefault("steps", 4)  # enough for what is tested here
     model, region = ("load", 0), {}

@@ -1,10 +1,15 @@
 """Caching, determinism, batches, live previews, cancelling, and what errors say."""
 
 import io
+import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from editmgt_lib.checkpoints.layout import SETTINGS_FILE
+from editmgt_lib.checkpoints.resolve import TOY_FOLDER
 
 from . import prompts
 
@@ -72,6 +77,44 @@ def test_an_item_is_the_same_alone_and_in_a_batch(client):
     for k, name in enumerate(names):
         alone = result(client, prompts.edit(name, seed=20 + k))
         assert (alone[0] == together[k]).all(), f"item {k}"
+
+
+# ---- the negative text
+
+NEGATIVE = "turn this into a sketch"
+
+
+@pytest.fixture
+def with_negative(models):
+    """The toy model as a checkpoint of another name whose own negative text is not empty."""
+    folder = models / "editmgt" / "negative"
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in TOY_FOLDER.iterdir():
+        if part.is_dir() and not (folder / part.name).exists():
+            (folder / part.name).symlink_to(part, target_is_directory=True)
+    settings = json.loads((TOY_FOLDER / SETTINGS_FILE).read_text(encoding="utf-8"))
+    settings["negative"] = NEGATIVE
+    (folder / SETTINGS_FILE).write_text(json.dumps(settings), encoding="utf-8")
+    yield folder.name
+    shutil.rmtree(folder)  # other tests compare the list of checkpoints
+
+
+def test_auto_is_the_checkpoints_own_negative_and_an_empty_one_is_empty(client, with_negative):
+    noise = np.random.default_rng(1).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    picture = client.upload("noise.png", prompts.png(noise))
+
+    def edited(checkpoint, **negative):
+        prompt = prompts.edit(picture, seed=7, guidance=4.0, **negative)
+        prompt["load"]["inputs"]["checkpoint"] = checkpoint
+        if not negative:
+            del prompt["words"]["inputs"]["negative"]
+        return result(client, prompt)[0]
+
+    own = edited(with_negative)  # as a prompt without this input has it
+    assert (own == edited(with_negative, negative="auto")).all()
+    assert (own == edited("toyworld", negative=NEGATIVE)).all()
+    empty = edited(with_negative, negative="")
+    assert (empty == edited("toyworld")).all() and (empty != own).any()
 
 
 # ---- previews and progress
