@@ -227,7 +227,7 @@ def test_maps_are_smoothed_along_both_axes():
     speck = torch.zeros(1, 9, 9)
     speck[0, 4, 4] = 1
     around = consolidate(speck.flatten(1), (9, 9), options).relevance[0]
-    assert float(around[3, 4]) > 0.5
+    assert around[3, 4] > 0.2 and around[4, 3] > 0.2
     torch.testing.assert_close(around, around.T)
     scores = torch.rand(1, 6, 4, generator=torch.Generator().manual_seed(0))
     upright = consolidate(scores.flatten(1), (6, 4), options).relevance
