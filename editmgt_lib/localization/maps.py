@@ -39,7 +39,7 @@ class LocalizationOptions:
     rows: text rows averaged when `words` is empty: "all", padding included (published code), or
         "content", the rows of prompt tokens.
     filter: "adaptive" (published), "gaussian" or "none".
-    update: "step" recomputes the map at every sampling step (published); "once" keeps the first.
+    update: "step" recomputes it at every sampling step (published); "once" keeps the one given.
     state: target tokens when a map is read before sampling: "masked", as at the first step, or
         "source", the picture's own tokens, as at the last.
     Raises InputError.
