@@ -27,8 +27,8 @@ from .results import Decoded, EditResult, decode_pixels, memory_advice, stage, u
 from .sampling.loop import Callback, StepEvent, of_item, report
 from .sampling.noise import ItemNoise, SharedNoise
 from .sampling.options import SamplingOptions
-from .sampling.predictor import Predictor, fitting
-from .sampling.run import run_sampling
+from .sampling.predictor import fitting
+from .sampling.run import joined, one_by_one, read_map, run_sampling
 from .settings import Settings
 from .text.encoders import TextEncoders
 from .text.instruction import Instruction
@@ -141,20 +141,18 @@ class EditMGT:
             InputError: words that are not in the prompt, blocks that do not exist; OutOfMemory;
             Cancelled.
         """
-        options = options or self.settings.localization
-        sampling = replace(sampling or self.settings.sampling, guidance=1.0)
-        step = sampling.steps - 1 if options.state == "source" else 0
-        items, maps = self._items(tokens, instruction), []
+        options, sampling = (
+            options or self.settings.localization,
+            sampling or self.settings.sampling,
+        )
+        items, maps = one_by_one(tokens, instruction), []
         with stage("localising", "use a smaller picture", self.transformer):
             for k, (item, prompt) in enumerate(items):
-                ids = item.ids.to(self.device)
-                if options.state == "masked":
-                    ids = torch.full_like(ids, self.transformer.config.mask_token_id)
-                predictor = Predictor(self.transformer, item, prompt, sampling, options)
-                maps.append(predictor.read(ids, step).relevance)
-                event = StepEvent(0, 1, ids, ids, None, torch.zeros_like(ids, dtype=torch.bool))
-                report(event, of_item(callback, k, len(items)))
-        return Localization(torch.cat(maps), options)
+                maps.append(read_map(self.transformer, item, prompt, options, sampling))
+                nothing = torch.zeros_like(item.ids, dtype=torch.bool)
+                event = StepEvent(0, 1, item.ids, item.ids, None, nothing, k, len(items))
+                report(event, callback)
+        return joined(maps)
 
     def sample(
         self,
@@ -205,56 +203,34 @@ class EditMGT:
         if isinstance(localization, Localization):
             grid = tokens.canvas.rows, tokens.canvas.cols
             localization = fitting(localization, batch, grid)
-        parts = [(tokens, instruction)] if batched or noise else self._items(tokens, instruction)
+        together = batched or noise is not None
+        parts = [(tokens, instruction)] if together else one_by_one(tokens, instruction)
         masks = None if region is None else project_mask(region, tokens.canvas, required=True)
+        reading = localization
+        if reading is None and options.threshold > 0:
+            reading = self.settings.localization
         seeds, results = options.seeds(batch), []
         less = "use a smaller picture, bfloat16 or guidance 1, or do without `batched`"
         with stage("sampling", less, self.transformer):
             for k, (part, prompt) in enumerate(parts):
-                one = slice(k, k + part.canvas.batch)
-                hold_by = localization
-                if isinstance(localization, Localization) and len(parts) > 1:
-                    hold_by = localization.item(k)
+                here = slice(k, k + part.canvas.batch)
+                ready = isinstance(reading, Localization) and not together
                 results.append(
                     run_sampling(
                         self.transformer,
                         part,
                         prompt,
                         options,
-                        self._hold_by(part, prompt, options, hold_by),
-                        noise or ItemNoise(seeds[one], options.draw),
-                        region=None if masks is None else masks[one],
+                        reading.item(k) if ready else reading,
+                        noise or ItemNoise(seeds[here], options.draw),
+                        region=None if masks is None else masks[here],
                         combine=combine,
                         callback=of_item(callback, k, len(parts)),
                     )
                 )
         maps = [r.localization for r in results if r.localization is not None]
-        last = replace(maps[0], relevance=torch.cat([m.relevance for m in maps])) if maps else None
-        return tokens.with_ids(torch.cat([r.ids for r in results])), last
-
-    def _items(self, tokens: Tokens, instruction: Instruction) -> list[tuple[Tokens, Instruction]]:
-        """Pictures with their prompts, one by one: an item's rounding then depends on it alone."""
-        batch = tokens.canvas.batch
-        expanded = instruction.expand(batch)
-        return [(tokens.item(k), expanded.item(k)) for k in range(batch)]
-
-    def _hold_by(
-        self,
-        tokens: Tokens,
-        instruction: Instruction,
-        options: SamplingOptions,
-        given: Localization | LocalizationOptions | None,
-    ) -> Localization | LocalizationOptions | None:
-        """A map that stays, options to read one at every step, or None where nothing needs one."""
-        if options.threshold == 0 and given is None:
-            return None
-        reading = given.options if isinstance(given, Localization) else given
-        reading = reading or self.settings.localization
-        if options.threshold > 0 and reading.update == "step":
-            return reading
-        if isinstance(given, Localization):
-            return given
-        return self.localize(tokens, instruction, reading, options)
+        ids = torch.cat([r.ids for r in results])
+        return tokens.with_ids(ids), joined(maps) if maps else None
 
     def decode(self, tokens: Tokens, *, feather: float = 0.0, grow: int = 1) -> Decoded:
         """Stage 5: tokens -> picture at the original size, identical outside the support.

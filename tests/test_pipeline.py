@@ -21,6 +21,7 @@ from editmgt_lib.sampling.noise import ItemNoise, SharedNoise
 from editmgt_lib.sampling.options import SamplingOptions
 from editmgt_lib.settings import Settings
 from editmgt_lib.text.instruction import Instruction
+from editmgt_lib.toyworld import world
 
 PROMPT, OTHER = "make the red circle blue", "remove the green square"
 QUICK = SamplingOptions(steps=3, guidance=2.0)
@@ -793,3 +794,110 @@ def test_a_saved_instruction_edits_alike(model, instruction, tmp_path):
     ours, _ = model.sample(tokens, instruction, QUICK)
     theirs, _ = model.sample(tokens, loaded, QUICK)
     assert torch.equal(ours.ids, theirs.ids)
+
+
+# What a user is promised
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return load("toyworld", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def toy_pictures():
+    pairs = [world.pair_at(3, k, True, "color") for k in range(3)]
+    pixels = torch.stack([torch.from_numpy(world.render(p.source, 128)) for p in pairs])
+    return pixels.float() / 255, [p.instruction for p in pairs]
+
+
+def test_a_picture_and_seed_give_the_same_tokens_in_any_batch(toy, toy_pictures):
+    """On the shipped checkpoint: its logits do move with the batch that they are computed in."""
+    pictures, texts = toy_pictures
+    how = {"steps": 6, "guidance": 3.0, "threshold": 0.1, "strength": 1.1}
+    whole = toy.edit(pictures, texts, seed=(5, 6, 7), **how)
+    for k, seed in enumerate((5, 6, 7)):
+        alone = toy.edit(pictures[k : k + 1], texts[k], seed=seed, **how)
+        assert torch.equal(alone.tokens.ids, whole.tokens.ids[k : k + 1])
+        assert torch.equal(alone.image, whole.image[k : k + 1])
+        maps = alone.localization.relevance, whole.localization.relevance[k : k + 1]
+        assert torch.equal(*maps)
+
+
+def test_a_batch_can_go_through_the_network_together(toy, toy_pictures, monkeypatch):
+    pictures, texts = toy_pictures
+    sizes, step = [], MaskedTransformer.step
+
+    def spied(self, ids, *more):
+        sizes.append(len(ids))
+        return step(self, ids, *more)
+
+    monkeypatch.setattr(MaskedTransformer, "step", spied)
+    together = toy.edit(pictures, texts, seed=5, steps=2, guidance=1.0, batched=True)
+    assert sizes == [3, 3]
+    each = toy.edit(pictures, texts, seed=5, steps=2, guidance=1.0)
+    assert sizes == [3, 3] + [1] * 6
+    # Rounding may turn a token over, not more.
+    assert float((together.tokens.ids == each.tokens.ids).float().mean()) > 0.95
+
+
+def test_options_override_the_checkpoints_own_one_by_one(tiny_copy):
+    settings = json.loads((tiny_copy / "editmgt.json").read_text())
+    settings["sampling"] |= {"steps": 5, "guidance": 1.0, "hold_rule": "restore"}
+    (tiny_copy / "editmgt.json").write_text(json.dumps(settings))
+    model, events = load(tiny_copy, device="cpu"), []
+    model.edit(picture(), PROMPT, seed=3, threshold=0.2, callback=events.append)
+    assert [e.steps for e in events] == [5] * 5
+    changed = model.settings.override(seed=3, words=("red",), steps=None)
+    assert changed.sampling == replace(model.settings.sampling, seed=3)
+    assert changed.localization.words == ("red",)
+    with pytest.raises(InputError, match="unknown option cfg; use one of steps, guidance"):
+        model.edit(picture(), PROMPT, cfg=3)
+
+
+def test_a_whole_set_of_options_can_be_given_and_overridden(model):
+    one = model.edit(picture(), PROMPT, options=QUICK, seed=9)
+    other = model.edit(picture(), PROMPT, options=replace(QUICK, seed=9))
+    assert torch.equal(one.tokens.ids, other.tokens.ids)
+
+
+def test_generate_takes_options_one_by_one(model):
+    assert torch.equal(
+        model.generate("a red circle", seed=4, steps=2),
+        model.generate("a red circle", options=replace(model.settings.sampling, seed=4, steps=2)),
+    )
+
+
+def test_padding_is_held(model, instruction):
+    """A picture half as high as its canvas: the tokens above and below it are not drawn anew."""
+    tokens = model.encode_image(picture(20, 64))
+    assert tokens.canvas.covered.any(2).tolist() == [[False, True, True, False]]
+    events = []
+    result, _ = model.sample(tokens, instruction, QUICK, callback=events.append)
+    assert not (result.changed & ~tokens.canvas.covered).any()
+    assert all(not (e.pending & ~tokens.canvas.covered).any() for e in events)
+
+
+def test_the_last_event_comes_though_all_tokens_were_known_before(model, instruction):
+    region = torch.zeros(1, 64, 64)
+    region[:, :8, :8] = 1  # one token: drawn in the last step at the latest
+    tokens, events = model.encode_image(picture()), []
+    options = replace(QUICK, steps=40)
+    model.sample(tokens, instruction, options, region=region, callback=events.append)
+    assert [e.step for e in events][-1] == 39 and not events[-1].pending.any()
+
+
+def test_an_edit_that_changes_nothing_says_so(model):
+    result = model.edit(picture(batch=2), PROMPT, options=replace(QUICK, threshold=1.0))
+    assert not result.changed.any()
+    assert any("nothing changed in picture 0, 1" in note for note in result.notes)
+    assert not model.edit(picture(), PROMPT, options=QUICK).notes
+
+
+def test_no_map_is_read_where_nothing_is_held(model, instruction, monkeypatch):
+    """A ready map that says it wants to be read anew is passed through at threshold 0."""
+    tokens = model.encode_image(picture())
+    given = model.localize(tokens, instruction)
+    monkeypatch.setattr("editmgt_lib.sampling.predictor.consolidate", lambda *_: 1 / 0)
+    _, last = model.sample(tokens, instruction, QUICK, localization=given)
+    assert torch.equal(last.relevance, given.relevance)

@@ -1,4 +1,7 @@
-"""One sampling run: from tokens and what to hold by to new tokens."""
+"""One run of the network over pictures that go through it together: a map, or new tokens."""
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,12 +18,39 @@ from .predictor import Predictor
 from .reuse import ReusingPredictor
 
 
+def one_by_one(tokens: Tokens, instruction: Instruction) -> list[tuple[Tokens, Instruction]]:
+    """Each picture with its prompt: rounding, and so every token, then depends on it alone."""
+    batch = tokens.canvas.batch
+    expanded = instruction.expand(batch)
+    return [(tokens.item(k), expanded.item(k)) for k in range(batch)]
+
+
+def joined(maps: Sequence[Localization]) -> Localization:
+    """Maps of single pictures as those of the batch."""
+    return replace(maps[0], relevance=torch.cat([m.relevance for m in maps]))
+
+
+def read_map(
+    transformer: MaskedTransformer,
+    tokens: Tokens,
+    instruction: Instruction,
+    reading: LocalizationOptions,
+    sampling: SamplingOptions,
+) -> Localization:
+    """Read a map in one forward pass; arguments as `EditMGT.localize`."""
+    ids, step = tokens.ids.to(workplace(transformer)[0]), sampling.steps - 1
+    if reading.state == "masked":
+        ids, step = torch.full_like(ids, transformer.config.mask_token_id), 0
+    alone = replace(sampling, guidance=1.0)  # a map reads the conditional half
+    return Predictor(transformer, tokens, instruction, alone, reading).read(ids, step)
+
+
 def run_sampling(
     transformer: MaskedTransformer,
     tokens: Tokens,
     instruction: Instruction,
     options: SamplingOptions,
-    hold_by: Localization | LocalizationOptions | None,
+    localization: Localization | LocalizationOptions | None,
     noise: ItemNoise | SharedNoise,
     *,
     region: Tensor | None = None,
@@ -41,6 +71,7 @@ def run_sampling(
         elif region is not None:
             changeable = changeable & region
         region = changeable
+    hold_by = _hold_by(transformer, tokens, instruction, options, localization)
     kind = Predictor if options.reuse == "none" else ReusingPredictor
     return sample_tokens(
         kind(transformer, tokens, instruction, options, hold_by),
@@ -53,3 +84,21 @@ def run_sampling(
         never_held=never_held,
         callback=callback,
     )
+
+
+def _hold_by(
+    transformer: MaskedTransformer,
+    tokens: Tokens,
+    instruction: Instruction,
+    options: SamplingOptions,
+    given: Localization | LocalizationOptions | None,
+) -> Localization | LocalizationOptions | None:
+    """A map that stays, options to read one at every step, or None where nobody asks for one."""
+    if given is None:
+        return None
+    reading = given.options if isinstance(given, Localization) else given
+    if options.threshold > 0 and reading.update == "step":
+        return reading
+    if isinstance(given, Localization):
+        return given
+    return read_map(transformer, tokens, instruction, given, options)
