@@ -141,10 +141,8 @@ class EditMGT:
             InputError: words that are not in the prompt, blocks that do not exist; OutOfMemory;
             Cancelled.
         """
-        options, sampling = (
-            options or self.settings.localization,
-            sampling or self.settings.sampling,
-        )
+        options = options or self.settings.localization
+        sampling = sampling or self.settings.sampling
         items, maps = one_by_one(tokens, instruction), []
         with stage("localising", "use a smaller picture", self.transformer):
             for k, (item, prompt) in enumerate(items):
