@@ -13,7 +13,7 @@ import folder_paths
 
 from ..editmgt_lib.checkpoints.hub import DEFAULT_REPO, find_downloaded, folder_for
 from ..editmgt_lib.checkpoints.layout import PARTS, SETTINGS_FILE, describe
-from ..editmgt_lib.checkpoints.resolve import TOY_FOLDER, TOY_NAME
+from ..editmgt_lib.checkpoints.names import TOY_FOLDER, TOY_NAME
 from ..editmgt_lib.errors import CheckpointError, InputError
 
 KEY = "editmgt"

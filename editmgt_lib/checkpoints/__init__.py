@@ -5,23 +5,22 @@ from .layout import (
     FolderReport,
     PartReport,
     check_folder,
+    check_mask_token,
     describe,
     read_settings,
 )
 from .loading import load_module
-from .reading import read_config, read_headers, read_state_dict
-from .resolve import resolve
+from .names import resolve
 from .saving import save_module
-from .transformer_config import check_transformer_config, infer_connector
+from .weights import read_config, read_headers, read_state_dict
 
 __all__ = [
     "PARTS",
     "FolderReport",
     "PartReport",
     "check_folder",
-    "check_transformer_config",
+    "check_mask_token",
     "describe",
-    "infer_connector",
     "load_module",
     "read_config",
     "read_headers",
