@@ -41,6 +41,7 @@ def save_module(
             save_file(tensors, str(weights_path), metadata={"format": "pt"})
         except SafetensorError as error:  # how the writer reports a full disk
             raise InputError(f"cannot write {files[1]}: {error}") from error
+        weights_path.chmod(config_path.stat().st_mode)  # safetensors lets only its user read them
     return files
 
 

@@ -4,7 +4,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -139,17 +138,18 @@ def _read_file(file: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, 
 
 def _unreadable(file: Path, error: Exception) -> str:
     """Say what the file is instead, as far as its first bytes tell."""
-    start = b""
-    with suppress(OSError), open(file, "rb") as stream:
-        start = stream.read(64)
+    try:
+        with open(file, "rb") as stream:
+            start = stream.read(64)
+    except OSError as refused:  # the reader calls everything "no such file"
+        return f"cannot read {file}: {refused.strerror or refused}"
     if start.startswith(b"version https://git-lfs"):
         return f"{file} is a Git LFS pointer, not the weights; fetch the content (git lfs pull)"
     if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04")):
         return f"{file} is a PyTorch file with a safetensors name; convert it to safetensors"
     if start.lstrip().startswith(b"<"):
         return f"{file} is a web page, not weights; fetch the file again"
-    reason = getattr(error, "strerror", None) or error
-    return f"cannot read {file}: {reason}; it may be truncated or corrupt, fetch it again"
+    return f"cannot read {file}: {error}; it may be truncated or corrupt, fetch it again"
 
 
 def _unwrapped(tensors: dict[str, Any], source: str | Path) -> dict[str, Any]:

@@ -185,7 +185,7 @@ def _published_axes(head_dim: int, where: str) -> list[int]:
     if head_dim != sum(PUBLISHED_AXES):
         raise CheckpointError(
             f"{where}: config.json lacks axes_dims_rope, which no tensor tells; add the three even "
-            f"numbers the checkpoint was trained with (their sum is the head dimension, {head_dim}; "
+            f"numbers the checkpoint was trained with (they sum to the head dimension, {head_dim}; "
             f"only for {sum(PUBLISHED_AXES)} is there a published default, {list(PUBLISHED_AXES)})"
         )
     return list(PUBLISHED_AXES)
