@@ -91,7 +91,7 @@ def download(
     Complete files (size and checksum agree) are not fetched again, so after any failure the same
     call goes on. Config files come last: a folder that has them all is complete. When `progress`
     gives False or raises, the transfer stops at its next chunk; versions of huggingface_hub before
-    1.3 notice only between files and finish those under way in the background.
+    1.1 notice only between files and finish those under way in the background.
 
     Raises InputError when offline, when the repository or revision does not exist or needs a login,
     when the disk lacks room (with the bytes) or cannot be written; CheckpointError when the

@@ -97,7 +97,7 @@ class _Transfer:
     """A running `snapshot_download`: its byte counts, and the way to stop it.
 
     huggingface_hub makes its progress bars of the class it is given and updates them from its
-    threads, with every chunk (before 1.3: with every file). What a bar raises ends the download.
+    threads, with every chunk (before 1.1: with every file). What a bar raises ends the download.
     """
 
     def __init__(self) -> None:
@@ -111,8 +111,8 @@ class _Transfer:
 
     def stop(self) -> None:
         """End the download at its next chunk."""
-        # hf_xet's transfers only print what a bar raises. Aborting is for the whole process, as it
-        # is on Ctrl-C; older versions have no such function and finish their file.
+        # A transfer by hf_xet goes on whatever a bar raises, so it is aborted as on Ctrl-C, for the
+        # whole process. Versions without the function finish the file under way.
         with suppress(ImportError):
             from huggingface_hub.utils._xet import abort_xet_session
 
@@ -153,14 +153,14 @@ def fetch(repo_id: str, commit: str, files: list[RemoteFile], folder: Path, mete
 
     def work() -> None:
         try:
+            for file in files:  # one that is there but wrong could be trusted by its record
+                (folder / file.path).unlink(missing_ok=True)
             snapshot_download(
                 repo_id, local_dir=str(folder), tqdm_class=transfer.bar_class(), **options
             )
         except BaseException as error:
             failure.append(error)
 
-    for file in files:  # one that is there but wrong could be trusted by its record
-        (folder / file.path).unlink(missing_ok=True)
     # In a thread, so that the callback runs in the caller's, also while the network is silent.
     worker = threading.Thread(target=work, daemon=True)
     worker.start()

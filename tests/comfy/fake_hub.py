@@ -22,12 +22,14 @@ class FakeHub:
     """What is served, how slowly, and what was asked for.
 
     pause: seconds after each 64 KiB. sent: path -> bytes of content sent, by each request for it.
+    revisions: those asked for. corrupt: path -> content sent in place of what the listing states.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.pause, self.url = folder, 0.0, ""
         self.sent: dict[str, list[int]] = {}
-        self.requests = 0
+        self.requests, self.revisions = 0, set()
+        self.corrupt: dict[str, bytes] = {}
 
     def tree(self) -> list[dict]:
         """The listing as the Hub gives it: large files by SHA-256, small ones by git's SHA-1."""
@@ -86,17 +88,20 @@ def _answer(request: BaseHTTPRequestHandler, hub: FakeHub, body: bool) -> None:
     path = unquote(urlsplit(request.path).path)
     if path.startswith("/api/models/"):
         _, found, revision = path.partition("/revision/")
+        hub.revisions |= {revision} if found else set()
         content = json.dumps(hub.info(revision) if found else hub.tree()).encode()
         return _send(request, content, {"Content-Type": "application/json"}, body, 0, None)
     revision, _, name = path.partition("/resolve/")[2].partition("/")
     file = hub.folder / name
     if not name or not file.is_file():
         return request.send_error(404)
+    hub.revisions.add(revision)
     entry = hub._entry(file)
     etag = entry.get("lfs", entry)["oid"]
     headers = {"X-Repo-Commit": commit_of(revision), "ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
     start = int(request.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])
-    _send(request, file.read_bytes(), headers, body, start, (hub, name))
+    content = hub.corrupt.get(name) or file.read_bytes()
+    _send(request, content, headers, body, start, (hub, name))
 
 
 def _send(
