@@ -21,7 +21,6 @@ from torch import nn
 
 import editmgt_lib
 from editmgt_lib.checkpoints import (
-    check_folder,
     check_mask_token,
     describe,
     load_module,
@@ -31,7 +30,7 @@ from editmgt_lib.checkpoints import (
     resolve,
     save_module,
 )
-from editmgt_lib.checkpoints.layout import PARTS
+from editmgt_lib.checkpoints.layout import PARTS, check_folder
 from editmgt_lib.errors import CheckpointError, InputError
 from editmgt_lib.files import atomic_path, atomic_write_bytes, atomic_write_json
 from editmgt_lib.models.config import TransformerConfig, complete_config, infer_connector
@@ -482,6 +481,8 @@ def test_the_scheduler_is_optional_and_read_where_it_is(tmp_path):
     (root / "editmgt.json").write_text(json.dumps({"sampling": {"schedule": "cosine"}}))
     assert Settings.read(root).sampling.schedule == "cosine"
     write_schedule(root, masking_schedule="square")
+    assert Settings.read(root).sampling.schedule == "cosine"
+    (root / "editmgt.json").unlink()
     with pytest.raises(CheckpointError, match="masking_schedule is 'square'"):
         Settings.read(root)
     (root / "scheduler" / "scheduler_config.json").write_text("{")

@@ -88,17 +88,16 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     stated = _read_optional(folder, SETTINGS_FILE)
     schedule = _read_optional(*_scheduler(folder)).get("masking_schedule")
-    if schedule is None:
+    sampling = stated.get("sampling", {})
+    # What is no object, the settings refuse.
+    if schedule is None or not isinstance(sampling, dict) or "schedule" in sampling:
         return stated
     if schedule not in ("cosine", "linear"):
         raise CheckpointError(
             f"{Path(*_scheduler(folder))}: masking_schedule is {schedule!r}; only 'cosine' and "
             "'linear' are supported"
         )
-    sampling = stated.get("sampling", {})
-    if isinstance(sampling, dict):  # what else it may be, the settings refuse
-        stated["sampling"] = {"schedule": schedule} | sampling
-    return stated
+    return stated | {"sampling": {"schedule": schedule, **sampling}}
 
 
 def check_mask_token(folder: str | Path, mask_token_id: int) -> None:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from ..errors import CheckpointError, InputError
-from .hub import Progress, download, find_downloaded, folder_for
+from .hub import download, find_downloaded, folder_for
 from .layout import check_folder
 
 TOY_NAME = "toyworld"
@@ -19,7 +19,6 @@ def resolve(
     *,
     local_dir: str | Path | None = None,
     allow_download: bool = False,
-    progress: Progress | None = None,
 ) -> Path:
     """The complete checkpoint folder that `name` stands for.
 
@@ -48,7 +47,7 @@ def resolve(
         return found
     home = folder_for(name, local_dir)
     if allow_download:
-        return download(name, folder=home, progress=progress)
+        return download(name, folder=home)
     raise InputError(
         f"{name} is not downloaded ({home} is not complete), and there is no folder of this name; "
         f"fetch it with `editmgt download {name}` or pass allow_download=True"
