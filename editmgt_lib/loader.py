@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from .checkpoints import (
-    check_transformer_config,
+    check_mask_token,
     load_module,
     read_config,
     read_headers,
@@ -18,7 +18,7 @@ from .choices import DTYPES, OFFLOAD
 from .errors import InputError
 from .models.attention import AttentionFunction
 from .models.backends import choose_attention, sdpa
-from .models.config import TransformerConfig
+from .models.config import TransformerConfig, complete_config
 from .models.transformer import MaskedTransformer
 from .models.vq import VQConfig, VQModel
 from .offload import rest
@@ -74,6 +74,7 @@ def load(
     transformer = load_transformer(
         folder / "editmgt", home, kind, attention=choose_attention(attention, place, kind)
     )
+    check_mask_token(folder, transformer.config.mask_token_id)
     vq = load_tokenizer(folder / "vqvae", home)
     encoders = TextEncoders.from_folder(folder, home, kind, settings.text_length) if text else None
     model = EditMGT(transformer, vq, encoders, settings, folder)
@@ -99,21 +100,21 @@ def load_transformer(
 ) -> MaskedTransformer:
     """The transformer of `editmgt/`; what its config leaves out is read off the tensors."""
     shapes = {name: info.shape for name, info in read_headers(folder).items()}
-    values = check_transformer_config(read_config(folder), shapes, where=str(folder))
-    config = TransformerConfig.from_dict(values)
+    values = complete_config(read_config(folder), shapes, where=str(folder))
+    config = TransformerConfig.from_dict(values, where=str(folder / "config.json"))
     return load_module(
         lambda: MaskedTransformer(config, operations, attention),
         read_state_dict(folder),
         device=device,
         dtype=dtype,
-        keep_float32=HIGH_PRECISION.__contains__,
+        float32=HIGH_PRECISION,
         where=str(folder),
     )
 
 
 def load_tokenizer(folder: Path, device: torch.device, operations=nn) -> VQModel:
     """The picture tokenizer of `vqvae/`, in float32."""
-    config = VQConfig.from_dict(read_config(folder))
+    config = VQConfig.from_dict(read_config(folder), where=str(folder / "config.json"))
     return load_module(
         lambda: VQModel(config, operations),
         read_state_dict(folder),

@@ -1,4 +1,4 @@
-"""A checkpoint's own defaults: what its `editmgt.json` says, the published values otherwise."""
+"""A checkpoint's own defaults: what its files state, the published values otherwise."""
 
 import warnings
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoints.layout import SETTINGS_FILE, read_settings
+from .checks import require_number
 from .errors import CheckpointError, InputError
 from .localization.maps import LocalizationOptions
 from .sampling.options import SamplingOptions
@@ -34,18 +35,19 @@ class Settings:
     localization: LocalizationOptions = field(default_factory=LocalizationOptions)
 
     def __post_init__(self) -> None:
+        require_number("resolution", self.resolution, 1, whole=True)
+        require_number("text_length", self.text_length, 1, whole=True)
         if not isinstance(self.negative, str):
             raise InputError(f"negative is {self.negative!r}; use a text")
 
     @classmethod
     def read(cls, folder: Path) -> "Settings":
-        """Read `editmgt.json`; without it, the published settings.
+        """Read `editmgt.json` and `scheduler/`; what they leave out is as published.
 
         Raises:
             CheckpointError: a value that cannot be, or a name that is unknown.
         """
         stated = read_settings(folder)
-        stated.pop("parts", None)
         where = folder / SETTINGS_FILE
         surplus = sorted(set(stated) - {f.name for f in fields(cls)})
         if surplus:

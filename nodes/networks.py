@@ -6,7 +6,7 @@ from pathlib import Path
 import comfy.model_management as management
 import torch
 
-from ..editmgt_lib.checkpoints import read_headers
+from ..editmgt_lib.checkpoints import check_mask_token, read_headers
 from ..editmgt_lib.checkpoints.layout import SETTINGS_FILE
 from ..editmgt_lib.loader import load_tokenizer, load_transformer
 from ..editmgt_lib.pictures.fitting import Canvas
@@ -67,6 +67,7 @@ def load(name: str, dtype: str, progress: Progress) -> Model:
     weights = sum(info.elements for info in read_headers(folders["editmgt"]).values())
     compute, storage = precision(dtype, device, weights)
     transformer = load_transformer(folders["editmgt"], CPU, compute, Layers, attention)
+    check_mask_token(folders[SETTINGS_FILE], transformer.config.mask_token_id)
     shrink(transformer.blocks, storage)
     progress.advance()
     vq = load_tokenizer(folders["vqvae"], CPU, Layers)

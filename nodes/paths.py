@@ -13,12 +13,12 @@ import folder_paths
 
 from ..editmgt_lib.checkpoints.hub import DEFAULT_REPO, find_downloaded, folder_for
 from ..editmgt_lib.checkpoints.layout import PARTS, SETTINGS_FILE, describe
-from ..editmgt_lib.checkpoints.resolve import TOY_FOLDER, TOY_NAME
+from ..editmgt_lib.checkpoints.names import TOY_FOLDER, TOY_NAME
 from ..editmgt_lib.errors import CheckpointError, InputError
 
 KEY = "editmgt"
 EXTENSIONS = {".safetensors", ".sft", ".json"}
-# Core's folder for each part that is loaded; the schedule is not read from a file.
+# Core's folder for each part that is loaded; the schedule lies beside the settings.
 CORE = {
     "editmgt": "diffusion_models",
     "vqvae": "vae",
@@ -103,6 +103,7 @@ def fingerprint(name: str) -> str:
         folders = locate(name)
     except (InputError, CheckpointError) as error:
         return str(error)
-    files = {f for folder in folders.values() for f in folder.iterdir() if f.is_file()}
+    places = [*folders.values(), folders[SETTINGS_FILE] / PARTS[-1].name]
+    files = {f for place in places if place.is_dir() for f in place.iterdir() if f.is_file()}
     facts = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(files)]
     return repr(facts)

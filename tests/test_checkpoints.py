@@ -1,8 +1,16 @@
 """Checkpoint folders: reading, loading, saving, describing; every fault is a CheckpointError."""
 
 import json
+import os
 import re
+import shutil
 import struct
+import warnings
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -11,22 +19,22 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
+import editmgt_lib
 from editmgt_lib.checkpoints import (
-    check_folder,
-    check_transformer_config,
+    check_mask_token,
     describe,
-    infer_connector,
     load_module,
     read_config,
     read_headers,
-    read_settings,
     read_state_dict,
     resolve,
     save_module,
 )
-from editmgt_lib.checkpoints.layout import PARTS
+from editmgt_lib.checkpoints.layout import PARTS, check_folder
 from editmgt_lib.errors import CheckpointError, InputError
 from editmgt_lib.files import atomic_path, atomic_write_bytes, atomic_write_json
+from editmgt_lib.models.config import TransformerConfig, complete_config, infer_connector
+from editmgt_lib.settings import Settings
 
 from .parity import goldens
 
@@ -199,9 +207,10 @@ def test_every_truncation_is_a_checkpoint_error(tmp_path, weights_bytes):
     file = tmp_path / "model.safetensors"
     for length in range(len(weights_bytes)):
         file.write_bytes(weights_bytes[:length])
-        with pytest.raises(CheckpointError, match=r"truncated") as error:
-            read_state_dict(tmp_path)
-        assert str(file) in str(error.value)
+        for read in (read_state_dict, read_headers):
+            with pytest.raises(CheckpointError, match=r"truncated") as error:
+                read(tmp_path)
+            assert str(file) in str(error.value)
 
 
 quiet = settings(
@@ -288,14 +297,9 @@ def test_ties_are_kept_and_need_one_tensor():
 
 def test_dtypes():
     state = Net().state_dict()
-    net = load_module(
-        Net, state, dtype=torch.float16, keep_float32=lambda name: name.startswith("body.1")
-    )
+    net = load_module(Net, state, dtype=torch.float16)
     assert net.embed.weight.dtype == torch.float16 and net.steps.dtype == torch.int64
-    assert net.body[1].weight.dtype == torch.float32
     half = {n: t.half() if t.is_floating_point() else t for n, t in state.items()}
-    kept = load_module(Net, half, dtype=torch.float16, keep_float32=True)
-    assert {p.dtype for p in kept.parameters()} == {torch.float32}
     assert {p.dtype for p in load_module(Net, half).parameters()} == {torch.float16}
 
 
@@ -353,23 +357,14 @@ def test_building_costs_no_memory_and_no_random_numbers():
 # ---- saving
 
 
-@pytest.mark.parametrize("limit", [1, 150, 10**9])
-def test_save_and_load_round_trip(tmp_path, limit):
+def test_save_and_load_round_trip(tmp_path):
     net = Net()
-    files = save_module(tmp_path, net, {"width": 4}, max_shard_bytes=limit)
+    files = save_module(tmp_path, net, {"width": 4}, weights_name="w.safetensors")
     assert set(files) == set(tmp_path.iterdir())
+    assert len({file.stat().st_mode for file in files}) == 1  # who may read one may read both
     assert read_config(tmp_path) == {"width": 4}
     assert "head.weight" not in read_state_dict(tmp_path)
     assert same(load_module(Net, read_state_dict(tmp_path)).state_dict(), net.state_dict())
-
-
-def test_saving_over_an_older_form_leaves_only_the_new(tmp_path):
-    for limit, scale in ((10**9, 1.0), (60, 2.0), (10**9, 3.0)):
-        net = Net(tied=False)
-        nn.init.constant_(net.embed.weight, scale)
-        files = save_module(tmp_path, net, {}, weights_name="w.safetensors", max_shard_bytes=limit)
-        assert set(files) == set(tmp_path.iterdir())
-        assert read_state_dict(tmp_path)["embed.weight"].unique().tolist() == [scale]
 
 
 def test_saving_over_the_file_a_module_was_loaded_from(tmp_path):
@@ -381,18 +376,15 @@ def test_saving_over_the_file_a_module_was_loaded_from(tmp_path):
     assert same(load_module(Net, read_state_dict(tmp_path)).state_dict(), expected)
 
 
-def test_save_casts_views_and_shared_memory(tmp_path):
+def test_save_takes_views_and_shared_memory(tmp_path):
     net = Net(tied=False)
     whole = torch.arange(48.0).reshape(6, 8)
     net.embed.weight.data = whole[:, ::2]  # not contiguous, shares memory with the head
     net.head.weight.data = whole[:, 1::2]
     net.body[1].bias.data = net.body[1].weight.data  # one memory, two parameters
     expected = {n: t.clone() for n, t in net.state_dict().items()}
-    save_module(tmp_path / "a", net, {})
-    assert same(read_state_dict(tmp_path / "a"), expected)
-    save_module(tmp_path / "b", net, {}, dtype=torch.bfloat16)
-    saved = read_state_dict(tmp_path / "b")
-    assert saved["embed.weight"].dtype == torch.bfloat16 and saved["steps"].dtype == torch.int64
+    save_module(tmp_path, net, {})
+    assert same(read_state_dict(tmp_path), expected)
 
 
 def test_a_failed_save_leaves_what_was_there(tmp_path):
@@ -443,34 +435,65 @@ def test_describe_counts_from_headers(tmp_path):
     report = describe(write_folder(tmp_path))
     assert report.complete and report.parameters == 4 * 6
     part = report.parts[0]
-    assert part.dtypes == {"F32": 1, "I64": 1} and part.tensor_bytes == 24 + 32
+    assert part.dtypes == {"F32": 1, "I64": 1}
     assert set(part.files) == {"config.json", "model.safetensors"}
     assert report.file_bytes == sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file())
-    assert report.settings["resolution"] == 1024 and report.settings["text_length"] == 256
 
 
 def test_describe_reports_broken_parts(tmp_path):
-    write_folder(tmp_path, PARTS[:-1])
+    write_folder(tmp_path, PARTS[1:-1])
     (tmp_path / "vqvae" / "model.safetensors").write_bytes(b"123")
     report = describe(tmp_path)
     problems = {p.part.name: p.problem for p in report.parts if p.problem}
-    assert set(problems) == {"vqvae", "scheduler"} and not report.complete
-    assert "truncated" in problems["vqvae"]
-    assert "scheduler/scheduler_config.json" in problems["scheduler"]
+    assert set(problems) == {"editmgt", "vqvae"} and not report.complete
+    assert "truncated" in problems["vqvae"] and "editmgt/config.json" in problems["editmgt"]
     with pytest.raises(InputError, match="there is no folder"):
         describe(tmp_path / "nothing")
 
 
 def test_settings_file(tmp_path):
-    write_folder(tmp_path, PARTS[:2])
-    given = {"resolution": 256, "parts": ["editmgt", "vqvae"], "sampling": {"steps": 12}}
+    assert Settings.read(tmp_path) == Settings()
+    given = {"resolution": 256, "sampling": {"steps": 12}}
     (tmp_path / "editmgt.json").write_text(json.dumps(given))
-    assert read_settings(tmp_path) == given | {"text_length": 256}
-    assert check_folder(tmp_path) == tmp_path and len(describe(tmp_path).parts) == 2
-    for bad in ({"resolution": "256"}, {"text_length": 0}, {"parts": ["unet"]}, {"parts": 3}):
+    settings = Settings.read(tmp_path)
+    assert (settings.resolution, settings.text_length, settings.sampling.steps) == (256, 256, 12)
+    for bad in ({"resolution": "256"}, {"text_length": 0}, {"sampling": 3}, {"steps": 3}):
         (tmp_path / "editmgt.json").write_text(json.dumps(bad))
-        with pytest.raises(CheckpointError, match=next(iter(bad))):
-            read_settings(tmp_path)
+        with pytest.raises(CheckpointError, match=f"editmgt.json: .*{next(iter(bad))}"):
+            Settings.read(tmp_path)
+
+
+def write_schedule(folder, **values):
+    (folder / "scheduler").mkdir(exist_ok=True)
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(values))
+
+
+def test_the_scheduler_is_optional_and_read_where_it_is(tmp_path):
+    root = write_folder(tmp_path, PARTS[:-1])
+    assert check_folder(root) == root and describe(root).complete
+    assert Settings.read(root).sampling.schedule == "cosine"
+    check_mask_token(root, 39)
+    write_schedule(root, masking_schedule="linear", mask_token_id=39, _class_name="Scheduler")
+    assert Settings.read(root).sampling.schedule == "linear" and len(describe(root).parts) == 6
+    check_mask_token(root, 39)
+    (root / "editmgt.json").write_text(json.dumps({"sampling": {"steps": 7}}))
+    assert Settings.read(root).sampling.schedule == "linear"
+    (root / "editmgt.json").write_text(json.dumps({"sampling": {"schedule": "cosine"}}))
+    assert Settings.read(root).sampling.schedule == "cosine"
+    write_schedule(root, masking_schedule="square")
+    assert Settings.read(root).sampling.schedule == "cosine"
+    (root / "editmgt.json").unlink()
+    with pytest.raises(CheckpointError, match="masking_schedule is 'square'"):
+        Settings.read(root)
+    (root / "scheduler" / "scheduler_config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="scheduler_config.json is not valid JSON"):
+        Settings.read(root)
+
+
+def test_another_mask_token_than_the_transformers_is_refused(tiny_copy):
+    write_schedule(tiny_copy, mask_token_id=38)
+    with pytest.raises(CheckpointError, match="mask_token_id is 38.* is 39"):
+        editmgt_lib.load(tiny_copy, device="cpu", text=False)
 
 
 def test_missing_parts_are_named_with_their_marker(tmp_path):
@@ -499,10 +522,10 @@ def golden_config(case):
 def test_goldens_agree_and_complete_their_config(case):
     config, shapes = golden_config(case)
     assert infer_connector(shapes) == config["connector_type"]
-    completed = check_transformer_config(config, shapes)
+    completed = complete_config(config, shapes)
     assert completed.items() >= config.items()
     told = {k: v for k, v in config.items() if k in ("axes_dims_rope",)}
-    derived = check_transformer_config(told | {"connector_type": None}, shapes)
+    derived = complete_config(told | {"connector_type": None}, shapes)
     for key in config.keys() - {"patch_size", "in_channels", "text_encoder_architecture"}:
         assert derived[key] == config[key], key
 
@@ -531,7 +554,7 @@ def test_a_contradicting_key_is_listed_with_both_values(case, key):
     right = config[key]
     wrong = "x" if isinstance(right, str) else not right if isinstance(right, bool) else right + 1
     with pytest.raises(CheckpointError) as error:
-        check_transformer_config(config | {key: wrong}, shapes, "/f")
+        complete_config(config | {key: wrong}, shapes, "/f")
     line = next(x for x in str(error.value).splitlines() if key in x)
     assert "config says" in line and "the tensors say" in line and str(wrong) in line
 
@@ -544,13 +567,283 @@ def test_published_size_from_its_key_list():
         published = json.loads(file.read_text())
         for connector in ("none", "linear"):
             shapes = {k: s for k, s, _, c in published["keys"] if c in (None, connector)}
-            completed = check_transformer_config(published["config"], shapes)
+            completed = complete_config(published["config"], shapes)
             assert completed["connector_type"] == connector
             assert completed["num_attention_heads"] == 8 and completed["num_layers"] == 14
 
 
 def test_other_weights_are_refused():
     with pytest.raises(CheckpointError, match="context_embedder.weight"):
-        check_transformer_config({}, {"encoder.conv.weight": (3, 3)})
+        complete_config({}, {"encoder.conv.weight": (3, 3)})
     with pytest.raises(CheckpointError, match="not linear .connector.other"):
         infer_connector(["connector.other"])
+
+
+EXTRA = {"decay": 0.9999, "optimization_step": 7, "update_after_step": 0, "_class_name": "X"}
+
+
+@pytest.mark.parametrize("part", ["editmgt", "vqvae"])
+def test_keys_that_other_tools_add_are_a_warning(tiny_copy, part):
+    file = tiny_copy / part / "config.json"
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps(values | EXTRA))
+    says = f"{file}: ignored unknown keys decay, optimization_step, update_after_step$"
+    with pytest.warns(UserWarning, match=says):
+        editmgt_lib.load(tiny_copy, device="cpu", text=False)
+    key = "num_layers" if part == "editmgt" else "latent_channels"
+    file.write_text(json.dumps(values | EXTRA | {key: values[key] + 1}))
+    with warnings.catch_warnings(), pytest.raises(CheckpointError, match="config says"):
+        warnings.simplefilter("ignore")
+        editmgt_lib.load(tiny_copy, device="cpu", text=False)
+
+
+def tiny_shapes(head_dim):
+    """The tensors that tell a transformer's sizes, at one head."""
+    return {
+        "context_embedder.weight": (head_dim, 8),
+        "transformer_blocks.0.attn.norm_q.weight": (head_dim,),
+        "cond_embed.linear_1.weight": (8, 1288),
+        "embed.embeddings.weight": (9, 8),
+        "mlm_layer.conv2.weight": (8, 8),
+    }
+
+
+def test_rotary_axes_that_are_absent():
+    config = complete_config({"axes_dims_rope": None}, tiny_shapes(128))
+    assert TransformerConfig.from_dict(config).axes_dims_rope == (16, 56, 56)
+    with pytest.raises(CheckpointError, match=r"/f: .*lacks axes_dims_rope.* head dimension, 64"):
+        complete_config({}, tiny_shapes(64), "/f")
+    for wrong in (
+        [16, 56],
+        [15, 57, 56],
+        [128, 0, 0],
+        "16",
+        128,
+        [16.0, 56.0, 56.0],
+        [-16, 72, 72],
+    ):
+        values = complete_config({"axes_dims_rope": wrong}, tiny_shapes(128))
+        with pytest.raises(CheckpointError, match="axes_dims_rope is"):
+            TransformerConfig.from_dict(values)
+
+
+# ---- whole checkpoints of other tools
+
+
+def rename(file, change):
+    save_file({change(n): t for n, t in read_state_dict(file).items()}, file)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda name: f"_orig_mod.{name}",
+        lambda name: f"module.{name}",
+        lambda name: f"module._orig_mod.{name}",
+        lambda name: f"_orig_mod.module.{name}",
+        lambda name: re.sub(r"(blocks\.\d+\.)", r"\1_orig_mod.", name),
+        lambda name: f"_fsdp_wrapped_module.{name}".replace(
+            ".attn", "._checkpoint_wrapped_module.attn"
+        ),
+    ],
+)
+def test_names_of_wrapped_networks(tiny_copy, tiny_checkpoint, change):
+    for part in ("editmgt", "vqvae", "text_encoder", "llm_encoder"):
+        file = next((tiny_copy / part).glob("*.safetensors"))
+        rename(file, change)
+        assert read_headers(file) == read_headers(tiny_checkpoint / part)
+    model = editmgt_lib.load(tiny_copy, device="cpu")
+    expected = editmgt_lib.load(tiny_checkpoint, device="cpu")
+    assert same(model.transformer.state_dict(), expected.transformer.state_dict())
+
+
+def test_module_is_only_a_wrapper_where_every_name_has_it(tmp_path):
+    tensors = {"module.a": torch.ones(1), "b": torch.ones(1)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert set(read_state_dict(tmp_path)) == {"module.a", "b"}
+    save_file({"_orig_mod.a": torch.ones(1), "a": torch.ones(1)}, tmp_path / "model.safetensors")
+    for read in (read_state_dict, read_headers):
+        with pytest.raises(CheckpointError, match="holds a both wrapped and bare"):
+            read(tmp_path)
+
+
+def test_a_clip_saved_whole_is_its_text_part(tiny_copy):
+    before = editmgt_lib.load(tiny_copy, device="cpu").towers.clip
+    folder = tiny_copy / "text_encoder"
+    text = json.loads((folder / "config.json").read_text())
+    width = text.pop("projection_dim")
+    vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = {"model_type": "clip", "text_config": text, "vision_config": vision}
+    (folder / "config.json").write_text(json.dumps(config | {"projection_dim": width}))
+    file = next(folder.glob("*.safetensors"))
+    image_side = {
+        "logit_scale": torch.tensor(2.6),
+        "vision_model.embeddings.class_embedding": torch.zeros(16),
+        "vision_model.encoder.layers.0.layer_norm1.weight": torch.zeros(16),
+        "visual_projection.weight": torch.zeros(width, 16),
+        "text_model.embeddings.position_ids": torch.arange(77)[None],
+    }
+    save_file(read_state_dict(file) | image_side, file)
+    clip = editmgt_lib.load(tiny_copy, device="cpu").towers.clip
+    assert same(clip.state_dict(), before.state_dict())
+    assert clip.config.projection_dim == width
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "siglip"}))
+    with pytest.raises(CheckpointError, match="'siglip', expected 'clip_text_model' or 'clip'"):
+        editmgt_lib.load(tiny_copy, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("text_encoder", {"hidden_act": "gelu_newest"}),
+        ("llm_encoder", {"hidden_activation": "gelu_newest"}),
+        ("llm_encoder", {"num_attention_heads": "two"}),
+        ("vqvae", {"norm_num_groups": 5}),
+        ("editmgt", {"connector_type": ["linear"]}),
+    ],
+)
+def test_a_network_that_cannot_be_built_names_its_folder(tiny_copy, part, change):
+    file = tiny_copy / part / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(CheckpointError, match=str(file.parent)):
+        editmgt_lib.load(tiny_copy, device="cpu")
+
+
+JUNK = (None, True, 0, -1, 3, 0.5, float("inf"), "", "gelu", [], [1], {}, {"a": 1})
+
+
+def damage_json(file, random):
+    """Change, drop or rename one value at any depth."""
+    value = json.loads(file.read_text())
+    places = []
+
+    def walk(node):
+        keys = node if isinstance(node, dict) else range(min(len(node), 4))
+        for key in keys:
+            places.append((node, key))
+            if isinstance(node[key], (dict, list)):
+                walk(node[key])
+
+    walk(value)
+    node, key = random.choice(places)
+    if isinstance(node, dict) and random.random() < 0.3:
+        taken = node.pop(key)
+        node.update({"renamed": taken} if random.random() < 0.5 else {})
+    else:
+        node[key] = random.choice(JUNK)
+    file.write_text(json.dumps(value))
+
+
+def damage_bytes(file, random):
+    """Change bytes of the header, mostly digits and names, or cut the file."""
+    data = bytearray(file.read_bytes())
+    end = 8 + int.from_bytes(data[:8], "little")
+    for _ in range(random.randint(1, 3)):
+        data[random.randrange(8 * (random.random() < 0.9), end)] = random.choice(b'0123456789aF[]"')
+    file.write_bytes(data[: random.randrange(len(data))] if random.random() < 0.1 else data)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_damaged_checkpoint_loads_or_is_a_deliberate_error(tiny_copy):
+    random = Random(9)
+    texts = [f for f in sorted(tiny_copy.rglob("*.json")) if f.name != "tokenizer.json"]
+    weights = sorted(tiny_copy.rglob("*.safetensors"))
+    outcomes = Counter()
+    for case in range(150):
+        file, damage = (
+            (random.choice(texts), damage_json) if case % 3 else (weights[case % 4], damage_bytes)
+        )
+        before = file.read_bytes()
+        damage(file, random)
+        try:
+            text = file.parent.name not in ("editmgt", "vqvae")  # only to save time
+            editmgt_lib.load(tiny_copy, device="cpu", text=text)
+            outcomes["loaded"] += 1
+        except (CheckpointError, InputError):
+            outcomes["refused"] += 1
+        except Exception as error:
+            raise AssertionError(
+                f"case {case}: {file.name}: {file.read_bytes()[:3000]!r}"
+            ) from error
+        file.write_bytes(before)
+    assert outcomes["loaded"] > 10 and outcomes["refused"] > 50
+
+
+# ---- names
+
+
+def test_paths_that_hold_no_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    (tmp_path / "models").mkdir()
+    (tmp_path / "file").write_text("")
+    for name, says in [
+        ("models/WeiChow--EditMGT", "there is no folder models/WeiChow--EditMGT"),
+        ("models/absent", "there is no folder models/absent"),  # the parent is there
+        ("nowhere/WeiChow--EditMGT", "there is no folder nowhere/WeiChow--EditMGT"),
+        ("./a/b", "there is no folder a/b"),
+        ("~/no/such", "there is no folder .*no/such"),
+        (tmp_path / "a" / "b", "there is no folder"),
+        ("file", "file is not a folder"),
+        ("file/inside", "file/inside is not a folder"),
+        ("owner/name", "owner/name is not downloaded.*no folder of this name.*editmgt download"),
+        ("absent", "there is no checkpoint 'absent'"),
+        ("", "there is no checkpoint ''"),
+        ("x" * 300, "there is no checkpoint"),
+        ("models/" + "x" * 300, "cannot read the folder models/xxx.*"),
+        ("models/a\0b", "cannot read the folder"),
+        ("owner/" + "x" * 200, "is not downloaded"),
+    ]:
+        with pytest.raises(InputError, match=says) as error:
+            resolve(name)
+        assert len(str(error.value).splitlines()) == 1
+    with pytest.raises(CheckpointError, match="models is not a complete checkpoint"):
+        resolve("models")
+
+
+@contextmanager
+def ordinary_user():
+    """Tests may run as one who may read everything."""
+    privileged = os.geteuid() == 0
+    if privileged:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if privileged:
+            os.seteuid(0)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions of POSIX")
+@pytest.mark.parametrize(
+    "place",
+    ["", "editmgt", "editmgt/config.json", "editmgt.json", "scheduler/scheduler_config.json",
+     "vqvae/diffusion_pytorch_model.safetensors", "text_encoder"],
+)  # fmt: skip
+def test_what_may_not_be_read_is_named(tiny_checkpoint, place):
+    with TemporaryDirectory() as folder:  # pytest's own folders are closed to other users
+        Path(folder).chmod(0o755)
+        copy = shutil.copytree(tiny_checkpoint, Path(folder) / "checkpoint")
+        copy.chmod(0o755)
+        editmgt_lib.load(copy, device="cpu")  # whatever is imported late
+        (copy / place).chmod(0)
+        try:
+            with ordinary_user(), pytest.raises((InputError, CheckpointError)) as error:
+                editmgt_lib.load(copy, device="cpu")
+            with ordinary_user():
+                try:
+                    assert not describe(copy).complete or "json" in place
+                except InputError as refused:
+                    assert "Permission denied" in str(refused)
+        finally:
+            (copy / place).chmod(0o755)
+    assert str(copy / place) in str(error.value) and "Permission denied" in str(error.value)
+
+
+def test_no_home_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it does without a home
+    for call in (lambda: resolve("owner/name"), lambda: resolve("owner/name", allow_download=True)):
+        with pytest.raises(InputError, match="no home folder is known.*--to"):
+            call()
+    assert resolve("toyworld").is_dir()

@@ -103,7 +103,7 @@ FLAGGED = {
     "the environment": r"\bos\.(environ|getenv|putenv)",
     "installing": r"\bpip3? install\b",
 }
-HUB = {"checkpoints/hub.py", "checkpoints/hub_errors.py"}  # all there is of a network
+HUB = {"checkpoints/hub.py", "checkpoints/transfer.py"}  # all there is of a network
 
 
 def archived():
@@ -241,7 +241,7 @@ BELOW = {
     "files": ("errors",),
     "checks": ("errors",),
     "offload": (),
-    "models": ("errors", "checks"),
+    "models": ("errors",),
     "checkpoints": ("errors", "files", "checks"),
     "pictures": ("errors", "files", "checks", "choices"),
     "localization": ("errors", "checks", "choices"),

@@ -247,9 +247,10 @@ def test_unsupported_values_are_named(change, message):
         VQConfig.from_dict({**TINY.to_dict(), **change})
 
 
-def test_unknown_and_missing_config_keys_are_listed():
-    with pytest.raises(CheckpointError, match="unknown dropout=0.1, kernel=5; known"):
-        VQConfig.from_dict({**TINY.to_dict(), "kernel": 5, "dropout": 0.1})
+def test_unknown_config_keys_are_a_warning_and_missing_ones_an_error():
+    with pytest.warns(UserWarning, match="a/config.json: ignored unknown keys decay, kernel$"):
+        config = VQConfig.from_dict({**TINY.to_dict(), "kernel": 5, "decay": 0.1}, "a/config.json")
+    assert config == TINY
     with pytest.raises(CheckpointError, match="block_out_channels, latent_channels"):
         VQConfig.from_dict({"layers_per_block": 1, "num_vq_embeddings": 8, "norm_num_groups": 4})
 

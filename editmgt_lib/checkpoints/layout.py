@@ -1,16 +1,15 @@
 """The folder layout of a checkpoint: what must be there, and what is."""
 
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, InputError
-from .reading import read_config, read_headers
+from .weights import read_config, read_headers
 
 SETTINGS_FILE = "editmgt.json"
-# What the published checkpoint, which has no settings file, works at.
-DEFAULT_SETTINGS = {"resolution": 1024, "text_length": 256}
 
 
 @dataclass(frozen=True)
@@ -21,6 +20,7 @@ class Part:
     marker: str
     has_weights: bool
     role: str
+    required: bool = True
 
 
 PARTS = (
@@ -29,7 +29,7 @@ PARTS = (
     Part("text_encoder", "config.json", True, "CLIP text encoder"),
     Part("tokenizer", "tokenizer_config.json", False, "CLIP tokenizer"),
     Part("llm_encoder", "config.json", True, "Gemma text encoder and its tokenizer"),
-    Part("scheduler", "scheduler_config.json", False, "masking schedule"),
+    Part("scheduler", "scheduler_config.json", False, "masking schedule", required=False),
 )
 
 
@@ -45,7 +45,6 @@ class PartReport:
     present: bool
     files: dict[str, int] = field(default_factory=dict)
     parameters: int = 0
-    tensor_bytes: int = 0
     dtypes: dict[str, int] = field(default_factory=dict)
     problem: str | None = None
 
@@ -57,11 +56,10 @@ class PartReport:
 
 @dataclass(frozen=True)
 class FolderReport:
-    """A checkpoint folder, part by part; `settings` with defaults filled in."""
+    """A checkpoint folder, part by part."""
 
     folder: Path
     parts: tuple[PartReport, ...]
-    settings: dict[str, Any]
 
     @property
     def complete(self) -> bool:
@@ -80,66 +78,105 @@ class FolderReport:
 
 
 def read_settings(folder: str | Path) -> dict[str, Any]:
-    """The pipeline settings of a checkpoint folder: published defaults under its `editmgt.json`.
+    """What a checkpoint states about its own use: `editmgt.json`, and the schedule's folder.
 
-    Keys: resolution (pixels), text_length (rows), and whatever else the file has, such as default
-    sampling and localization options. `parts` names the parts the checkpoint consists of, when
-    these are not all six.
+    A `masking_schedule` of `scheduler/` is the sampling option `schedule`, unless `editmgt.json`
+    says otherwise.
 
-    Raises CheckpointError when the file is broken or one of these values cannot be.
+    Raises CheckpointError when a file is broken.
     """
     folder = Path(folder)
-    stated = read_config(folder, SETTINGS_FILE) if (folder / SETTINGS_FILE).exists() else {}
-    settings = DEFAULT_SETTINGS | stated
-    for key in DEFAULT_SETTINGS:
-        if type(settings[key]) is not int or settings[key] < 1:
-            raise CheckpointError(
-                f"{folder / SETTINGS_FILE}: {key} is {settings[key]!r}; give a positive integer"
-            )
-    known = [p.name for p in PARTS]
-    parts = settings.setdefault("parts", known)
-    if not isinstance(parts, list) or not all(p in known for p in parts):
+    stated = _read_optional(folder, SETTINGS_FILE)
+    schedule = _read_optional(*_scheduler(folder)).get("masking_schedule")
+    sampling = stated.get("sampling", {})
+    # What is no object, the settings refuse.
+    if schedule is None or not isinstance(sampling, dict) or "schedule" in sampling:
+        return stated
+    if schedule not in ("cosine", "linear"):
         raise CheckpointError(
-            f"{folder / SETTINGS_FILE}: parts is {parts!r}; give a list of {', '.join(known)}"
+            f"{Path(*_scheduler(folder))}: masking_schedule is {schedule!r}; only 'cosine' and "
+            "'linear' are supported"
         )
-    return settings
+    return stated | {"sampling": {"schedule": schedule, **sampling}}
+
+
+def check_mask_token(folder: str | Path, mask_token_id: int) -> None:
+    """Raise CheckpointError if `scheduler/` states another mask token than the transformer has."""
+    place = _scheduler(Path(folder))
+    stated = _read_optional(*place).get("mask_token_id")
+    if stated is not None and stated != mask_token_id:
+        raise CheckpointError(
+            f"{Path(*place)}: mask_token_id is {stated!r}, but the transformer's is "
+            f"{mask_token_id}, the last row of its embedding; use the files of one checkpoint"
+        )
+
+
+def _scheduler(folder: Path) -> tuple[Path, str]:
+    part = PARTS[-1]
+    return folder / part.name, part.marker
+
+
+def _read_optional(folder: Path, name: str) -> dict[str, Any]:
+    return read_config(folder, name) if os.path.exists(folder / name) else {}
 
 
 def check_folder(folder: str | Path) -> Path:
-    """Give `folder` back if it has every part's marker file.
+    """Give `folder` back if it has the marker file of every part that is needed.
 
     Raises InputError when it is no folder, CheckpointError naming the parts that are missing and
     the file expected of each.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}; give the folder of a checkpoint")
-    names = read_settings(folder)["parts"]
-    missing = [p for p in PARTS if p.name in names and not (folder / p.name / p.marker).is_file()]
+    folder = require_folder(folder)
+    needed = [p for p in PARTS if p.required]
+    try:
+        missing = [p for p in needed if not (folder / p.name / p.marker).is_file()]
+    except OSError as error:
+        raise CheckpointError(f"cannot read {error.filename}: {error.strerror}") from error
     if missing:
-        raise CheckpointError(_missing_message(folder, missing, len(names)))
+        raise CheckpointError(_missing_message(folder, missing, len(needed)))
+    return folder
+
+
+def require_folder(folder: str | Path) -> Path:
+    """Give `folder` back if it is a folder that can be listed. Raises InputError saying why not."""
+    folder = Path(folder)
+    try:
+        os.listdir(folder)
+        os.stat(os.path.join(folder, "."))  # fails where files inside cannot be opened
+    except FileNotFoundError:
+        raise InputError(f"there is no folder {folder}; give the folder of a checkpoint") from None
+    except NotADirectoryError:
+        raise InputError(
+            f"{folder} is not a folder; give the folder that holds {PARTS[0].name}/, "
+            f"{PARTS[1].name}/ and the other parts"
+        ) from None
+    except (OSError, ValueError) as error:  # no permission, a name too long, a null byte
+        raise InputError(
+            f"cannot read the folder {folder}: {getattr(error, 'strerror', None) or error}"
+        ) from error
     return folder
 
 
 def describe(folder: str | Path) -> FolderReport:
     """Report what a checkpoint folder holds without loading it; broken parts are reported too.
 
-    Raises InputError when it is no folder, CheckpointError when its settings file is broken.
+    Raises InputError when it is no folder.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}; give the folder of a checkpoint")
-    settings = read_settings(folder)
-    parts = tuple(_describe_part(folder, p) for p in PARTS if p.name in settings["parts"])
-    return FolderReport(folder, parts, settings)
+    folder = require_folder(folder)
+    there = [p for p in PARTS if p.required or os.path.exists(folder / p.name / p.marker)]
+    return FolderReport(folder, tuple(_describe_part(folder, part) for part in there))
 
 
 def _describe_part(folder: Path, part: Part) -> PartReport:
     place = folder / part.name
-    if not place.is_dir():
+    try:
+        files = {p.name: p.stat().st_size for p in sorted(place.iterdir()) if p.is_file()}
+    except (FileNotFoundError, NotADirectoryError):
         problem = f"missing; {part.name}/{part.marker} is expected"
         return PartReport(part, present=False, problem=problem)
-    files = {p.name: p.stat().st_size for p in sorted(place.iterdir()) if p.is_file()}
+    except OSError as error:
+        problem = f"cannot read {place}: {error.strerror or error}"
+        return PartReport(part, present=True, problem=problem)
     try:
         read_config(place, part.marker)
         headers = read_headers(place) if part.has_weights else {}
@@ -150,7 +187,6 @@ def _describe_part(folder: Path, part: Part) -> PartReport:
         present=True,
         files=files,
         parameters=sum(i.elements for i in headers.values() if i.dtype.startswith(("F", "BF"))),
-        tensor_bytes=sum(i.bytes for i in headers.values()),
         dtypes=dict(Counter(i.dtype for i in headers.values())),
     )
 

@@ -1,13 +1,13 @@
 """From tensors to a ready network: checked first, built without memory, cast one by one."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, OutOfMemory
+from ..errors import CheckpointError, EditMGTError, OutOfMemory
 
 Net = TypeVar("Net", bound=nn.Module)
 LISTED = 12
@@ -19,7 +19,7 @@ def load_module(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
-    keep_float32: Callable[[str], bool] | bool = False,
+    float32: Collection[str] = (),
     ignore: Iterable[str] = (),
     fill: Callable[[Net], object] | None = None,
     where: str = "the checkpoint",
@@ -28,7 +28,7 @@ def load_module(
 
     build: makes the module; called under `torch.device("meta")`, so it costs no memory.
     dtype: for floating tensors; None keeps what the file has. Other tensors are never cast.
-    keep_float32: names (a predicate) or everything (True) that is float32 whatever `dtype` says.
+    float32: names of tensors that are float32 whatever `dtype` says.
     ignore: name patterns (`*.position_ids`) of tensors in the file that the network may lack.
     fill: called with the loaded module to compute buffers that no file stores, such as the rotary
         tables of a text encoder.
@@ -38,20 +38,20 @@ def load_module(
     change of type or device is used as it is and shares memory with `state_dict`; beyond that about
     one copy of the weights is made. The module comes back in inference mode, no gradients required.
 
-    Raises CheckpointError that lists missing names, surplus names and both shapes of contradicting
-    ones before anything is copied, or names what has no value after loading; OutOfMemory when the
-    device is full.
+    Raises CheckpointError when the network cannot be built from its config, one that lists missing
+    names, surplus names and both shapes of contradicting ones before anything is copied, or names
+    what has no value after loading; OutOfMemory when the device is full.
     """
-    with torch.device("meta"):
-        module = build()
+    module = _build(build, where)
     wanted = module.state_dict()
     tied = _tied_names(module)
     given = _complete_ties(_without_ignored(state_dict, wanted, tuple(ignore)), tied)
     _check(wanted, given, where)
     _check_ties(tied, given, where)
-    convert = _converter(torch.device(device), dtype, keep_float32)
     try:
-        module.load_state_dict({n: convert(n, given[n]) for n in wanted}, assign=True)
+        kinds = {n: torch.float32 if n in float32 else dtype for n in wanted}
+        state = {n: _converted(given[n], device, kinds[n]) for n in wanted}
+        module.load_state_dict(state, assign=True)
         _retie(module, tied)
         if fill is not None:
             fill(module)
@@ -63,6 +63,19 @@ def load_module(
             "dtype, or on another device"
         ) from error
     return module.train(False).requires_grad_(False)
+
+
+def _build(build: Callable[[], Net], where: str) -> Net:
+    try:
+        with torch.device("meta"):
+            return build()
+    except EditMGTError:
+        raise
+    except Exception as error:  # a value nobody checked can fail anywhere in the network's code
+        raise CheckpointError(
+            f"{where}: no network can be built from config.json ({type(error).__name__}: {error}); "
+            "use the config saved with the weights"
+        ) from error
 
 
 def _without_ignored(
@@ -145,18 +158,10 @@ def _listing(title: str, entries: list[str]) -> str:
     return "\n".join(lines)
 
 
-def _converter(
-    device: torch.device, dtype: torch.dtype | None, keep_float32: Callable[[str], bool] | bool
-) -> Callable[[str, Tensor], Tensor]:
-    def convert(name: str, tensor: Tensor) -> Tensor:
-        # Detached, so that freezing the module leaves a caller's own parameters alone.
-        tensor = tensor.detach()
-        if not tensor.is_floating_point():
-            return tensor.to(device)
-        kept = keep_float32(name) if callable(keep_float32) else keep_float32
-        return tensor.to(device=device, dtype=torch.float32 if kept else dtype or tensor.dtype)
-
-    return convert
+def _converted(tensor: Tensor, device: torch.device | str, dtype: torch.dtype | None) -> Tensor:
+    # Detached, so that freezing the module leaves a caller's own parameters alone.
+    kind = dtype if tensor.is_floating_point() else None
+    return tensor.detach().to(device=device, dtype=kind or tensor.dtype)
 
 
 def _check_filled(module: nn.Module, where: str) -> None:

@@ -1,11 +1,18 @@
-"""Which files in a folder are its weights."""
+"""The weights and configs of one folder, read strictly and without running anything found in it."""
 
 import json
 import re
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -17,9 +24,24 @@ CONVERT_HINT = (
     "safetensors.torch.save_file"
 )
 
+# Wrappers (torch.compile, FSDP, activation checkpointing) that leave their name in tensor names.
+WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+
 _VARIANT = re.compile(r"\.(fp16|fp32|bf16|fp8|int8|ema|non_ema)(?=[.-])")
 _SHARD = re.compile(r"^(?P<stem>.+)-\d{5}-of-\d{5}\.safetensors$")
 _INDEX = re.compile(r"\.safetensors\.index(\.\w+)?\.json$")
+
+
+class TensorInfo(NamedTuple):
+    """What a header says of one tensor; `dtype` in safetensors' own words (`BF16`)."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def elements(self) -> int:
+        """Numbers in the tensor."""
+        return prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -35,6 +57,114 @@ class WeightFiles:
     place: dict[str, Path] | None = None
 
 
+def read_headers(source: str | Path) -> dict[str, TensorInfo]:
+    """Shape and dtype of every tensor that `read_state_dict` would give; none is read."""
+    from safetensors import safe_open
+
+    def infos(file: Path) -> dict[str, TensorInfo]:
+        with safe_open(str(file), framework="numpy") as opened:
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+        return {n: TensorInfo(tuple(s.get_shape()), s.get_dtype()) for n, s in slices.items()}
+
+    return _collect(source, infos)
+
+
+def read_state_dict(source: str | Path) -> "dict[str, Tensor]":
+    """All tensors of a folder's weights, or of one file, on the CPU.
+
+    source: a folder holding `diffusion_pytorch_model.safetensors`, `model.safetensors`, one of
+        these in shards with its `.safetensors.index.json`, a single other `*.safetensors`, or only
+        a variant such as `model.fp16.safetensors`; or a safetensors file; or an index file.
+    Names are those of the bare network: what torch.compile, DDP and FSDP put around a module
+    (`_orig_mod.`, a leading `module.`) is dropped. The tensors are memory-mapped: pages are read
+    when used, and changing a tensor does not change the file.
+
+    Raises CheckpointError for a missing folder, weights in another format, a missing shard, a
+    truncated or corrupt file, and an index that contradicts its shards; it names the file.
+    """
+    from safetensors.torch import load_file
+
+    return _collect(source, lambda file: load_file(str(file), device="cpu"))
+
+
+def read_config(folder: str | Path, name: str = "config.json") -> dict[str, Any]:
+    """The JSON object in `folder/name`.
+
+    Raises CheckpointError when it is missing, unreadable, not JSON (with its line and column) or
+    not an object.
+    """
+    file = Path(folder) / name
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{file} is missing; the folder is incomplete or not a checkpoint"
+        ) from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read {file}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} is not valid JSON: {error}; fetch it again") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file} holds a {type(value).__name__}, an object is expected")
+    return value
+
+
+def _collect(source: str | Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """Merge what `read` gives of each weight file, checked against the index if there is one."""
+    weights = find_weights(source)
+    merged: dict[str, Any] = {}
+    place: dict[str, Path] = {}
+    for file in weights.files:
+        for name, value in _read_file(file, read).items():
+            if name in place:
+                raise CheckpointError(f"tensor {name} is in two files, {place[name]} and {file}")
+            place[name], merged[name] = file, value
+    for name, file in (weights.place or {}).items():
+        if place.get(name) != file:
+            found = f"it is in {place[name].name}" if name in place else "no shard has it"
+            raise CheckpointError(
+                f"{weights.index} says tensor {name} is in {file.name}, but {found}; "
+                "fetch the index and the shards of one version"
+            )
+    return _unwrapped(merged, source)
+
+
+def _read_file(file: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return read(file)
+    except Exception as error:  # the reader raises kinds of its own and of Python
+        raise CheckpointError(_unreadable(file, error)) from error
+
+
+def _unreadable(file: Path, error: Exception) -> str:
+    """Say what the file is instead, as far as its first bytes tell."""
+    try:
+        with open(file, "rb") as stream:
+            start = stream.read(64)
+    except OSError as refused:  # the reader calls everything "no such file"
+        return f"cannot read {file}: {refused.strerror or refused}"
+    if start.startswith(b"version https://git-lfs"):
+        return f"{file} is a Git LFS pointer, not the weights; fetch the content (git lfs pull)"
+    if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04")):
+        return f"{file} is a PyTorch file with a safetensors name; convert it to safetensors"
+    if start.lstrip().startswith(b"<"):
+        return f"{file} is a web page, not weights; fetch the file again"
+    return f"cannot read {file}: {error}; it may be truncated or corrupt, fetch it again"
+
+
+def _unwrapped(tensors: dict[str, Any], source: str | Path) -> dict[str, Any]:
+    """The tensors under the names they have in the bare network."""
+    bare = {n: ".".join(p for p in n.split(".") if p not in WRAPPERS) for n in tensors}
+    while bare and all(name.startswith("module.") for name in bare.values()):
+        bare = {n: name.removeprefix("module.") for n, name in bare.items()}
+    twice = [name for name, count in Counter(bare.values()).items() if count > 1]
+    if twice:
+        raise CheckpointError(
+            f"{source} holds {twice[0]} both wrapped and bare; remove one of them"
+        )
+    return {bare[name]: tensor for name, tensor in tensors.items()}
+
+
 def find_weights(source: str | Path) -> WeightFiles:
     """The weights in a folder, or those a file stands for (itself, or its shards if an index).
 
@@ -45,9 +175,9 @@ def find_weights(source: str | Path) -> WeightFiles:
     not clear, or when shards are missing.
     """
     source = Path(source)
-    if not source.is_dir():
-        return _weights_of_file(source)
     try:
+        if not source.is_dir():
+            return _weights_of_file(source)
         names = sorted(
             p.name for p in source.iterdir() if p.is_file() and not p.name.startswith(".")
         )
@@ -63,12 +193,6 @@ def find_weights(source: str | Path) -> WeightFiles:
 def is_variant(name: str) -> bool:
     """Whether a file name marks another form of the same weights (`model.fp16.safetensors`)."""
     return _VARIANT.search(name) is not None
-
-
-def is_weights_of(name: str, stem: str) -> bool:
-    """Whether `name` is a single file, shard or index of the weights called `stem`."""
-    shard = _SHARD.match(name)
-    return name in (stem + SUFFIX, stem + INDEX_SUFFIX) or bool(shard and shard["stem"] == stem)
 
 
 def _stands_for_a_network(name: str) -> bool:

@@ -10,6 +10,7 @@ from .outputs import Outputs, Records
 
 if TYPE_CHECKING:
     from ..checkpoints import FolderReport, PartReport
+    from ..settings import Settings
 
 FLOAT32_ALWAYS = "vqvae"  # lower precision changes token assignments
 LANGUAGE_MODEL = "llm_encoder"
@@ -35,12 +36,14 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the parts. Raises CheckpointError, after printing, when one cannot be used."""
     from ..checkpoints import describe
+    from ..settings import Settings
 
     records = Records(args.json, Outputs([], args.overwrite))
     report = describe(find_folder(args.model))
+    settings = Settings.read(report.folder)
     if not records.printing:
-        _print_table(report)
-    records.add(_as_json(report))
+        _print_table(report, settings)
+    records.add(_as_json(report, settings))
     records.write()
     if problems := [f"{p.part.name}: {p.problem}" for p in report.parts if p.problem]:
         raise CheckpointError(f"{report.folder} cannot be used: {'; '.join(problems)}")
@@ -89,7 +92,7 @@ def _language_layers(report: "FolderReport") -> list[int]:
     return [layers[number] for number in sorted(layers)[:-1]]
 
 
-def _print_table(report: "FolderReport") -> None:
+def _print_table(report: "FolderReport", settings: "Settings") -> None:
     print(report.folder)
     rows = [("part", "what", "parameters", "dtype", "files", "size", "")]
     rows += [_row(part) for part in report.parts]
@@ -111,8 +114,8 @@ def _print_table(report: "FolderReport") -> None:
             f"layers {size(needed['layers'])}"
         )
     print("    (counted from the parameters, not measured; what is computed comes on top)")
-    resolution, rows_of_text = report.settings["resolution"], report.settings["text_length"]
-    print(f"  made for {resolution}x{resolution} pixels and {rows_of_text} text rows")
+    side = settings.resolution
+    print(f"  made for {side}x{side} pixels and {settings.text_length} text rows")
 
 
 def _row(part: "PartReport") -> tuple[str, ...]:
@@ -127,14 +130,13 @@ def _row(part: "PartReport") -> tuple[str, ...]:
     )
 
 
-def _as_json(report: "FolderReport") -> dict[str, Any]:
+def _as_json(report: "FolderReport", settings: "Settings") -> dict[str, Any]:
     parts = {
         p.part.name: {
             "role": p.part.role,
             "present": p.present,
             "problem": p.problem,
             "parameters": p.parameters,
-            "tensor_bytes": p.tensor_bytes,
             "dtypes": p.dtypes,
             "files": p.files,
         }
@@ -146,7 +148,7 @@ def _as_json(report: "FolderReport") -> dict[str, Any]:
         "parameters": report.parameters,
         "file_bytes": report.file_bytes,
         "memory_bytes": memory(report),
-        "settings": report.settings,
+        "settings": settings.to_dict(),
         "parts": parts,
     }
 

@@ -1,12 +1,22 @@
-"""The transformer's hyper-parameters, as the published `editmgt/config.json` stores them."""
+"""The transformer's hyper-parameters: what `editmgt/config.json` states and the tensors confirm."""
 
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from ..errors import CheckpointError
+
+Shapes = Mapping[str, Sequence[int]]
 
 CONNECTORS = ("none", "linear")
 MICRO_CONDITIONS = 5  # width, height, crop x, crop y, aesthetic score
 MICRO_WIDTH = 256  # sinusoid width of each micro-condition
+CONNECTOR_WEIGHT = "connector.projector.weight"
+# No tensor tells how the head dimension splits over rotary axes. This is the published class's own
+# default, which it takes when the key is absent.
+PUBLISHED_AXES = (16, 56, 56)
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,8 @@ class TransformerConfig:
     guidance_embeds: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "axes_dims_rope", tuple(self.axes_dims_rope))
+        if isinstance(self.axes_dims_rope, (tuple, list)):
+            object.__setattr__(self, "axes_dims_rope", tuple(self.axes_dims_rope))
         problem = self._problem()
         if problem:
             raise CheckpointError(f"transformer config: {problem}")
@@ -42,13 +53,14 @@ class TransformerConfig:
     def _problem(self) -> str | None:
         if self.connector_type not in CONNECTORS:
             return f"connector_type is {self.connector_type!r}; use one of {', '.join(CONNECTORS)}"
-        if sum(self.axes_dims_rope) != self.attention_head_dim:
+        axes = self.axes_dims_rope
+        if not isinstance(axes, tuple) or not all(type(n) is int and n % 2 == 0 for n in axes):
+            return f"axes_dims_rope is {axes!r}; use three even numbers"
+        if len(axes) != 3 or min(axes) < 2 or sum(axes) != self.attention_head_dim:
             return (
-                f"axes_dims_rope {self.axes_dims_rope} sums to {sum(self.axes_dims_rope)}; "
-                f"it must equal attention_head_dim {self.attention_head_dim}"
+                f"axes_dims_rope is {axes} (sum {sum(axes)}); use three even numbers that sum to "
+                f"attention_head_dim, {self.attention_head_dim}"
             )
-        if any(axis % 2 for axis in self.axes_dims_rope):
-            return f"axes_dims_rope {self.axes_dims_rope} must be even numbers"
         if self.codebook_size >= self.vocab_size:
             return (
                 f"vocab_size {self.vocab_size} must exceed codebook_size {self.codebook_size} "
@@ -81,22 +93,142 @@ class TransformerConfig:
         return self.num_layers + self.num_single_layers
 
     @classmethod
-    def from_dict(cls, values: dict) -> "TransformerConfig":
-        """Read a `config.json`; keys starting with `_` are library bookkeeping and ignored.
+    def from_dict(
+        cls, values: Mapping[str, Any], where: str = "transformer config"
+    ) -> "TransformerConfig":
+        """Read a `config.json`; keys it does not know are ignored with a warning.
 
-        Raises:
-            CheckpointError: unknown or missing keys (listed), or values that cannot be.
+        where: what messages call the source, normally the file.
+
+        Raises CheckpointError for missing keys and for values that are not supported.
         """
-        values = {k: v for k, v in values.items() if not k.startswith("_")}
-        known = {f.name for f in fields(cls)}
-        surplus = sorted(set(values) - known)
-        if surplus:
-            raise CheckpointError(f"transformer config: unknown keys {', '.join(surplus)}")
         try:
-            return cls(**values)
+            return cls(**known_keys(cls, values, where))
         except TypeError as error:
-            raise CheckpointError(f"transformer config: {error}") from None
+            raise CheckpointError(f"{where}: {error}") from None
 
     def to_dict(self) -> dict:
         """The same, as `config.json` stores it."""
         return asdict(self) | {"axes_dims_rope": list(self.axes_dims_rope)}
+
+
+def known_keys(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The values that are fields of a config class.
+
+    Training tools leave keys of their own in a config (`decay`, `optimization_step`, ...). They
+    cannot change a shape without the tensors contradicting the rest, so they only get a warning;
+    keys starting with "_" are diffusers' bookkeeping and get none.
+    """
+    known = {f.name for f in fields(kind)}
+    surplus = sorted(k for k in values if k not in known and not k.startswith("_"))
+    if surplus:
+        warnings.warn(f"{where}: ignored unknown keys {', '.join(surplus)}", stacklevel=3)
+    return {k: v for k, v in values.items() if k in known}
+
+
+def infer_connector(names: Iterable[str]) -> str:
+    """The connector that tensors of these names belong to, `"linear"` or `"none"`.
+
+    Raises CheckpointError for connector tensors of another kind; no EditMGT checkpoint has one.
+    """
+    found = sorted(name for name in names if name.startswith("connector."))
+    if not found:
+        return "none"
+    if CONNECTOR_WEIGHT not in found:
+        raise CheckpointError(
+            f"the connector is not linear ({', '.join(found[:6])}); only linear ones are supported"
+        )
+    return "linear"
+
+
+def complete_config(
+    config: Mapping[str, Any], shapes: Shapes, where: str = "the transformer"
+) -> dict[str, Any]:
+    """Check a config against the tensors and fill in what it leaves out.
+
+    The published `config.json` may lack `connector_type`, and the published class then silently
+    drops the connector's weights. Absent and null keys that shapes determine are therefore read off
+    the tensors. Without a connector nothing depends on `joint_attention_dim`; it is not checked.
+
+    shapes: tensor name -> shape.
+
+    Raises CheckpointError naming a tensor that every EditMGT transformer has and this one lacks, or
+    listing every key that the tensors contradict, with both values.
+    """
+    completed = {k: v for k, v in config.items() if v is not None}
+    facts = _facts(shapes, where)
+    width, head_dim = facts.pop("width"), facts["attention_head_dim"]
+    problems = [
+        f"{key}: config says {completed[key]!r}, the tensors say {value!r}"
+        for key, value in facts.items()
+        if key in completed and not _same(completed[key], value)
+    ]
+    heads = completed.setdefault("num_attention_heads", width // max(head_dim, 1))
+    if not _same(heads, width / max(head_dim, 1)):
+        problems.append(
+            f"num_attention_heads: config says {heads!r}, the tensors say {width} channels in "
+            f"heads of {head_dim}"
+        )
+    if problems:
+        raise CheckpointError(
+            f"{where}: config.json contradicts the weights; use the config saved with them\n  "
+            + "\n  ".join(problems)
+        )
+    completed = facts | completed
+    completed.setdefault("joint_attention_dim", width)
+    if "axes_dims_rope" not in completed:
+        completed["axes_dims_rope"] = _published_axes(head_dim, where)
+    return completed
+
+
+def _published_axes(head_dim: int, where: str) -> list[int]:
+    if head_dim != sum(PUBLISHED_AXES):
+        raise CheckpointError(
+            f"{where}: config.json lacks axes_dims_rope, which no tensor tells; add the three even "
+            f"numbers the checkpoint was trained with (they sum to the head dimension, {head_dim}; "
+            f"only for {sum(PUBLISHED_AXES)} is there a published default, {list(PUBLISHED_AXES)})"
+        )
+    return list(PUBLISHED_AXES)
+
+
+def _facts(shapes: Shapes, where: str) -> dict[str, Any]:
+    """Config values that shapes determine, and `width`."""
+
+    def size(pattern: str, axis: int) -> int:
+        name = next((n for n in shapes if re.fullmatch(pattern, n)), None)
+        if name is None or len(shapes[name]) <= axis:
+            plain = pattern.replace(r"\d+", "0").replace("\\", "")
+            raise CheckpointError(
+                f"{where} has no tensor like {plain}; not the weights of an EditMGT transformer"
+            )
+        return int(shapes[name][axis])
+
+    connector = infer_connector(shapes)
+    micro = MICRO_CONDITIONS * MICRO_WIDTH
+    facts = {
+        "width": size(r"context_embedder\.weight", 0),
+        "num_layers": _depth(shapes, "transformer_blocks"),
+        "num_single_layers": _depth(shapes, "single_transformer_blocks"),
+        "attention_head_dim": size(r"(single_)?transformer_blocks\.\d+\.attn\.norm_q\.weight", 0),
+        "pooled_projection_dim": size(r"cond_embed\.linear_1\.weight", 1) - micro,
+        "vocab_size": size(r"embed\.embeddings\.weight", 0),
+        "codebook_size": size(r"mlm_layer\.conv2\.weight", 0),
+        "downsample": any(n.startswith("down_block.") for n in shapes),
+        "upsample": any(n.startswith("up_block.") for n in shapes),
+        "guidance_embeds": any(".guidance_embedder." in n for n in shapes),
+        "connector_type": connector,
+    }
+    if connector == "linear":
+        facts["joint_attention_dim"] = size(re.escape(CONNECTOR_WEIGHT), 1)
+    return facts
+
+
+def _depth(shapes: Shapes, stack: str) -> int:
+    """One more than the highest block number; a hole is left for the loader to report."""
+    numbers = [re.match(rf"{stack}\.(\d{{1,6}})\.", name) for name in shapes]
+    return max((int(m[1]) + 1 for m in numbers if m), default=0)
+
+
+def _same(stated: Any, value: Any) -> bool:
+    # True == 1 in Python, so the kind counts too.
+    return isinstance(stated, bool) == isinstance(value, bool) and stated == value

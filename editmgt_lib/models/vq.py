@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from ..checks import require_number
 from ..errors import InputError
 from .vq_blocks import Bands, Codebook, Decoder, Encoder, nearest_codes
-from .vq_config import VQConfig
+from .vq_config import VQConfig, require_whole
 
 __all__ = ["VQConfig", "VQModel", "nearest_codes"]
 
@@ -96,7 +95,7 @@ class VQModel(nn.Module):
         on `rest`, by default the device of the ids. Published model at 1024x1024, tile 8: 2.2 GiB
         where `decode` needs 2.5; with rest="cpu" 0.4 GiB stay on the device (tile 2: 0.1).
         """
-        require_number("tile", tile, 1, whole=True)
+        require_whole("tile", tile)
         device = ids.device
         bands = Bands(tile, device, torch.device(rest) if rest is not None else device)
         pixels = []

@@ -1,10 +1,11 @@
 """Sizes of the picture tokenizer, as its config.json states them."""
 
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
-from ..checks import require_number
 from ..errors import CheckpointError, InputError
+from .config import known_keys
 
 _POSITIVE = (
     "in_channels",
@@ -21,6 +22,12 @@ _ONLY = {
     "mid_block_add_attention": False,
     "lookup_from_codebook": True,
 }
+
+
+def require_whole(name: str, value: Any, low: int = 1) -> None:
+    """Raise InputError unless `value` is an int of at least `low`."""
+    if type(value) is not int or value < low:
+        raise InputError(f"{name} is {value!r}; use a whole number from {low} up")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +67,10 @@ class VQConfig:
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
-            require_number(name, getattr(self, name), 1, whole=True)
+            require_whole(name, getattr(self, name))
         if self.vq_embed_dim is not None:
-            require_number("vq_embed_dim", self.vq_embed_dim, 1, whole=True)
-        require_number("norm_num_groups", self.norm_num_groups, 0, whole=True)
+            require_whole("vq_embed_dim", self.vq_embed_dim)
+        require_whole("norm_num_groups", self.norm_num_groups, 0)
         if self.encoder_kernel_size not in (1, 3):
             raise InputError(f"encoder_kernel_size={self.encoder_kernel_size!r} must be 1 or 3")
         for name, supported in _ONLY.items():
@@ -80,7 +87,7 @@ class VQConfig:
         if not isinstance(widths, (tuple, list)) or not widths:
             raise InputError(f"block_out_channels={widths!r} must list one width per level")
         for width in widths:
-            require_number("block_out_channels", width, 1, whole=True)
+            require_whole("block_out_channels", width)
             if groups and width % groups:
                 raise InputError(
                     f"block_out_channels={widths!r}: {width} is not a multiple of "
@@ -120,24 +127,21 @@ class VQConfig:
         return -(-cells // 2**last)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "VQConfig":
-        """Read a published config.json; keys beginning with "_" are ignored.
+    def from_dict(cls, values: Mapping[str, Any], where: str = "tokenizer config") -> "VQConfig":
+        """Read a published `config.json`; keys it does not know are ignored with a warning.
 
-        Raises CheckpointError for unknown or missing keys and for unsupported values.
+        where: what messages call the source, normally the file.
+
+        Raises CheckpointError for missing keys and for values that are not supported.
         """
-        given = {k: v for k, v in values.items() if not k.startswith("_")}
-        known = {f.name for f in fields(cls)}
+        given = known_keys(cls, values, where)
         required = {f.name for f in fields(cls) if f.default is MISSING}
-        if unknown := [f"{k}={given[k]!r}" for k in sorted(given.keys() - known)]:
-            raise CheckpointError(
-                f"tokenizer config: unknown {', '.join(unknown)}; known: {', '.join(sorted(known))}"
-            )
         if missing := sorted(required - given.keys()):
-            raise CheckpointError(f"tokenizer config: add the missing {', '.join(missing)}")
+            raise CheckpointError(f"{where}: add the missing {', '.join(missing)}")
         try:
             return cls(**given)
         except InputError as error:
-            raise CheckpointError(f"tokenizer config: {error}") from error
+            raise CheckpointError(f"{where}: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, tuples as lists, ready for JSON; `from_dict` reads it back."""

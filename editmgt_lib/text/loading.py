@@ -14,7 +14,10 @@ from ..errors import CheckpointError
 
 # Tensors a folder may hold although nothing here needs them: buffers that older versions of
 # transformers wrote, and the end of the language model (head, final norm, last layer).
-_UNUSED_CLIP = ("text_model.embeddings.position_ids",)
+_UNUSED_CLIP = (
+    "text_model.embeddings.position_ids",
+    *("vision_model.*", "visual_projection.*", "logit_scale"),  # of a CLIP saved whole
+)
 _UNUSED_GEMMA = ("lm_head.weight", "norm.weight", "rotary_emb.inv_freq", "*.rotary_emb.inv_freq")
 
 
@@ -33,10 +36,16 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def load_clip(folder: Path, device: torch.device | str, dtype: torch.dtype) -> nn.Module:
-    """`CLIPTextModelWithProjection` from config.json and safetensors. Raises CheckpointError."""
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+    """`CLIPTextModelWithProjection` from config.json and safetensors, of a whole CLIP too.
 
-    config = _read_config(CLIPTextConfig, folder)
+    Raises CheckpointError.
+    """
+    from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModelWithProjection
+
+    config = _read_config(folder, CLIPTextConfig, CLIPConfig)
+    if isinstance(config, CLIPConfig):
+        config.text_config.projection_dim = config.projection_dim  # where the whole CLIP has it
+        config = config.text_config
     return load_module(
         partial(CLIPTextModelWithProjection, config),
         read_state_dict(folder),
@@ -52,7 +61,7 @@ def load_gemma(folder: Path, device: torch.device | str, dtype: torch.dtype) -> 
     """`second_last_gemma` from config.json and safetensors. Raises CheckpointError."""
     from transformers import Gemma2Config
 
-    whole = _read_config(Gemma2Config, folder)
+    whole = _read_config(folder, Gemma2Config)
     config = _without_last_layer(whole)
     state = read_state_dict(folder)
     return load_module(
@@ -108,11 +117,14 @@ def _headless(config: Any) -> nn.Module:
     return model
 
 
-def _read_config(kind: type, folder: Path) -> Any:
+def _read_config(folder: Path, *kinds: type) -> Any:
+    """The config of a folder, of the kind that its `model_type` names."""
     found = read_config(folder).get("model_type")
     path = folder / "config.json"
-    if found != kind.model_type:
-        raise CheckpointError(f"{path}: model_type is {found!r}, expected {kind.model_type!r}")
+    kind = next((kind for kind in kinds if kind.model_type == found), None)
+    if kind is None:
+        expected = " or ".join(repr(kind.model_type) for kind in kinds)
+        raise CheckpointError(f"{path}: model_type is {found!r}, expected {expected}")
     try:
         return kind.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # validation errors differ between versions of transformers

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoints.loading import load_module
-from ..checkpoints.reading import read_config, read_state_dict
+from ..checkpoints.weights import read_config, read_state_dict
 from ..checks import require_choice, require_number
 from ..errors import CheckpointError
 from ..files import atomic_write_json

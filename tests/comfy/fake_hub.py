@@ -13,20 +13,36 @@ from urllib.parse import unquote, urlsplit
 CHUNK = 1 << 16
 
 
+def commit_of(revision: str) -> str:
+    """The commit that a name stands for; a commit stands for itself."""
+    return revision if len(revision) == 40 else hashlib.sha1(revision.encode()).hexdigest()
+
+
 class FakeHub:
     """What is served, how slowly, and what was asked for.
 
     pause: seconds after each 64 KiB. sent: path -> bytes of content sent, by each request for it.
+    revisions: those asked for. corrupt: path -> content sent in place of what the listing states.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.pause, self.url = folder, 0.0, ""
         self.sent: dict[str, list[int]] = {}
-        self.requests = 0
+        self.requests, self.revisions = 0, set()
+        self.corrupt: dict[str, bytes] = {}
 
     def tree(self) -> list[dict]:
         """The listing as the Hub gives it: large files by SHA-256, small ones by git's SHA-1."""
         return [self._entry(p) for p in sorted(self.folder.rglob("*")) if p.is_file()]
+
+    def info(self, revision: str) -> dict:
+        """What the Hub says of the repository at a revision, with the metadata of its files."""
+        siblings = [
+            {"rfilename": e["path"], "size": e["size"], "blobId": e["oid"]}
+            | ({"lfs": {**e["lfs"], "sha256": e["lfs"]["oid"]}} if "lfs" in e else {})
+            for e in self.tree()
+        ]
+        return {"id": "owner/name", "sha": commit_of(revision), "siblings": siblings}
 
     def _entry(self, path: Path) -> dict:
         content = path.read_bytes()
@@ -71,17 +87,21 @@ def _answer(request: BaseHTTPRequestHandler, hub: FakeHub, body: bool) -> None:
     hub.requests += 1
     path = unquote(urlsplit(request.path).path)
     if path.startswith("/api/models/"):
-        content = json.dumps(hub.tree()).encode()
+        _, found, revision = path.partition("/revision/")
+        hub.revisions |= {revision} if found else set()
+        content = json.dumps(hub.info(revision) if found else hub.tree()).encode()
         return _send(request, content, {"Content-Type": "application/json"}, body, 0, None)
     revision, _, name = path.partition("/resolve/")[2].partition("/")
     file = hub.folder / name
     if not name or not file.is_file():
         return request.send_error(404)
+    hub.revisions.add(revision)
     entry = hub._entry(file)
     etag = entry.get("lfs", entry)["oid"]
-    headers = {"X-Repo-Commit": revision, "ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
+    headers = {"X-Repo-Commit": commit_of(revision), "ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
     start = int(request.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])
-    _send(request, file.read_bytes(), headers, body, start, (hub, name))
+    content = hub.corrupt.get(name) or file.read_bytes()
+    _send(request, content, headers, body, start, (hub, name))
 
 
 def _send(

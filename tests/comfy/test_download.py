@@ -88,12 +88,12 @@ def test_cancel_in_the_middle_then_go_on_then_leave_it_be(client, hub, base):
         assert sum(sent) < 2 * (TOY / name).stat().st_size, f"{name} was fetched twice"
     assert not list(folder.rglob("*.incomplete"))
 
-    (folder / "scheduler" / "scheduler_config.json").unlink()
+    (folder / "tokenizer" / "tokenizer_config.json").unlink()
     weights = folder / "vqvae" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     run = client.run(prompt_for(client, download=False))
     assert run.status == "rejected"
-    for part in ("scheduler", "vqvae (", str(folder), "switch download on"):
+    for part in ("tokenizer", "vqvae (", str(folder), "switch download on"):
         assert part in run.message(), run.message()
     assert client.run(prompt_for(client, download=True)).status == "success"
 
