@@ -19,7 +19,7 @@ from .models.attention import AttentionFunction, sdpa
 from .models.config import TransformerConfig
 from .models.transformer import MaskedTransformer
 from .models.vq import VQConfig, VQModel
-from .offload import rest
+from .offload import offload as offload_network
 from .pipeline import EditMGT
 from .settings import Settings
 from .text.encoders import TextEncoders
@@ -77,16 +77,16 @@ def load(
     encoders = TextEncoders.from_folder(folder, home, kind, settings.text_length) if text else None
     model = EditMGT(transformer, vq, encoders, settings, folder)
     if offload != "none":
-        leave_resting(model, place, offload)
+        offload_model(model, place, offload)
     return model
 
 
-def leave_resting(model: EditMGT, device: torch.device, offload: str) -> None:
-    """Have a model on the CPU compute on `device`, by `"stages"` or `"layers"`; see `load`."""
-    rest(model.transformer, device)
-    rest(model.vq, device)
+def offload_model(model: EditMGT, device: torch.device, mode: str) -> None:
+    """Execute a model on `device` and keep its weights on the CPU; for modes see `load`."""
+    offload_network(model.transformer, device)
+    offload_network(model.vq, device)
     if model.text_encoders is not None:
-        model.text_encoders.rest(device, in_turn=offload == "layers")
+        model.text_encoders.offload(device, layerwise=mode == "layers")
 
 
 def load_transformer(

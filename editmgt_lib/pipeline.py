@@ -17,7 +17,7 @@ from .errors import InputError
 from .localization.maps import Localization, LocalizationOptions
 from .models.transformer import MaskedTransformer
 from .models.vq import VQModel
-from .offload import move, workplace
+from .offload import execution, execution_device, move_execution
 from .pictures.fitting import Canvas, FitOptions, Tokens, composite, fit, project_mask, support
 from .results import Decoded, EditResult, decode_pixels, memory_advice, stage
 from .sampling.loop import ItemNoise, SamplingOptions, SharedNoise, StepEvent, sample_tokens
@@ -57,17 +57,17 @@ class EditMGT:
     @property
     def device(self) -> torch.device:
         """Where the transformer computes."""
-        return workplace(self.transformer)[0]
+        return execution_device(self.transformer)
 
     @property
     def dtype(self) -> torch.dtype:
         """Number format the transformer computes in."""
-        return workplace(self.transformer)[1]
+        return execution(self.transformer)[1]
 
     def to(self, device: torch.device | str) -> "EditMGT":
-        """Have all networks compute on another device, in place; weights that rest stay put."""
+        """Move execution to another device, in place. Offloaded weights stay where they are."""
         for network in (self.transformer, self.vq):
-            move(network, device)
+            move_execution(network, device)
         if self.text_encoders is not None:
             self.text_encoders.to(device)
         return self
@@ -92,7 +92,7 @@ class EditMGT:
             resolution, factor = self.settings.resolution, self.vq.config.factor
             fit_options = FitOptions(fit_options, resolution=resolution, factor=factor)
         pixels, canvas = fit(image, fit_options, mask)
-        device = workplace(self.vq)[0]
+        device = execution_device(self.vq)
         with stage("tokenizing", "use a smaller picture or batch", self.vq):
             # Item by item: the same ids whatever the batch, and no more memory than one needs.
             ids = torch.cat([self.vq.encode(p[None].to(device)) for p in pixels])

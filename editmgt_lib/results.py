@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .errors import OutOfMemory
 from .localization.maps import Localization
 from .models.vq import VQModel
-from .offload import at_work, workplace
+from .offload import execution_device, onloaded
 from .pictures.fitting import Tokens
 
 
@@ -52,10 +52,10 @@ def memory_advice(doing: str, advice: str) -> Iterator[None]:
 @contextmanager
 def stage(doing: str, advice: str, network: nn.Module) -> Iterator[None]:
     """Have `network` where it computes; a device that is full is reported with what to lower."""
-    device = workplace(network)[0]
-    if getattr(network, "workplace", None) is None and device.type != "cpu":
+    device = execution_device(network)
+    if getattr(network, "execution", None) is None and device.type != "cpu":
         advice = f"load with offload 'stages', or {advice}"
-    with memory_advice(doing, advice), at_work(network):
+    with memory_advice(doing, advice), onloaded(network):
         yield
 
 
@@ -69,7 +69,7 @@ def decode_pixels(vq: VQModel, ids: Tensor) -> Tensor:
     Raises:
         OutOfMemory.
     """
-    ids = ids.to(workplace(vq)[0])
+    ids = ids.to(execution_device(vq))
     with stage("decoding", "use a smaller picture", vq):
         try:
             return torch.cat([vq.decode(item[None]).cpu() for item in ids])

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import Cancelled
 from ..localization.maps import Localization, LocalizationOptions, consolidate
 from ..models.attention import text_to_image
-from ..offload import at_work
+from ..offload import onloaded
 from ..sampling.loop import SamplingOptions, StepEvent
 from ..sampling.predictor import Predictor, row_weights
 from .batches import PairBatch, batch_count, pair_batches, seeded
@@ -73,7 +73,7 @@ def block_maps(
     probe = RowChoices(choice_weights(batch).to(ids.device))
     times = torch.full((len(ids),), timestep, device=ids.device)
     blocks = range(len(network.blocks))
-    with torch.no_grad(), at_work(network):
+    with torch.no_grad(), onloaded(network):
         conditioning = Predictor.of(network, batch.tokens, batch.instruction, options).conditioning
         read = network.step(ids, times, conditioning, probe, blocks).scores
     return torch.stack([read[k].cpu() for k in blocks]), conditioning.grid

@@ -12,7 +12,7 @@ from ..models.attention import MeanOfRows
 from ..models.conditioning import Conditioning, InjectionOptions, KeysValues, Prediction
 from ..models.embeddings import patches
 from ..models.transformer import MaskedTransformer
-from ..offload import workplace
+from ..offload import execution
 from ..pictures.canvas import Tokens
 from ..text.instruction import Instruction
 from .loop import SamplingOptions, guide
@@ -102,7 +102,7 @@ class Predictor:
         options: SamplingOptions,
         localization: LocalizationOptions | Localization | None = None,
     ) -> None:
-        device, dtype = workplace(transformer)
+        device, dtype = execution(transformer)
         self.transformer, self.options = transformer, options
         self.instruction = instruction.to(device, dtype)
         self.halves = 2 if options.guided else 1

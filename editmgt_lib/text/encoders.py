@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..errors import CheckpointError, InputError
-from ..offload import at_work, move, rest, workplace
+from ..offload import execution, execution_device, move_execution, offload, onloaded
 from .instruction import DEFAULT_NEGATIVE, Instruction, WordRows, place_words
 from .loading import load_clip, load_gemma, load_tokenizer
 
@@ -86,14 +86,14 @@ class TextEncoders:
     def __repr__(self) -> str:
         if self.clip is None:
             return f"TextEncoders(L={self.text_length}, freed)"
-        device, dtype = workplace(self.gemma)
+        device, dtype = execution(self.gemma)
         size = f"{self.parameter_bytes / 1e6:.1f} MB"
         return f"TextEncoders(L={self.text_length}, {size}, {dtype}, {device})"
 
     @property
     def device(self) -> torch.device:
         """Where the encoders compute. Raises InputError once freed."""
-        return workplace(self._present()[1])[0]
+        return execution_device(self._present()[1])
 
     @property
     def parameter_bytes(self) -> int:
@@ -102,23 +102,21 @@ class TextEncoders:
         return sum(p.numel() * p.element_size() for model in models for p in model.parameters())
 
     def to(self, device: torch.device | str) -> "TextEncoders":
-        """Have both encoders compute elsewhere, in place, in the type they have.
-
-        The weights move along, unless they rest.
-        """
+        """Move execution to another device, in place. Offloaded weights stay where they are."""
         for model in self._present():
-            move(model, device)
+            move_execution(model, device)
         return self
 
-    def rest(self, device: torch.device, in_turn: bool) -> None:
-        """Leave the weights where they are; each encoder visits `device` when it is called.
+    def offload(self, device: torch.device, layerwise: bool) -> None:
+        """Leave the weights where they are and bring each encoder to `device` for its calls.
 
-        in_turn: the language model, by far the largest network, comes layer by layer. Its table of
-        words stays in any case: to look rows up is no work for a device, and it fills 1.2 GB.
+        layerwise: onload the language model, by far the largest network, one layer at a time. Its
+        embedding table is never onloaded: it fills 1.2 GB, and a lookup gains nothing.
         """
         clip, gemma = self._present()
-        rest(clip, device)
-        rest(gemma, device, stays=("embed_tokens",), in_turn=("layers",) if in_turn else ())
+        offload(clip, device)
+        layers = ("layers",) if layerwise else ()
+        offload(gemma, device, excluded=("embed_tokens",), layerwise=layers)
 
     def free(self) -> None:
         """Drop both encoders; `tokenize` and `words` keep working."""
@@ -143,15 +141,15 @@ class TextEncoders:
 
     def _pooled(self, ids: torch.Tensor) -> torch.Tensor:
         clip = self._present()[0]
-        with at_work(clip):
-            return clip(input_ids=ids.to(workplace(clip)[0])).text_embeds
+        with onloaded(clip):
+            return clip(input_ids=ids.to(execution_device(clip))).text_embeds
 
     def _states(self, ids: torch.Tensor) -> torch.Tensor:
         gemma = self._present()[1]
-        with at_work(gemma):
+        with onloaded(gemma):
             # Looked up where the table of words is, which may be elsewhere than the layers.
             words = gemma.embed_tokens(ids.to(gemma.embed_tokens.weight.device))
-            words = words.to(workplace(gemma)[0])
+            words = words.to(execution_device(gemma))
             return gemma(inputs_embeds=words, use_cache=False).last_hidden_state
 
     def encode(
@@ -217,9 +215,9 @@ class TextEncoders:
         """States [1, L, D] and pooled [1, P] of each text."""
         clip, gemma = self._present()
         ids = [self.tokenize(text) for text in texts]
-        with at_work(clip):
+        with onloaded(clip):
             pooled = [self._pooled(clip_ids) for clip_ids, _ in ids]
-        with at_work(gemma):
+        with onloaded(gemma):
             states = [self._states(gemma_ids) for _, gemma_ids in ids]
         encoded = dict(zip(texts, zip(states, pooled, strict=True), strict=True))
         for text, both in encoded.items():
