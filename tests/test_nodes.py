@@ -142,12 +142,6 @@ def test_block_ranges_that_cannot_be(part, text):
         part("nodes.parsing").block_range(text)
 
 
-def test_words_are_separated_by_any_comma(part):
-    assert part("nodes.parsing").word_list("red circle, sky\uff0c\n\u592a\u9633,") == (
-        "red circle", "sky", "\u592a\u9633",
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("text, expected", [("0, 0.05,1", [0, 0.05, 1]), ("-2e-1", [-0.2])])
 def test_lists_of_numbers(part, text, expected):
     assert part("nodes.parsing").number_list(text) == expected

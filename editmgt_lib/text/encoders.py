@@ -7,8 +7,7 @@ nor its final norm nor its vocabulary head, so none of the three is built or rea
 """
 
 import os
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,16 @@ from torch import nn
 
 from ..errors import CheckpointError, InputError
 from ..offload import execution, execution_device, move_execution, offload, onloaded
-from .instruction import DEFAULT_NEGATIVE, Instruction, WordRows, place_words
+from .instruction import DEFAULT_NEGATIVE, Instruction
 from .loading import load_clip, load_gemma, load_tokenizer
+from .tokens import TextTokens, notes, prepare_tokenizer, tokenize
+from .words import WordRows, place_words
 
 
 class TextEncoders:
     """Both text encoders with their tokenizers; needed only until a prompt is encoded.
 
-    clip: `CLIPTextModelWithProjection`; gemma: what `text_loading.second_last_gemma` builds
+    clip: `CLIPTextModelWithProjection`; gemma: what `loading.second_last_gemma` builds
     text_length: number of text rows L (256 in the published model)
     clip_length: number of CLIP tokens (77 in the published model), read off the encoder
     Raises InputError for an impossible length, CheckpointError for tokenizers of another model.
@@ -38,8 +39,8 @@ class TextEncoders:
         gemma_tokenizer: Any,
         text_length: int = 256,
     ) -> None:
-        _check_tokenizer("CLIP", clip, clip_tokenizer)
-        _check_tokenizer("Gemma", gemma, gemma_tokenizer)
+        prepare_tokenizer("CLIP", clip_tokenizer, clip.config.vocab_size)
+        prepare_tokenizer("Gemma", gemma_tokenizer, gemma.config.vocab_size)
         most = gemma.config.max_position_embeddings
         if not isinstance(text_length, int) or not 2 <= text_length <= most:
             raise InputError(
@@ -128,10 +129,9 @@ class TextEncoders:
 
     def tokenize(self, prompts: str | Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids for `encode_ids`, padded and cut: int64 [B, clip_length] and [B, L]."""
-        prompts = list(_as_prompts("prompts", prompts))
-        clip = self.clip_tokenizer(prompts, **_fixed(self.clip_length), return_tensors="pt")
-        gemma = self.gemma_tokenizer(prompts, **_fixed(self.text_length), return_tensors="pt")
-        return clip.input_ids, gemma.input_ids
+        pairs = [self._tokens(prompt) for prompt in _as_prompts("prompts", prompts)]
+        clip, gemma = zip(*pairs, strict=True)
+        return _ids(clip), _ids(gemma)
 
     def encode_ids(
         self, clip_ids: torch.Tensor, gemma_ids: torch.Tensor
@@ -158,7 +158,7 @@ class TextEncoders:
         """Encode B prompts and as many negative prompts (a single one serves all).
 
         Every different text passes the encoders alone, so that the states of one prompt do not
-        depend on the others, not even in the last bit. Warns about a prompt whose end is cut off.
+        depend on the others, not even in the last bit.
         """
         prompts, negatives = _as_prompts("prompt", prompt), _as_prompts("negative", negative)
         if len(negatives) not in (1, len(prompts)):
@@ -166,12 +166,9 @@ class TextEncoders:
                 f"{len(negatives)} negative prompts for {len(prompts)} prompts; give one or as many"
             )
         negatives = negatives * (len(prompts) // len(negatives))
-        texts = tuple(dict.fromkeys(prompts + negatives))
-        for text in texts:
-            if text != DEFAULT_NEGATIVE:
-                self._warn_if_cut(text)
-        encoded = self._encode_texts(texts)
-        offsets = [self._offsets(text) for text in prompts]
+        tokens = {text: self._tokens(text) for text in dict.fromkeys(prompts + negatives)}
+        encoded = self._encode(tokens)
+        rows = [tokens[text][1] for text in prompts]
         return Instruction(
             prompt=prompts,
             negative=negatives,
@@ -179,47 +176,45 @@ class TextEncoders:
             pooled=torch.cat([encoded[text][1] for text in prompts]),
             negative_states=torch.cat([encoded[text][0] for text in negatives]),
             negative_pooled=torch.cat([encoded[text][1] for text in negatives]),
-            rows=tuple(map(place_words, prompts, offsets)),
+            rows=tuple(place_words(t, one.spans) for t, one in zip(prompts, rows, strict=True)),
             content_rows=tuple(
-                tuple(row for row, span in enumerate(spans) if span is not None)
-                for spans in offsets
+                tuple(row for row, span in enumerate(one.spans) if span is not None) for one in rows
             ),
-            truncated=tuple(
-                _surplus(self.gemma_tokenizer, text, self.text_length) for text in prompts
+            truncated=tuple(one.surplus for one in rows),
+            notes=tuple(
+                notes("prompt", *tokens[text])
+                + (() if other == DEFAULT_NEGATIVE else notes("negative prompt", *tokens[other]))
+                for text, other in zip(prompts, negatives, strict=True)
             ),
         )
 
     def words(self, prompt: str) -> tuple[WordRows, ...]:
         """The words of a prompt and the text rows they will occupy, without encoding it."""
-        return place_words(prompt, self._offsets(prompt))
+        return place_words(prompt, self._tokens(prompt)[1].spans)
 
     def _present(self) -> tuple[nn.Module, nn.Module]:
         if self.clip is None or self.gemma is None:
             raise InputError("the text encoders were freed; load them again to encode a prompt")
         return self.clip, self.gemma
 
-    def _warn_if_cut(self, text: str) -> None:
-        for name, tokenizer, length in (
-            ("text rows", self.gemma_tokenizer, self.text_length),
-            ("CLIP tokens", self.clip_tokenizer, self.clip_length),
-        ):
-            if surplus := _surplus(tokenizer, text, length):
-                warnings.warn(
-                    f"prompt {text!r} is {surplus} tokens longer than the {length} {name}; "
-                    "its end is ignored there",
-                    stacklevel=3,
-                )
+    def _tokens(self, text: str) -> tuple[TextTokens, TextTokens]:
+        """For CLIP and Gemma; the padding sides are those the checkpoint was trained with."""
+        return (
+            tokenize(self.clip_tokenizer, text, self.clip_length, "right"),
+            tokenize(self.gemma_tokenizer, text, self.text_length, "left"),
+        )
 
     @torch.no_grad()
-    def _encode_texts(self, texts: Sequence[str]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    def _encode(
+        self, tokens: Mapping[str, tuple[TextTokens, TextTokens]]
+    ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """States [1, L, D] and pooled [1, P] of each text."""
         clip, gemma = self._present()
-        ids = [self.tokenize(text) for text in texts]
         with onloaded(clip):
-            pooled = [self._pooled(clip_ids) for clip_ids, _ in ids]
+            pooled = [self._pooled(_ids([one])) for one, _ in tokens.values()]
         with onloaded(gemma):
-            states = [self._states(gemma_ids) for _, gemma_ids in ids]
-        encoded = dict(zip(texts, zip(states, pooled, strict=True), strict=True))
+            states = [self._states(_ids([one])) for _, one in tokens.values()]
+        encoded = dict(zip(tokens, zip(states, pooled, strict=True), strict=True))
         for text, both in encoded.items():
             if not all(torch.isfinite(part).all() for part in both):
                 raise InputError(
@@ -228,63 +223,16 @@ class TextEncoders:
                 )
         return encoded
 
-    def _offsets(self, text: str) -> list[tuple[int, int] | None]:
-        """Per text row the characters it carries, None for padding and marks.
 
-        The published code looks words up in the CLIP tokenizer and so points at padding; these are
-        positions in the tokenizer whose states are used.
-        """
-        fast = self.gemma_tokenizer.is_fast
-        batch = self.gemma_tokenizer(
-            text,
-            **_fixed(self.text_length),
-            return_special_tokens_mask=True,
-            return_offsets_mapping=fast,
-        )
-        real = zip(batch["special_tokens_mask"], batch["attention_mask"], strict=True)
-        content = [bool(attended) and not special for special, attended in real]
-        if fast:
-            spans = batch["offset_mapping"]
-        else:
-            spans = _decoded_offsets(self.gemma_tokenizer, batch["input_ids"], content)
-        return [tuple(span) if on else None for on, span in zip(content, spans, strict=True)]
-
-
-def _check_tokenizer(name: str, model: nn.Module, tokenizer: Any) -> None:
-    if len(tokenizer) > model.config.vocab_size or tokenizer.pad_token_id is None:
-        raise CheckpointError(
-            f"{name} tokenizer has {len(tokenizer)} tokens and padding token "
-            f"{tokenizer.pad_token!r}; the encoder beside it has {model.config.vocab_size} tokens "
-            "and needs a padding token. Take both from the same checkpoint"
-        )
-
-
-def _fixed(length: int) -> dict[str, Any]:
-    """Tokenizer options of the published code: pad and cut to one length."""
-    return {"truncation": True, "padding": "max_length", "max_length": length}
+def _ids(texts: Sequence[TextTokens]) -> torch.Tensor:
+    return torch.tensor([text.ids for text in texts], dtype=torch.int64, device="cpu")
 
 
 def _as_prompts(name: str, value: str | Sequence[str]) -> tuple[str, ...]:
     prompts = (value,) if isinstance(value, str) else tuple(value or ())
     if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
         raise InputError(f"{name}={value!r}: give a text or a non-empty list of texts")
+    for prompt in prompts:
+        if any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise InputError(f"{name}={prompt!r} holds halves of characters; write it as UTF-8")
     return prompts
-
-
-def _surplus(tokenizer: Any, text: str, length: int) -> int:
-    """How many tokens of the text do not fit."""
-    return max(0, len(tokenizer(text, verbose=False).input_ids) - length)
-
-
-def _decoded_offsets(tokenizer: Any, ids: list[int], content: list[bool]) -> list[tuple[int, int]]:
-    """Offsets for a tokenizer that reports none: how far the text decodes up to each row."""
-    spans: list[tuple[int, int]] = []
-    kept: list[int] = []
-    end = 0
-    for token, real in zip(ids, content, strict=True):
-        start = end
-        if real:
-            kept.append(token)
-            end = len(tokenizer.decode(kept, clean_up_tokenization_spaces=False))
-        spans.append((start, end))
-    return spans
