@@ -88,6 +88,16 @@ def onloaded(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def no_autocast(device: torch.device) -> Iterator[None]:
+    """Suspend autocast on `device` and on the CPU inside the block."""
+    with ExitStack() as stack:
+        for kind in {"cpu", device.type} - {"meta"}:  # which knows no autocast
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+@contextmanager
 def _copied_per_call(layer: nn.Module, device: torch.device) -> Iterator[None]:
     """Onload a layer for the duration of each of its calls."""
     with ExitStack() as call:

@@ -15,7 +15,14 @@ import torch
 from torch import nn
 
 from ..errors import CheckpointError, InputError
-from ..offload import execution, execution_device, move_execution, offload, onloaded
+from ..offload import (
+    execution,
+    execution_device,
+    move_execution,
+    no_autocast,
+    offload,
+    onloaded,
+)
 from .instruction import DEFAULT_NEGATIVE, Instruction
 from .loading import load_clip, load_gemma, load_tokenizer
 from .tokens import TextTokens, notes, prepare_tokenizer, tokenize
@@ -210,9 +217,9 @@ class TextEncoders:
     ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """States [1, L, D] and pooled [1, P] of each text."""
         clip, gemma = self._present()
-        with onloaded(clip):
+        with no_autocast(self.device), onloaded(clip):
             pooled = [self._pooled(_ids([one])) for one, _ in tokens.values()]
-        with onloaded(gemma):
+        with no_autocast(self.device), onloaded(gemma):
             states = [self._states(_ids([one])) for _, one in tokens.values()]
         encoded = dict(zip(tokens, zip(states, pooled, strict=True), strict=True))
         for text, both in encoded.items():

@@ -1,7 +1,8 @@
 """The text encoders of a checkpoint folder, built without what is never used of them."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,18 @@ from ..errors import CheckpointError
 # transformers wrote, and the end of the language model (head, final norm, last layer).
 _UNUSED_CLIP = ("text_model.embeddings.position_ids",)
 _UNUSED_GEMMA = ("lm_head.weight", "norm.weight", "rotary_emb.inv_freq", "*.rotary_emb.inv_freq")
+
+
+@contextmanager
+def float32_defaults() -> Iterator[None]:
+    """Build float32 networks on the CPU, whatever another package made torch's defaults."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -124,7 +137,7 @@ def _fill(build: Callable[[Any], nn.Module], config: Any, model: nn.Module) -> N
 
     They follow from the config alone, so a twin without layers and words, built for real, has them.
     """
-    with torch.random.fork_rng(devices=[]):  # the twin draws initial weights
+    with float32_defaults(), torch.random.fork_rng(devices=[]):  # the twin draws initial weights
         twin = build(_with_layers(config, 0, vocab_size=1, pad_token_id=None))
     for name, module in model.named_modules():
         # Not only buffers: some versions keep a plain copy of the frequencies beside them.
