@@ -129,7 +129,7 @@ def choose_device(device: str | torch.device) -> torch.device:
         available = (("cuda", torch.cuda), ("xpu", torch.xpu), ("mps", torch.backends.mps))
         return torch.device(next((name for name, api in available if api.is_available()), "cpu"))
     try:
-        return torch.empty(0, device=device).device
+        return torch.empty(0, dtype=torch.uint8, device=device).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"device {str(device)!r} cannot be used ({reason}); try 'cpu'") from error

@@ -60,7 +60,8 @@ def move_execution(module: nn.Module, device: torch.device | str) -> None:
     """Move execution to another device. Offloaded weights stay where they are."""
     stated = getattr(module, "execution", None)
     if isinstance(stated, Offload):
-        usable = torch.empty(0, device=device).device  # fails here rather than at the first call
+        # A device that cannot be used fails here rather than at the first call.
+        usable = torch.empty(0, dtype=torch.uint8, device=device).device
         module.execution = stated._replace(device=usable)
     else:
         module.to(device)
