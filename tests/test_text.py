@@ -354,19 +354,30 @@ def test_a_tokenizer_without_offsets_is_refused(encoders):
 def test_words_the_vocabulary_lacks_are_named(encoders):
     prompts = ["make the zebra red, elephant and ZEBRA", "make the red circle blue", "add 🎉 \t!"]
     both = encoders.encode(prompts, ["", "blurry", ""])
-    assert both.notes == (
+    assert both.prompt_notes == (
         ('prompt: the model does not know "zebra", "elephant", "and", "ZEBRA"',),
         ('negative prompt: the model does not know "blurry"',),
         ('prompt: the model does not know "add", "🎉"',),
     )
-    assert encoders.encode("make the red circle blue").notes == ((),)  # nobody wrote the default
+    assert encoders.encode("make the red circle blue").prompt_notes == (
+        (),
+    )  # nobody wrote the default
+
+
+def test_a_note_stays_short(encoders):
+    text = " ".join(f"zebra{number}" for number in range(30)) + " " + "x" * 5000
+    note = encoders.encode(text, "").notes[0]
+    assert len(note) < 300 and note.endswith('"zebra11" and 19 more')
+    assert len(encoders.encode("x" * 5000, "").notes[0]) < 100
 
 
 def test_pieces_are_no_unknown_words_where_words_are_not_whole(encoders, tmp_path):
     published_gemma_tokenizer(tmp_path)
     gemma = load_tokenizer(tmp_path)
     both = TextEncoders(encoders.clip, encoders.clip_tokenizer, encoders.gemma, gemma, 32)
-    assert both.encode("a reddog, é", "").notes == (('prompt: the model does not know "é"',),)
+    assert both.encode("a reddog, é", "").prompt_notes == (
+        ('prompt: the model does not know "é"',),
+    )
 
 
 def test_a_text_that_is_cut_says_so(encoders):
@@ -375,22 +386,23 @@ def test_a_text_that_is_cut_says_so(encoders):
     end = (
         "its end is ignored, it needs 36 text rows (there are 32) and 37 CLIP tokens (there are 32)"
     )
-    assert encoders.encode([long, short], [short, long]).notes == (
+    assert encoders.encode([long, short], [short, long]).prompt_notes == (
         (f"prompt: {end}",),
         (f"negative prompt: {end}",),
     )
     fits = " ".join(["red"] * 31)  # and the mark at the start; CLIP has one at the end, too
-    assert encoders.encode(fits, "").notes == (
+    assert encoders.encode(fits, "").prompt_notes == (
         ("prompt: its end is ignored, it needs 33 CLIP tokens (there are 32)",),
     )
 
 
 def test_notes_follow_their_prompt(encoders, tmp_path):
     two = encoders.encode(["make the zebra red", "make the red circle blue"], "")
-    assert two.item(0).notes == two.notes[:1] and two.item(1).notes == ((),)
-    assert two.item(0).expand(2).notes == two.notes[:1] * 2
+    assert two.item(0).prompt_notes == two.prompt_notes[:1] and two.item(1).prompt_notes == ((),)
+    assert two.item(0).expand(2).prompt_notes == two.prompt_notes[:1] * 2
     two.save(tmp_path / "two.safetensors")
-    assert Instruction.load(tmp_path / "two.safetensors").notes == two.notes
+    assert Instruction.load(tmp_path / "two.safetensors").prompt_notes == two.prompt_notes
+    assert two.item(0).expand(2).notes == two.notes == two.prompt_notes[0]
 
 
 # Threads

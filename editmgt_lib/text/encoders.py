@@ -188,7 +188,7 @@ class TextEncoders:
                 tuple(row for row, span in enumerate(one.spans) if span is not None) for one in rows
             ),
             truncated=tuple(one.surplus for one in rows),
-            notes=tuple(
+            prompt_notes=tuple(
                 notes("prompt", *tokens[text])
                 + (() if other == DEFAULT_NEGATIVE else notes("negative prompt", *tokens[other]))
                 for text, other in zip(prompts, negatives, strict=True)

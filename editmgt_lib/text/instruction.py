@@ -33,7 +33,7 @@ class Instruction:
     rows: per prompt, its words in order with the text rows of each (none where it was cut off)
     content_rows: per prompt, all rows that carry prompt tokens (no padding, no start or end mark)
     truncated: per prompt, how many of its tokens did not fit into L rows
-    notes: per prompt, what its author should know, as sentences: unknown words, a text that was cut
+    prompt_notes: per prompt, what its author should know: unknown words, a text that was cut
     Row indices belong to the tokenizer whose states are used; it pads on the left, so they lie at
     the end. (The published code looks words up in the other tokenizer and so points at padding.)
     Raises InputError when sizes contradict each other.
@@ -48,13 +48,13 @@ class Instruction:
     rows: tuple[tuple[WordRows, ...], ...]
     content_rows: tuple[tuple[int, ...], ...]
     truncated: tuple[int, ...]
-    notes: tuple[tuple[str, ...], ...] = ()
+    prompt_notes: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         batch = len(self.prompt)
-        if not self.notes:
-            object.__setattr__(self, "notes", ((),) * batch)
-        for name in ("negative", "rows", "content_rows", "truncated", "notes", *_TENSORS):
+        if not self.prompt_notes:
+            object.__setattr__(self, "prompt_notes", ((),) * batch)
+        for name in ("negative", "rows", "content_rows", "truncated", "prompt_notes", *_TENSORS):
             if len(getattr(self, name)) != batch or not batch:
                 raise InputError(
                     f"instruction: {name} has {len(getattr(self, name))} entries for {batch} "
@@ -80,6 +80,11 @@ class Instruction:
     def batch(self) -> int:
         """Number of prompts B."""
         return len(self.prompt)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the author of the prompts should know, as sentences, none twice."""
+        return tuple(dict.fromkeys(note for notes in self.prompt_notes for note in notes))
 
     @property
     def text_length(self) -> int:
@@ -174,7 +179,7 @@ class Instruction:
                 plain = json.loads(metadata["instruction"])
                 tensors = {name: file.get_tensor(name) for name in _TENSORS}
             plain = {name: tuple(value) for name, value in plain.items()}
-            for name in ("content_rows", "notes"):
+            for name in ("content_rows", "prompt_notes"):
                 plain[name] = tuple(map(tuple, plain.get(name, ())))
             plain["rows"] = tuple(
                 tuple(WordRows(word, start, end, tuple(rows)) for word, start, end, rows in item)

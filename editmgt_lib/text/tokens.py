@@ -12,6 +12,7 @@ from ..errors import CheckpointError
 from .words import place_words
 
 WHOLE_WORDS = "whole_words"  # in tokenizer_config.json: a word of several tokens is an unknown word
+_MOST_NAMED, _LONGEST = 12, 40  # words in a note, characters of one
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
@@ -76,8 +77,9 @@ def notes(name: str, clip: TextTokens, gemma: TextTokens) -> tuple[str, ...]:
     """What the author of a text should know, as sentences; `name` says which text it is."""
     said = []
     if gemma.unknown:
-        words = ", ".join(f'"{word}"' for word in gemma.unknown)
-        said.append(f"{name}: the model does not know {words}")
+        named = ", ".join(f'"{word[:_LONGEST]}"' for word in gemma.unknown[:_MOST_NAMED])
+        more = len(gemma.unknown) - _MOST_NAMED
+        said.append(f"{name}: the model does not know {named}{f' and {more} more' * (more > 0)}")
     cut = [
         f"{len(tokens.ids) + tokens.surplus} {unit} (there are {len(tokens.ids)})"
         for tokens, unit in ((gemma, "text rows"), (clip, "CLIP tokens"))
