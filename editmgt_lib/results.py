@@ -76,4 +76,4 @@ def decode_pixels(vq: VQModel, ids: Tensor) -> Tensor:
             if not is_out_of_memory(error):
                 raise
         # Outside the handler: inside, the error would keep the failed attempt's tensors.
-        return vq.decode_tiled(ids, rest="cpu").cpu()
+        return vq.decode_tiled(ids, storage="cpu").cpu()
