@@ -1,9 +1,9 @@
 """The two text encoders of EditMGT: CLIP for the pooled vector, Gemma-2 for the text rows.
 
-Behaviour of the published code that is kept, because the checkpoint was trained with it: prompts
-are padded to a fixed length, no attention mask is given to either encoder (padding is attended to),
-and the rows are the language model's second-last hidden states. These need neither its last layer
-nor its final norm nor its vocabulary head, so none of the three is built or read.
+As in the published code, because the checkpoint was trained that way, prompts are padded to a fixed
+length, neither encoder gets an attention mask (so padding is attended to), and the rows are the
+language model's second-to-last hidden states. Its last layer, final norm and vocabulary head are
+not needed for these, so they are neither built nor read.
 """
 
 import os
@@ -26,15 +26,16 @@ from ..offload import (
 from .instruction import DEFAULT_NEGATIVE, Instruction
 from .loading import load_clip, load_gemma, load_tokenizer
 from .tokens import TextTokens, notes, prepare_tokenizer, tokenize
-from .words import WordRows, place_words
+from .words import place_words
 
 
 class TextEncoders:
     """Both text encoders with their tokenizers; needed only until a prompt is encoded.
 
-    clip: `CLIPTextModelWithProjection`; gemma: what `loading.second_last_gemma` builds
-    text_length: number of text rows L (256 in the published model)
-    clip_length: number of CLIP tokens (77 in the published model), read off the encoder
+    clip: `CLIPTextModelWithProjection`; gemma: as `loading.second_last_gemma` builds it.
+    text_length: number of text rows L (published model: 256).
+    clip_length: number of CLIP tokens (published model: 77), read off the encoder.
+    Several threads may encode at a time, unless the weights are offloaded.
     Raises InputError for an impossible length, CheckpointError for tokenizers of another model.
     """
 
@@ -53,8 +54,7 @@ class TextEncoders:
             raise InputError(
                 f"text_length={text_length!r} is outside 2..{most}, what the language model takes"
             )
-        self.clip: nn.Module | None = clip
-        self.gemma: nn.Module | None = gemma
+        self.clip, self.gemma = clip, gemma
         self.clip_tokenizer, self.gemma_tokenizer = clip_tokenizer, gemma_tokenizer
         self.clip_length: int = clip.config.max_position_embeddings
         self.text_length = text_length
@@ -67,9 +67,8 @@ class TextEncoders:
         dtype: torch.dtype = torch.float32,
         text_length: int = 256,
     ) -> "TextEncoders":
-        """Read `text_encoder/`, `tokenizer/` and `llm_encoder/` of the published layout.
+        """Load `text_encoder/`, `tokenizer/` and `llm_encoder/` of the published layout, strictly.
 
-        Weights come from safetensors only and load strictly; parameters do not ask for gradients.
         Raises CheckpointError naming missing parts, missing or surplus keys, contradicting shapes.
         """
         folder = Path(folder)
@@ -92,26 +91,24 @@ class TextEncoders:
         )
 
     def __repr__(self) -> str:
-        if self.clip is None:
-            return f"TextEncoders(L={self.text_length}, freed)"
         device, dtype = execution(self.gemma)
         size = f"{self.parameter_bytes / 1e6:.1f} MB"
         return f"TextEncoders(L={self.text_length}, {size}, {dtype}, {device})"
 
     @property
     def device(self) -> torch.device:
-        """Where the encoders compute. Raises InputError once freed."""
-        return execution_device(self._present()[1])
+        """Where the encoders run."""
+        return execution_device(self.gemma)
 
     @property
     def parameter_bytes(self) -> int:
-        """Memory of all parameters in bytes, 0 once freed."""
-        models = () if self.clip is None else self._present()
-        return sum(p.numel() * p.element_size() for model in models for p in model.parameters())
+        """Memory of all parameters."""
+        both = (*self.clip.parameters(), *self.gemma.parameters())
+        return sum(p.numel() * p.element_size() for p in both)
 
     def to(self, device: torch.device | str) -> "TextEncoders":
         """Move execution to another device, in place. Offloaded weights stay where they are."""
-        for model in self._present():
+        for model in (self.clip, self.gemma):
             move_execution(model, device)
         return self
 
@@ -121,18 +118,13 @@ class TextEncoders:
         layerwise: onload the language model, by far the largest network, one layer at a time. Its
         embedding table is never onloaded: it fills 1.2 GB, and a lookup gains nothing.
         """
-        clip, gemma = self._present()
-        offload(clip, device)
+        offload(self.clip, device)
         layers = ("layers",) if layerwise else ()
-        offload(gemma, device, excluded=("embed_tokens",), layerwise=layers)
-
-    def free(self) -> None:
-        """Drop both encoders; `tokenize` and `words` keep working."""
-        self.clip = self.gemma = None
+        offload(self.gemma, device, excluded=("embed_tokens",), layerwise=layers)
 
     def modules_to_train(self) -> list[nn.Module]:
-        """Both encoders, with gradients switched on for all their parameters."""
-        return [model.requires_grad_(True) for model in self._present()]
+        """Both encoders, with gradients enabled for all parameters."""
+        return [self.clip.requires_grad_(True), self.gemma.requires_grad_(True)]
 
     def tokenize(self, prompts: str | Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids for `encode_ids`, padded and cut: int64 [B, clip_length] and [B, L]."""
@@ -147,14 +139,13 @@ class TextEncoders:
         return self._states(gemma_ids), self._pooled(clip_ids)
 
     def _pooled(self, ids: torch.Tensor) -> torch.Tensor:
-        clip = self._present()[0]
-        with onloaded(clip):
-            return clip(input_ids=ids.to(execution_device(clip))).text_embeds
+        with onloaded(self.clip):
+            return self.clip(input_ids=ids.to(execution_device(self.clip))).text_embeds
 
     def _states(self, ids: torch.Tensor) -> torch.Tensor:
-        gemma = self._present()[1]
+        gemma = self.gemma
         with onloaded(gemma):
-            # Looked up where the table of words is, which may be elsewhere than the layers.
+            # Looked up where the embedding table is, which may be on another device.
             words = gemma.embed_tokens(ids.to(gemma.embed_tokens.weight.device))
             words = words.to(execution_device(gemma))
             return gemma(inputs_embeds=words, use_cache=False).last_hidden_state
@@ -162,10 +153,10 @@ class TextEncoders:
     def encode(
         self, prompt: str | Sequence[str], negative: str | Sequence[str] = DEFAULT_NEGATIVE
     ) -> Instruction:
-        """Encode B prompts and as many negative prompts (a single one serves all).
+        """Encode B prompts and as many negative prompts, or one for all.
 
-        Every different text passes the encoders alone, so that the states of one prompt do not
-        depend on the others, not even in the last bit.
+        Each distinct text is encoded by itself, so that its states do not depend on the others,
+        not even in the last bit.
         """
         prompts, negatives = _as_prompts("prompt", prompt), _as_prompts("negative", negative)
         if len(negatives) not in (1, len(prompts)):
@@ -195,15 +186,6 @@ class TextEncoders:
             ),
         )
 
-    def words(self, prompt: str) -> tuple[WordRows, ...]:
-        """The words of a prompt and the text rows they will occupy, without encoding it."""
-        return place_words(prompt, self._tokens(prompt)[1].spans)
-
-    def _present(self) -> tuple[nn.Module, nn.Module]:
-        if self.clip is None or self.gemma is None:
-            raise InputError("the text encoders were freed; load them again to encode a prompt")
-        return self.clip, self.gemma
-
     def _tokens(self, text: str) -> tuple[TextTokens, TextTokens]:
         """For CLIP and Gemma; the padding sides are those the checkpoint was trained with."""
         return (
@@ -216,10 +198,9 @@ class TextEncoders:
         self, tokens: Mapping[str, tuple[TextTokens, TextTokens]]
     ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """States [1, L, D] and pooled [1, P] of each text."""
-        clip, gemma = self._present()
-        with no_autocast(self.device), onloaded(clip):
+        with no_autocast(self.device), onloaded(self.clip):
             pooled = [self._pooled(_ids([one])) for one, _ in tokens.values()]
-        with no_autocast(self.device), onloaded(gemma):
+        with no_autocast(self.device), onloaded(self.gemma):
             states = [self._states(_ids([one])) for _, one in tokens.values()]
         encoded = dict(zip(tokens, zip(states, pooled, strict=True), strict=True))
         for text, both in encoded.items():
