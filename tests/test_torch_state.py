@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,14 @@ def test_new_text_encoders_are_the_same(state):
     for ours, theirs in ((again.clip, expected.clip), (again.gemma, expected.gemma)):
         pairs = zip(ours.parameters(), theirs.parameters(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_threads_that_build_leave_the_process_as_it_was():
+    expected = build_text_encoders(["red circle"], width=16).gemma.layers[0].mlp.up_proj.weight
+    with default_dtype(torch.float64), ThreadPoolExecutor(4) as pool:
+        built = pool.map(lambda _: build_text_encoders(["red circle"], width=16), range(8))
+        for encoders in built:
+            assert torch.equal(encoders.gemma.layers[0].mlp.up_proj.weight, expected)
 
 
 FLOATS = ("zeros", "ones", "empty", "rand", "randn", "linspace", "eye", "full", "tensor")

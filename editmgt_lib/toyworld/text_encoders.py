@@ -18,7 +18,7 @@ from ..checkpoints import save_module
 from ..errors import InputError
 from ..files import atomic_path, atomic_write_json
 from ..text.encoders import TextEncoders
-from ..text.loading import float32_defaults, second_last_gemma
+from ..text.loading import isolated_build, second_last_gemma
 from ..text.tokens import WHOLE_WORDS
 
 # What is written of a config: what says how the model is built, the same for every transformers.
@@ -69,7 +69,7 @@ def build_text_encoders(
         )
     corpus = list(corpus)
     gemma_tokenizer, clip_tokenizer = _gemma_tokenizer(corpus), _clip_tokenizer(corpus)
-    with float32_defaults(), torch.random.fork_rng(devices=[]):
+    with isolated_build():
         torch.manual_seed(seed)
         clip = _clip(clip_tokenizer, text_length, pooled)
         gemma = second_last_gemma(_gemma_config(len(gemma_tokenizer), width))
