@@ -28,7 +28,7 @@ class Decoded:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EditResult(Decoded):
-    """An edited picture, its tokens and, where one was used, the last relevance map."""
+    """An edited picture with the tokens behind it and, where one was used, the last map."""
 
     tokens: Tokens
     localization: Localization | None
