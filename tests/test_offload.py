@@ -21,7 +21,6 @@ from editmgt_lib.models.vq import VQModel
 from editmgt_lib.offload import execution_device, move_execution, offload, onloaded
 from editmgt_lib.pictures.images import write_image
 from editmgt_lib.sampling.loop import SamplingOptions
-from editmgt_lib.sampling.predictor import micro_conditions
 
 PROMPT = "make the red circle blue"
 MAPPED = SamplingOptions(steps=3, guidance=2.0, threshold=0.3)
@@ -177,23 +176,21 @@ def test_the_most_there_is_at_a_time(offloaded, device, options):
     assert device.peak == max(parts.values())
 
 
-def test_networks_that_rest_compute_where_they_say(tiny_checkpoint):
+def test_offloaded_networks_run_on_their_execution_device(tiny_checkpoint):
     """`meta` is a device of its own: a weight left behind would raise."""
     meta, model = torch.device("meta"), load(tiny_checkpoint, device="cpu", offload="stages")
     model.to(meta)
-    assert (
-        model.device == meta
-        and model.text_encoders.device == meta
-        and execution_device(model.vq) == meta
-    )
-    network, clip = model.transformer, model.text_encoders.clip
-    ids = torch.zeros(1, 4, 4, dtype=torch.long, device=meta)
-    texts = torch.zeros(1, 24, 16, device=meta), torch.zeros(1, 16, device=meta)
-    with torch.no_grad(), onloaded(network):
-        conditioning = network.prepare(*texts, micro_conditions(1, 64, 64).to(meta), (4, 4), ids)
-        assert network.step(ids, torch.zeros(1, device=meta), conditioning).features.is_meta
-    with torch.no_grad(), onloaded(clip):
-        assert clip(input_ids=torch.zeros(1, 24, dtype=torch.long, device=meta)).text_embeds.is_meta
+    encoders, vq = model.text_encoders, model.vq
+    assert model.device == encoders.device == execution_device(vq) == meta
+    with torch.no_grad(), onloaded(vq):
+        channels = vq.encoder.conv_in.in_channels
+        assert vq.encoder(torch.zeros(1, channels, 64, 64, device=meta)).is_meta
+    ids = torch.zeros(1, 24, dtype=torch.long, device=meta)
+    with torch.no_grad(), onloaded(encoders.clip):
+        assert encoders.clip(input_ids=ids).text_embeds.is_meta
+    with onloaded(model.transformer):
+        tensors = [*model.transformer.parameters(), *model.transformer.buffers()]
+        assert all(tensor.is_meta for tensor in tensors)
     assert not any(p.is_meta for net in networks(model).values() for p in net.parameters())
 
 
@@ -302,7 +299,7 @@ def test_tied_weights_come_once_and_stay_tied(device):
     assert tied[1].weight is tied[0].weight
 
 
-def test_a_model_that_rests_is_moved_saved_and_freed(tiny_checkpoint, device, tmp_path):
+def test_an_offloaded_model_is_moved_saved_and_freed(tiny_checkpoint, device, tmp_path):
     model = load(tiny_checkpoint, device="cpu", offload="stages", dtype="bfloat16")
     assert (model.device, model.dtype) == (torch.device("cpu"), torch.bfloat16)
     before = state(model)
