@@ -81,12 +81,12 @@ def notes(name: str, clip: TextTokens, gemma: TextTokens) -> tuple[str, ...]:
         more = len(gemma.unknown) - _MOST_NAMED
         said.append(f"{name}: the model does not know {named}{f' and {more} more' * (more > 0)}")
     cut = [
-        f"{len(tokens.ids) + tokens.surplus} {unit} (there are {len(tokens.ids)})"
-        for tokens, unit in ((gemma, "text rows"), (clip, "CLIP tokens"))
+        f"{len(tokens.ids) + tokens.surplus} tokens for {len(tokens.ids)} {unit}"
+        for tokens, unit in ((gemma, "text rows"), (clip, "CLIP positions"))
         if tokens.surplus
     ]
     if cut:
-        said.append(f"{name}: its end is ignored, it needs {' and '.join(cut)}")
+        said.append(f"{name}: too long, its end is ignored ({', '.join(cut)})")
     return tuple(said)
 
 
