@@ -388,7 +388,7 @@ def test_a_text_that_is_cut_says_so(encoders):
     short = "make the red circle blue"
     long = " ".join([short] * 7)
     end = (
-        "its end is ignored, it needs 36 text rows (there are 32) and 37 CLIP tokens (there are 32)"
+        "too long, its end is ignored (36 tokens for 32 text rows, 37 tokens for 32 CLIP positions)"
     )
     assert encoders.encode([long, short], [short, long]).prompt_notes == (
         (f"prompt: {end}",),
@@ -396,7 +396,7 @@ def test_a_text_that_is_cut_says_so(encoders):
     )
     fits = " ".join(["red"] * 31)  # and the mark at the start; CLIP has one at the end, too
     assert encoders.encode(fits, "").prompt_notes == (
-        ("prompt: its end is ignored, it needs 33 CLIP tokens (there are 32)",),
+        ("prompt: too long, its end is ignored (33 tokens for 32 CLIP positions)",),
     )
 
 
