@@ -14,11 +14,18 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+_TF32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
 
 def set_precision(name: str) -> torch.dtype:
-    """The weights' type under a precision's name; "tf32" is float32 with the fast matrix units."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
+    """The weights' type under a precision's name.
+
+    "float32" leaves torch's own setting, as the library does: exact matrix products, TF32 in
+    convolutions. "tf32" allows it in both.
+    """
+    matmul, convolutions = (True, True) if name == "tf32" else _TF32
+    torch.backends.cuda.matmul.allow_tf32 = matmul
+    torch.backends.cudnn.allow_tf32 = convolutions
     return DTYPES[name]
 
 

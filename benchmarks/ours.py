@@ -10,7 +10,7 @@ from torch import Tensor
 
 import editmgt_lib
 from editmgt_lib.errors import Cancelled, EditMGTError
-from editmgt_lib.loader import leave_resting, load_tokenizer, load_transformer
+from editmgt_lib.loader import load_tokenizer, load_transformer, offload_model
 from editmgt_lib.localization.maps import LocalizationOptions, consolidate
 from editmgt_lib.pictures.fitting import Canvas, Tokens
 from editmgt_lib.pipeline import EditMGT
@@ -144,12 +144,12 @@ class Ours:
             edited, _ = model.sample(tokens, instruction, options, localization=_reading(asked))
             model.decode(edited)
 
-        with self._resting(offload):
+        with self._offloaded(offload):
             return measured(run, self.device, memory=True)
 
     @contextmanager
-    def _resting(self, offload: str) -> Iterator[None]:
-        """The networks as `load` would leave them under that offload."""
+    def _offloaded(self, offload: str) -> Iterator[None]:
+        """Offload the networks as `load` would."""
         model, place = self.model, torch.device(self.device)
         if offload == "none":
             yield
@@ -157,12 +157,12 @@ class Ours:
         networks = [model.transformer, model.vq]
         if model.text_encoders is not None:
             networks += [model.text_encoders.clip, model.text_encoders.gemma]
-        leave_resting(model.to("cpu"), place, offload)
+        offload_model(model.to("cpu"), place, offload)
         try:
             yield
         finally:
             for network in networks:
-                del network.workplace
+                del network.execution
             model.to(place)
 
     def _tokens(self, batch: int = 1, side: int | None = None) -> Tokens:

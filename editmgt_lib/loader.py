@@ -21,7 +21,7 @@ from .models.backends import choose_attention, sdpa
 from .models.config import TransformerConfig, complete_config
 from .models.transformer import MaskedTransformer
 from .models.vq import VQConfig, VQModel
-from .offload import rest
+from .offload import offload as offload_network
 from .pipeline import EditMGT
 from .settings import Settings
 from .text.encoders import TextEncoders
@@ -47,10 +47,12 @@ def load(
 
     Args:
         name: `"toyworld"` (shipped), a folder in the published layout, or a hub id.
-        device: a torch device, or `"auto"`: CUDA, then Apple's GPU, then the CPU.
+        device: a torch device, or `"auto"`: the first there is of CUDA (or ROCm), XPU (Intel), MPS
+            (Apple), CPU.
         dtype: of transformer and text encoders: `"float32"`, `"bfloat16"`, `"float16"` or `"auto"`,
-            which is bfloat16 on CUDA cards that have it, else float32. The tokenizer is float32:
-            bfloat16 assigns other tokens.
+            which is bfloat16 on devices with matrix units for it, else float32. The tokenizer is
+            float32: bfloat16 assigns other tokens. Whether float32 products may use TF32 is the
+            process's own setting in torch; the library leaves it alone.
         offload: `"none"`: all weights are on the device. `"stages"`: they rest on the CPU, and each
             stage brings its own network to the device for its call. `"layers"`: the language model,
             the largest, even layer by layer. Less memory, the same results, more time; one call at
@@ -79,16 +81,16 @@ def load(
     encoders = TextEncoders.from_folder(folder, home, kind, settings.text_length) if text else None
     model = EditMGT(transformer, vq, encoders, settings, folder)
     if offload != "none":
-        leave_resting(model, place, offload)
+        offload_model(model, place, offload)
     return model
 
 
-def leave_resting(model: EditMGT, device: torch.device, offload: str) -> None:
-    """Have a model on the CPU compute on `device`, by `"stages"` or `"layers"`; see `load`."""
-    rest(model.transformer, device)
-    rest(model.vq, device)
+def offload_model(model: EditMGT, device: torch.device, mode: str) -> None:
+    """Execute a model on `device` and keep its weights on the CPU; for modes see `load`."""
+    offload_network(model.transformer, device)
+    offload_network(model.vq, device)
     if model.text_encoders is not None:
-        model.text_encoders.rest(device, in_turn=offload == "layers")
+        model.text_encoders.offload(device, layerwise=mode == "layers")
 
 
 def load_transformer(
@@ -125,13 +127,12 @@ def load_tokenizer(folder: Path, device: torch.device, operations=nn) -> VQModel
 
 
 def choose_device(device: str | torch.device) -> torch.device:
-    """The torch device a name stands for; `"auto"` takes the fastest there is."""
+    """The torch device a name stands for; for `"auto"` see `load`."""
     if str(device) == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        available = (("cuda", torch.cuda), ("xpu", torch.xpu), ("mps", torch.backends.mps))
+        return torch.device(next((name for name, api in available if api.is_available()), "cpu"))
     try:
-        return torch.empty(0, device=device).device
+        return torch.empty(0, dtype=torch.uint8, device=device).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"device {str(device)!r} cannot be used ({reason}); try 'cpu'") from error
@@ -142,7 +143,22 @@ def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     if isinstance(dtype, torch.dtype) and dtype in _DTYPES.values():
         return dtype
     if dtype == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return torch.bfloat16 if fast else torch.float32
+        return torch.bfloat16 if _computes_bfloat16(device) else torch.float32
     require_choice("dtype", dtype, DTYPES)
     return _DTYPES[dtype]
+
+
+def _computes_bfloat16(device: torch.device) -> bool:
+    """Whether this device, not merely some, multiplies bfloat16 in hardware.
+
+    torch's own question also counts emulation, which is slower than float32, and asks about the
+    current device. float16 is no way out: the hidden states of Gemma-2 exceed its range.
+    """
+    if device.type == "cuda":
+        return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "xpu":  # the matrix units of Arc and Data Center Max; iGPUs may lack them
+        properties = torch.xpu.get_device_properties(device)
+        return getattr(properties, "has_subgroup_matrix_multiply_accumulate", False)
+    # An M1 emulates bfloat16, and torch does not tell which chip there is; CPUs with units for it
+    # are few, and on the others it is many times slower than float32.
+    return False

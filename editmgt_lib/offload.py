@@ -1,8 +1,8 @@
-"""Where a network computes, which its weights do not always tell: they may rest on the CPU.
+"""Execution device and offloading: weights may stay on the CPU while a network runs elsewhere.
 
-A network that `rest` was said about is brought to its device by `at_work`, for a block of code. Its
-weights are only read there, so the resting ones stay as they are: the network holds copies inside
-the block, and leaving it drops these and costs nothing.
+`offload` records where a network executes; `onloaded` brings its weights there for a block of code.
+The weights are only read, so the block works on copies and leaving it costs nothing. It swaps the
+module's parameters for them, hence an offloaded network serves one thread at a time.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,85 +13,100 @@ import torch
 from torch import Tensor, nn
 
 
-class Visits(NamedTuple):
-    """The workplace of a network whose weights rest on the CPU.
+class Offload(NamedTuple):
+    """How an offloaded network executes.
 
     Attributes:
-        device, dtype: what it takes its inputs in.
-        stays: children that compute where they rest.
-        in_turn: children, lists of layers, that come one layer at a time.
+        device, dtype: of its inputs.
+        excluded: children that execute where their weights are.
+        layerwise: children, lists of layers, that are onloaded one layer at a time.
     """
 
     device: torch.device
     dtype: torch.dtype
-    stays: tuple[str, ...] = ()
-    in_turn: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    layerwise: tuple[str, ...] = ()
 
 
-def workplace(network: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Device and number format a network takes its inputs in: those of its first parameter.
+def execution(module: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Device and dtype of a network's inputs: those of its first parameter.
 
-    Unless whoever keeps its weights elsewhere or in a smaller format has written both into the
-    network's attribute `workplace`: `rest`, or a host that brings them over layer by layer.
+    A network whose weights are kept elsewhere or in a smaller dtype says so in its attribute
+    `execution`, set by `offload` or by a host that moves the weights layer by layer.
     """
-    stated = getattr(network, "workplace", None)
+    stated = getattr(module, "execution", None)
     if stated is not None:
         return stated[0], stated[1]
-    first = next(network.parameters())
+    first = next(module.parameters())
     return first.device, first.dtype
 
 
-def rest(
-    network: nn.Module,
+def execution_device(module: nn.Module) -> torch.device:
+    """Where a network runs."""
+    return execution(module)[0]
+
+
+def offload(
+    module: nn.Module,
     device: torch.device,
-    stays: tuple[str, ...] = (),
-    in_turn: tuple[str, ...] = (),
+    excluded: tuple[str, ...] = (),
+    layerwise: tuple[str, ...] = (),
 ) -> None:
-    """Leave a network's weights where they are and have it compute on `device`; see `Visits`."""
-    network.workplace = Visits(device, workplace(network)[1], stays, in_turn)
+    """Execute on `device` from now on, leaving the weights where they are; see `Offload`."""
+    module.execution = Offload(device, execution(module)[1], excluded, layerwise)
 
 
-def move(network: nn.Module, device: torch.device | str) -> None:
-    """Have a network compute on another device; weights that rest stay where they are."""
-    stated = getattr(network, "workplace", None)
-    if isinstance(stated, Visits):
-        found = torch.empty(0, device=device).device  # fails here rather than at the first call
-        network.workplace = stated._replace(device=found)
+def move_execution(module: nn.Module, device: torch.device | str) -> None:
+    """Move execution to another device. Offloaded weights stay where they are."""
+    stated = getattr(module, "execution", None)
+    if isinstance(stated, Offload):
+        # A device that cannot be used fails here rather than at the first call.
+        usable = torch.empty(0, dtype=torch.uint8, device=device).device
+        module.execution = stated._replace(device=usable)
     else:
-        network.to(device)
+        module.to(device)
 
 
 @contextmanager
-def at_work(network: nn.Module) -> Iterator[None]:
-    """Have a network's weights where it computes, inside the block.
+def onloaded(module: nn.Module) -> Iterator[None]:
+    """Keep a network's weights on its execution device inside the block.
 
-    Does nothing for one whose weights do not rest, or that is at work already.
+    Does nothing for a network that is not offloaded, or is onloaded already.
     """
-    plan = getattr(network, "workplace", None)
-    if not isinstance(plan, Visits):
+    plan = getattr(module, "execution", None)
+    if not isinstance(plan, Offload):
         yield
         return
-    lists = [network.get_submodule(name) for name in plan.in_turn]
-    left_out = {m for name in plan.stays for m in network.get_submodule(name).modules()}
+    lists = [module.get_submodule(name) for name in plan.layerwise]
+    left_out = {m for name in plan.excluded for m in module.get_submodule(name).modules()}
     left_out |= {m for layers in lists for m in layers.modules()}
     with ExitStack() as stack:
-        stack.enter_context(_lent((m for m in network.modules() if m not in left_out), plan.device))
+        together = (m for m in module.modules() if m not in left_out)
+        stack.enter_context(_copied(together, plan.device))
         for layer in (layer for layers in lists for layer in layers):
-            stack.enter_context(_lent_when_called(layer, plan.device))
+            stack.enter_context(_copied_per_call(layer, plan.device))
         yield
 
 
 @contextmanager
-def _lent_when_called(layer: nn.Module, device: torch.device) -> Iterator[None]:
-    """Inside the block, bring a layer's weights over for each of its calls."""
-    with ExitStack() as visit:
+def no_autocast(device: torch.device) -> Iterator[None]:
+    """Suspend autocast on `device` and on the CPU inside the block."""
+    with ExitStack() as stack:
+        for kind in {"cpu", device.type} - {"meta"}:  # which knows no autocast
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+@contextmanager
+def _copied_per_call(layer: nn.Module, device: torch.device) -> Iterator[None]:
+    """Onload a layer for the duration of each of its calls."""
+    with ExitStack() as call:
         before = layer.register_forward_pre_hook(
-            lambda *_: visit.enter_context(_lent(layer.modules(), device))
+            lambda *_: call.enter_context(_copied(layer.modules(), device))
         )
-        # Before hooks that are there already: of two visits the later one ends first.
-        after = layer.register_forward_hook(
-            lambda *_: visit.close(), prepend=True, always_call=True
-        )
+        # First of all hooks: where calls are nested, the inner one ends first.
+        after = layer.register_forward_hook(lambda *_: call.close(), prepend=True, always_call=True)
         try:
             yield
         finally:
@@ -100,9 +115,9 @@ def _lent_when_called(layer: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _lent(modules: Iterable[nn.Module], device: torch.device) -> Iterator[None]:
-    """Have copies of the modules' own tensors on `device` in place of them, inside the block."""
-    resting: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
+def _copied(modules: Iterable[nn.Module], device: torch.device) -> Iterator[None]:
+    """Temporarily replace the modules' own parameters and buffers with copies on `device`."""
+    originals: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
     copies: dict[int, Tensor] = {}  # one copy of tied tensors
     try:
         for module in modules:
@@ -111,16 +126,16 @@ def _lent(modules: Iterable[nn.Module], device: torch.device) -> Iterator[None]:
                     if tensor is None:
                         continue
                     if id(tensor) not in copies:
-                        copies[id(tensor)] = _brought(tensor, device)
-                    resting.append((table, name, tensor))
+                        copies[id(tensor)] = _onload(tensor, device)
+                    originals.append((table, name, tensor))
                     table[name] = copies[id(tensor)]
         yield
     finally:
-        for table, name, tensor in resting:
+        for table, name, tensor in originals:
             table[name] = tensor
 
 
-def _brought(tensor: Tensor, device: torch.device) -> Tensor:
+def _onload(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on `device`: itself if it is there."""
     moved = tensor.to(device)
     if moved is tensor or not isinstance(tensor, nn.Parameter):

@@ -19,7 +19,7 @@ from .errors import InputError
 from .localization.maps import Localization, LocalizationOptions
 from .models.transformer import MaskedTransformer
 from .models.vq import VQModel
-from .offload import move, workplace
+from .offload import execution, execution_device, move_execution
 from .pictures.canvas import Canvas, Tokens
 from .pictures.compositing import composite, project_mask, support
 from .pictures.fitting import FitOptions, fit
@@ -61,17 +61,17 @@ class EditMGT:
     @property
     def device(self) -> torch.device:
         """Where the transformer computes."""
-        return workplace(self.transformer)[0]
+        return execution_device(self.transformer)
 
     @property
     def dtype(self) -> torch.dtype:
         """Number format the transformer computes in."""
-        return workplace(self.transformer)[1]
+        return execution(self.transformer)[1]
 
     def to(self, device: torch.device | str) -> "EditMGT":
-        """Have all networks compute on another device, in place; weights that rest stay put."""
+        """Move execution to another device, in place. Offloaded weights stay where they are."""
         for network in (self.transformer, self.vq):
-            move(network, device)
+            move_execution(network, device)
         if self.text_encoders is not None:
             self.text_encoders.to(device)
         return self
@@ -96,7 +96,7 @@ class EditMGT:
             resolution, factor = self.settings.resolution, self.vq.config.factor
             fit_options = FitOptions(fit_options, resolution=resolution, factor=factor)
         pixels, canvas = fit(image, fit_options, mask)
-        device = workplace(self.vq)[0]
+        device = execution_device(self.vq)
         with stage("tokenizing", "use a smaller picture or batch", self.vq):
             # Item by item: the same ids whatever the batch, and no more memory than one needs.
             ids = torch.cat([self.vq.encode(p[None].to(device)) for p in pixels])
@@ -247,7 +247,7 @@ class EditMGT:
         pixels = decode_pixels(self.vq, tokens.ids)
         if tokens.source_ids is None:
             image = composite(pixels, tokens.canvas)
-            return Decoded(image, torch.ones(image.shape[:3], dtype=torch.bool))
+            return Decoded(image, torch.ones(image.shape[:3], dtype=torch.bool, device="cpu"))
         area = support(tokens.changed.cpu(), tokens.canvas, grow)
         return Decoded(composite(pixels, tokens.canvas, area, feather), area)
 
@@ -302,7 +302,7 @@ class EditMGT:
             region=region, combine=combine, callback=callback, batched=batched,
         )  # fmt: skip
         decoded = self.decode(edited, feather=feather)
-        notes = (*tokens.notes, *getattr(instruction, "notes", ()), *unchanged_notes(edited))
+        notes = (*tokens.notes, *instruction.notes, *unchanged_notes(edited))
         return EditResult(decoded.image, decoded.changed, edited, localization, notes)
 
     def blank_tokens(self, batch: int = 1, size: tuple[int, int] | None = None) -> Tokens:
@@ -310,7 +310,8 @@ class EditMGT:
         height, width = size or (self.settings.resolution,) * 2
         canvas = Canvas.blank(batch, height, width, self.vq.config.factor)
         shape = (batch, canvas.rows, canvas.cols)
-        return Tokens(torch.full(shape, self.transformer.config.mask_token_id), canvas)
+        mask_id = self.transformer.config.mask_token_id
+        return Tokens(torch.full(shape, mask_id, dtype=torch.int64, device="cpu"), canvas)
 
     def generate(
         self,

@@ -1,4 +1,4 @@
-"""What the last stage gives back, how it decodes, and what every stage runs in."""
+"""Results of an edit, decoding to pixels, and the context every stage runs in."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .errors import OutOfMemory
+from .errors import OutOfMemory, is_out_of_memory
 from .localization.maps import Localization
 from .models.vq import VQModel
-from .offload import at_work, workplace
+from .offload import execution_device, no_autocast, onloaded
 from .pictures.fitting import Tokens
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Decoded:
-    """A picture [B, H, W, C] in 0..1 and where it may differ from the source, bool [B, H, W]."""
+    """image: [B, H, W, C] in 0..1; changed: where it may differ from the source, bool [B, H, W]."""
 
     image: Tensor
     changed: Tensor
@@ -49,26 +49,25 @@ def unchanged_notes(tokens: Tokens) -> tuple[str, ...]:
 
 @contextmanager
 def memory_advice(doing: str, advice: str) -> Iterator[None]:
-    """Turn the device's out-of-memory error into one that says what to lower."""
+    """Translate a device's out-of-memory error into one that says what to lower."""
     try:
         yield
-    except OutOfMemory:
-        raise
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(f"out of memory while {doing}; {advice}") from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error) and "out of memory" not in str(error):
+    except Exception as error:
+        if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
             raise
         raise OutOfMemory(f"out of memory while {doing}; {advice}") from error
 
 
 @contextmanager
 def stage(doing: str, advice: str, network: nn.Module) -> Iterator[None]:
-    """Have `network` where it computes; a device that is full is reported with what to lower."""
-    device = workplace(network)[0]
-    if getattr(network, "workplace", None) is None and device.type != "cpu":
+    """Run a stage: its network onloaded, autocast shut out, memory errors with advice.
+
+    Autocast is the caller's own setting, and its rounding would assign and draw other tokens.
+    """
+    device = execution_device(network)
+    if getattr(network, "execution", None) is None and device.type != "cpu":
         advice = f"load with offload 'stages', or {advice}"
-    with memory_advice(doing, advice), at_work(network):
+    with memory_advice(doing, advice), no_autocast(device), onloaded(network):
         yield
 
 
@@ -82,10 +81,12 @@ def decode_pixels(vq: VQModel, ids: Tensor) -> Tensor:
     Raises:
         OutOfMemory.
     """
-    ids = ids.to(workplace(vq)[0])
+    ids = ids.to(execution_device(vq))
     with stage("decoding", "use a smaller picture", vq):
         try:
             return torch.cat([vq.decode(item[None]).cpu() for item in ids])
-        except torch.OutOfMemoryError:
-            pass  # retried outside: inside, the error would keep the failed attempt's tensors
-        return vq.decode_tiled(ids, rest="cpu").cpu()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Outside the handler: inside, the error would keep the failed attempt's tensors.
+        return vq.decode_tiled(ids, storage="cpu").cpu()

@@ -9,11 +9,12 @@ from ..editmgt_lib.errors import InputError
 from ..editmgt_lib.localization.maps import Localization, LocalizationOptions
 from ..editmgt_lib.pictures.fitting import Tokens
 from ..editmgt_lib.text.instruction import Instruction
+from ..editmgt_lib.text.words import split_phrases
 from .batches import joined
 from .compat import CATEGORY, expert, known
 from .memory import on_device
 from .networks import Model
-from .parsing import block_range, word_list
+from .parsing import block_range
 from .previews import heat_map, relevance_on_picture
 from .progress import Progress
 from .sockets import (
@@ -89,7 +90,7 @@ class ConsolidateAttention(io.ComfyNode):
         own = model.pipeline.settings.localization
         options = replace(
             own,
-            words=word_list(words),
+            words=split_phrases(words),
             layers=block_range(layers) or own.layers,
             filter=filter,
             update=update,

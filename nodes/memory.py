@@ -141,7 +141,7 @@ def manage(
         network = Whole(network)
         patcher = comfy.model_patcher.ModelPatcher(network, load_device, offload_device)
         return Managed(patcher, True)
-    network.workplace = (load_device, dtype)
+    network.execution = (load_device, dtype)
     kind = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
     return Managed(kind(network, load_device, offload_device), False)
 

@@ -4,6 +4,7 @@ import math
 import re
 
 from ..editmgt_lib.errors import InputError
+from ..editmgt_lib.text.words import split_phrases
 
 AUTO = "auto"  # leaves it to the checkpoint
 
@@ -11,11 +12,6 @@ AUTO = "auto"  # leaves it to the checkpoint
 def own_or(text: str) -> str | None:
     """The text, empty or not; None, which is the checkpoint's own, for "auto"."""
     return None if text.strip() == AUTO else text.strip()
-
-
-def word_list(text: str) -> tuple[str, ...]:
-    """Words and phrases separated by commas (of any script), semicolons or line ends."""
-    return tuple(w.strip() for w in re.split("[,;\n\uff0c\u3001]", text) if w.strip())
 
 
 def block_range(text: str) -> tuple[int, int] | None:
@@ -32,7 +28,7 @@ def block_range(text: str) -> tuple[int, int] | None:
 def number_list(text: str) -> list[float]:
     """'0, 0.1' as numbers; InputError for nothing, or for what is no finite number."""
     try:
-        numbers = [float(word) for word in word_list(text)]
+        numbers = [float(word) for word in split_phrases(text)]
     except ValueError:
         numbers = []
     if not numbers or not all(map(math.isfinite, numbers)):

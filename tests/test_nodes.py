@@ -151,12 +151,6 @@ def test_an_empty_negative_text_is_not_the_checkpoints_own(part, text, expected)
     assert part("nodes.parsing").own_or(text) == expected
 
 
-def test_words_are_separated_by_any_comma(part):
-    assert part("nodes.parsing").word_list("red circle, sky\uff0c\n\u592a\u9633,") == (
-        "red circle", "sky", "\u592a\u9633",
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("text, expected", [("0, 0.05,1", [0, 0.05, 1]), ("-2e-1", [-0.2])])
 def test_lists_of_numbers(part, text, expected):
     assert part("nodes.parsing").number_list(text) == expected

@@ -1,4 +1,4 @@
-"""Weights that rest on the CPU: who is on the device when, and that all are back afterwards.
+"""Offloaded weights: what is on the device when, and that all are back afterwards.
 
 A device is stood in for by copies: a tensor is "on the device" while a copy of it is alive.
 """
@@ -10,19 +10,17 @@ from weakref import WeakValueDictionary
 import pytest
 import torch
 
-from editmgt_lib import offload as workplaces
+from editmgt_lib import offload as offloading
 from editmgt_lib.checkpoints import read_state_dict, save_module
-from editmgt_lib.choices import OFFLOAD
 from editmgt_lib.cli import main
 from editmgt_lib.errors import Cancelled, InputError, OutOfMemory
-from editmgt_lib.loader import load
+from editmgt_lib.loader import OFFLOAD, load
 from editmgt_lib.localization.maps import LocalizationOptions
 from editmgt_lib.models.transformer import MaskedTransformer
 from editmgt_lib.models.vq import VQModel
-from editmgt_lib.offload import at_work, move, rest, workplace
+from editmgt_lib.offload import execution_device, move_execution, offload, onloaded
 from editmgt_lib.pictures.images import write_image
-from editmgt_lib.sampling.options import SamplingOptions
-from editmgt_lib.sampling.predictor import micro_conditions
+from editmgt_lib.sampling.loop import SamplingOptions
 
 PROMPT = "make the red circle blue"
 MAPPED = SamplingOptions(steps=3, guidance=2.0, threshold=0.3)
@@ -64,7 +62,7 @@ def twin(tensor):
 @pytest.fixture
 def device(monkeypatch):
     device = Device()
-    monkeypatch.setattr(workplaces, "_brought", device.bring)
+    monkeypatch.setattr(offloading, "_onload", device.bring)
     return device
 
 
@@ -171,30 +169,28 @@ def test_the_most_there_is_at_a_time(offloaded, device, options):
     gemma = offloaded.text_encoders.gemma
     parts = {name: weight_bytes(net) for name, net in networks(offloaded).items()}
     parts["gemma"] = weight_bytes(gemma, without="embed_tokens")
-    if gemma.workplace.in_turn:
+    if gemma.execution.layerwise:
         rest_of_it = weight_bytes(gemma, without=("embed_tokens", "layers"))
         parts["gemma"] = rest_of_it + max(map(weight_bytes, gemma.layers))
     offloaded.edit(picture(2), PROMPT, options=options)
     assert device.peak == max(parts.values())
 
 
-def test_networks_that_rest_compute_where_they_say(tiny_checkpoint):
+def test_offloaded_networks_run_on_their_execution_device(tiny_checkpoint):
     """`meta` is a device of its own: a weight left behind would raise."""
     meta, model = torch.device("meta"), load(tiny_checkpoint, device="cpu", offload="stages")
     model.to(meta)
-    assert (
-        model.device == meta
-        and model.text_encoders.device == meta
-        and workplace(model.vq)[0] == meta
-    )
-    network, clip = model.transformer, model.text_encoders.clip
-    ids = torch.zeros(1, 4, 4, dtype=torch.long, device=meta)
-    texts = torch.zeros(1, 24, 16, device=meta), torch.zeros(1, 16, device=meta)
-    with torch.no_grad(), at_work(network):
-        conditioning = network.prepare(*texts, micro_conditions(1, 64, 64).to(meta), (4, 4), ids)
-        assert network.step(ids, torch.zeros(1, device=meta), conditioning).features.is_meta
-    with torch.no_grad(), at_work(clip):
-        assert clip(input_ids=torch.zeros(1, 24, dtype=torch.long, device=meta)).text_embeds.is_meta
+    encoders, vq = model.text_encoders, model.vq
+    assert model.device == encoders.device == execution_device(vq) == meta
+    with torch.no_grad(), onloaded(vq):
+        channels = vq.encoder.conv_in.in_channels
+        assert vq.encoder(torch.zeros(1, channels, 64, 64, device=meta)).is_meta
+    ids = torch.zeros(1, 24, dtype=torch.long, device=meta)
+    with torch.no_grad(), onloaded(encoders.clip):
+        assert encoders.clip(input_ids=ids).text_embeds.is_meta
+    with onloaded(model.transformer):
+        tensors = [*model.transformer.parameters(), *model.transformer.buffers()]
+        assert all(tensor.is_meta for tensor in tensors)
     assert not any(p.is_meta for net in networks(model).values() for p in net.parameters())
 
 
@@ -283,9 +279,9 @@ def test_a_decoder_may_visit_while_the_transformer_is_there(offloaded, device):
 
 def test_nested_visits_end_with_the_outer_one(offloaded, device):
     network = offloaded.transformer
-    with at_work(network):
+    with onloaded(network):
         there = device.brought
-        with at_work(network):
+        with onloaded(network):
             assert device.brought == there
         assert device.holds(network) == {name for name, _ in network.named_parameters()}
     assert not device.holds(network)
@@ -297,13 +293,13 @@ def test_nested_visits_end_with_the_outer_one(offloaded, device):
 def test_tied_weights_come_once_and_stay_tied(device):
     tied = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
     tied[1].weight = tied[0].weight
-    rest(tied.requires_grad_(False), torch.device("cpu"))
-    with at_work(tied):
+    offload(tied.requires_grad_(False), torch.device("cpu"))
+    with onloaded(tied):
         assert tied[1].weight is tied[0].weight and device.brought == 3
     assert tied[1].weight is tied[0].weight
 
 
-def test_a_model_that_rests_is_moved_saved_and_freed(tiny_checkpoint, device, tmp_path):
+def test_an_offloaded_model_is_moved_saved_and_freed(tiny_checkpoint, device, tmp_path):
     model = load(tiny_checkpoint, device="cpu", offload="stages", dtype="bfloat16")
     assert (model.device, model.dtype) == (torch.device("cpu"), torch.bfloat16)
     before = state(model)
@@ -311,8 +307,8 @@ def test_a_model_that_rests_is_moved_saved_and_freed(tiny_checkpoint, device, tm
     assert "meta" in repr(model) and "meta" in repr(model.text_encoders)
     assert model.to("cpu").device.type == "cpu" and state(model) == before
     with pytest.raises((RuntimeError, AssertionError)):
-        move(model.vq, "xla")
-    with at_work(model.transformer):
+        move_execution(model.vq, "xla")
+    with onloaded(model.transformer):
         save_module(tmp_path, model.transformer, model.transformer.config.to_dict())
     saved = read_state_dict(tmp_path)
     assert all(torch.equal(t, saved[n]) for n, t in model.transformer.state_dict().items())
@@ -339,8 +335,7 @@ def test_what_is_advised_depends_on_what_was_done(tiny_checkpoint, monkeypatch):
         assert "offload" not in str(caught.value)  # no use on the CPU, nor twice
     from editmgt_lib import results
 
-    elsewhere = (torch.device("cuda"), torch.float32)
-    monkeypatch.setattr(results, "workplace", lambda network: elsewhere)
+    monkeypatch.setattr(results, "execution_device", lambda network: torch.device("cuda"))
     model = load(tiny_checkpoint, device="cpu")
     with (
         pytest.raises(OutOfMemory, match="offload 'stages', or use a"),

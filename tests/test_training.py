@@ -514,7 +514,6 @@ def tiny_recipe(monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.filterwarnings("ignore:prompt .* is ignored there")
 def test_a_recipe_trains_and_goes_on_where_a_gpu_is(tiny_recipe, tmp_path):
     commands.run_training("tiny", tmp_path, steps=3, device="cuda")
     folder = commands.run_training("tiny", tmp_path, steps=5, device="cuda")
@@ -526,7 +525,6 @@ def test_a_recipe_trains_and_goes_on_where_a_gpu_is(tiny_recipe, tmp_path):
     assert torch.isfinite(model.generate("a star")).all()
 
 
-@pytest.mark.filterwarnings("ignore:prompt .* is ignored there")
 def test_a_recipe_ends_in_a_checkpoint_that_edits_and_generates(tiny_recipe, tmp_path):
     folder = commands.run_training("tiny", tmp_path, steps=2, threads=1)
     model = editmgt_lib.load(folder, device="cpu")
@@ -547,7 +545,6 @@ def test_a_recipe_ends_in_a_checkpoint_that_edits_and_generates(tiny_recipe, tmp
     assert weights.read_bytes() != before[1]
 
 
-@pytest.mark.filterwarnings("ignore:prompt .* is ignored there")
 def test_compiled_training_starts_from_half_precision_too(tiny_recipe, tmp_path, monkeypatch):
     """Through the tracer alone: the compiler is torch's business, and takes minutes."""
     trained = commands.run_training("tiny", tmp_path / "a", steps=1, threads=1)
@@ -598,7 +595,6 @@ def test_what_cannot_be_trained_is_named(arguments, named, tmp_path):
         commands.run_training(**{"recipe": "toyworld-cpu", "out": tmp_path} | arguments)
 
 
-@pytest.mark.filterwarnings("ignore:prompt .* is ignored there")
 def test_a_stage_without_its_predecessor_says_which(tiny_recipe, tmp_path):
     for missing in ("tokenizer", "text", "text-to-image"):
         with pytest.raises(CheckpointError, match=f"train stage '{missing}' first"):

@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, EditMGTError, OutOfMemory
+from ..errors import CheckpointError, EditMGTError, OutOfMemory, is_out_of_memory
 
 Net = TypeVar("Net", bound=nn.Module)
 LISTED = 12
@@ -57,7 +57,9 @@ def load_module(
             fill(module)
         _check_filled(module, where)
         module.to(device)
-    except torch.cuda.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise OutOfMemory(
             f"no room on {device} for {where}; load with offload 'stages' or 'layers', a smaller "
             "dtype, or on another device"

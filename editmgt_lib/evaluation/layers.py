@@ -17,7 +17,7 @@ from .. import choices
 from ..errors import Cancelled
 from ..localization.maps import Localization, LocalizationOptions, consolidate
 from ..models.attention import MeanOfRows
-from ..offload import at_work
+from ..offload import onloaded
 from ..sampling.loop import StepEvent
 from ..sampling.options import SamplingOptions
 from ..sampling.predictor import Predictor, row_weights
@@ -64,7 +64,7 @@ def block_maps(
         return torch.stack([mean_of_rows(q_text, k) for mean_of_rows in probes], dim=1)
 
     blocks = range(len(network.blocks))
-    with torch.no_grad(), at_work(network):
+    with torch.no_grad(), onloaded(network):
         conditioning = Predictor(network, batch.tokens, batch.instruction, options).conditioning
         attention = network.attention_of(conditioning, probe, blocks)
         scores = network.step(ids, step, conditioning, attention).scores

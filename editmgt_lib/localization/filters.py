@@ -69,14 +69,14 @@ def _grow(field: Tensor, rows: int, cols: int) -> Tensor:
 
 def _mirror(length: int, pad: int) -> Tensor:
     """Source index of every position of an axis padded by any `pad` (scipy's "reflect")."""
-    index = torch.arange(-pad, length + pad) % (2 * length)
+    index = torch.arange(-pad, length + pad, device="cpu") % (2 * length)
     return torch.minimum(index, 2 * length - 1 - index)
 
 
 def _blur(field: Tensor, sigma: float) -> Tensor:
     """Separable Gaussian, cut at 4 sigma, mirrored borders (scipy.ndimage.gaussian_filter)."""
     radius = int(4.0 * sigma + 0.5)
-    axis = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    axis = torch.arange(-radius, radius + 1, dtype=torch.float64, device="cpu")
     weights = torch.exp(-0.5 / sigma**2 * axis**2)
     weights = (weights / weights.sum()).to(field)
     tall = F.conv2d(_grow(field, radius, 0)[:, None], weights[None, None, :, None])

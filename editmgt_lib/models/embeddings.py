@@ -14,7 +14,7 @@ def sinusoid(values: Tensor, width: int) -> Tensor:
     Frequencies are rounded once, from float64: float32 exponentials differ between processors in
     the last place, which is 1e-3 of an embedding at 35,000 radians, enough to flip tokens.
     """
-    exponent = torch.arange(width // 2, dtype=torch.float64) / (width // 2)
+    exponent = torch.arange(width // 2, dtype=torch.float64, device="cpu") / (width // 2)
     frequency = torch.exp(-math.log(10000) * exponent).float()
     angle = values.float()[:, None] * frequency.to(values.device)
     return torch.cat([angle.cos(), angle.sin()], dim=-1)

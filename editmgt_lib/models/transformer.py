@@ -127,7 +127,8 @@ class MaskedTransformer(nn.Module):
         embedding = self._embed_time(timesteps, vector)  # [S, B, C]
         still = self._embed_time([injection.timestep], vector)[0]
         target, reference = self._positions(grid), None
-        positions = [torch.zeros(text.shape[1], 3, device="cpu"), grid_positions(*target)]
+        origin = torch.zeros(text.shape[1], 3, dtype=torch.float32, device="cpu")
+        positions = [origin, grid_positions(*target)]
         if reference_ids is not None:
             reference = self.embed_tokens(reference_ids)
             positions.append(grid_positions(*self._positions(tuple(reference_ids.shape[-2:]))))

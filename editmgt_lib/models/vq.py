@@ -3,27 +3,22 @@
 Numbers and parameter names are those of the published VQModel (aMUSEd family). Pixels are
 [B, 3, H, W] in 0..1 without normalisation; ids are int64 [B, H / factor, W / factor].
 
-Precision: low-precision encoding assigns other tokens (bf16) or overflows to NaN (fp16), which is
-why the published config sets `force_upcast`. With it every encode and decode computes in float32;
-weights stored in a lower precision are widened for the call, which copies them each time: a loader
-does best to keep this module in float32.
+Precision: low-precision encoding assigns other tokens (bf16) or overflows to NaN (fp16), hence
+`force_upcast` in the published config: every encode and decode computes in float32. Weights stored
+in a lower precision are upcast anew for each call, so keep this module in float32.
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from ..errors import InputError
-from .vq_blocks import Bands, Codebook, Decoder, Encoder, nearest_codes
+from .vq_blocks import Bands, Codebook, Decoder, Encoder
 from .vq_config import VQConfig, require_whole
-
-__all__ = ["VQConfig", "VQModel", "nearest_codes"]
-
-CODEBOOK_WEIGHT = 0.25  # of the codebook term beside the commitment term, as published
 
 
 class VQModel(nn.Module):
@@ -43,17 +38,12 @@ class VQModel(nn.Module):
         self.post_quant_conv = operations.Conv2d(width, latent, 1)
         self.decoder = Decoder(latent, config.out_channels * patch, *shared)
 
-    @property
-    def decoder_reach(self) -> int:
-        """See `VQConfig.decoder_reach`."""
-        return self.config.decoder_reach
-
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """pixels [B, 3, H, W] in 0..1 -> ids int64 [B, H / factor, W / factor].
 
-        Raises InputError for a wrong shape, sides that are no multiples of the factor, and latents
-        that are not finite.
+        Raises InputError for a wrong shape, sides that are not multiples of the factor, and
+        latents that are not finite.
         """
         return self.quantize_ids(self.latents(pixels))
 
@@ -87,17 +77,17 @@ class VQModel(nn.Module):
 
     @torch.no_grad()
     def decode_tiled(
-        self, ids: Tensor, tile: int = 8, rest: torch.device | str | None = None
+        self, ids: Tensor, tile: int = 8, storage: torch.device | str | None = None
     ) -> Tensor:
-        """`decode` in short memory: item by item, `tile` token rows at a time.
+        """`decode` in little memory: item by item, `tile` token rows at a time.
 
-        Equal to `decode` but for rounding (relative 1e-5): see `vq_blocks`. Whole feature maps wait
-        on `rest`, by default the device of the ids. Published model at 1024x1024, tile 8: 2.2 GiB
-        where `decode` needs 2.5; with rest="cpu" 0.4 GiB stay on the device (tile 2: 0.1).
+        Equal to `decode` up to rounding (relative 1e-5): see `vq_blocks`. Whole feature maps are
+        kept on `storage`, by default the device of the ids. Published model at 1024x1024, tile 8:
+        2.2 GiB where `decode` needs 2.5; with storage="cpu" 0.4 GiB of the device (tile 2: 0.1).
         """
         require_whole("tile", tile)
         device = ids.device
-        bands = Bands(tile, device, torch.device(rest) if rest is not None else device)
+        bands = Bands(tile, device, torch.device(storage) if storage is not None else device)
         pixels = []
         for codes in self.lookup(ids).split(1):
             with self._exact(codes):
@@ -106,33 +96,16 @@ class VQModel(nn.Module):
                 pixels.append(F.pixel_shuffle(x, self.config.patch_size).float())
         return torch.cat(pixels)
 
-    def forward_train(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One training pass: (reconstruction [B, 3, H, W], loss of the quantiser, ids).
-
-        Gradients pass the quantiser straight through. The loss is that of the published class,
-        mean (sg[e] - z)^2 + 0.25 mean (e - sg[z])^2; with a frozen codebook (moving averages) only
-        the first, the commitment, has a gradient.
-        """
-        self._check_pixels(pixels)
-        x = F.pixel_unshuffle(pixels, self.config.patch_size)
-        latents = self.quant_conv(self.encoder(x))
-        ids = self.quantize_ids(latents.detach())
-        codes = self.quantize(ids)
-        loss = F.mse_loss(latents, codes.detach())
-        loss = loss + CODEBOOK_WEIGHT * F.mse_loss(codes, latents.detach())
-        x = self.decoder(self.post_quant_conv(latents + (codes - latents).detach()))
-        return F.pixel_shuffle(x, self.config.patch_size), loss, ids
-
     def _call(self, module: nn.Module, x: Tensor, *more: Any) -> Tensor:
         """module(x) in float32 under `force_upcast`, else in the precision of its weights."""
         if not self.config.force_upcast:
             return module(x.to(next(module.parameters()).dtype), *more)
-        low = {n: p.float() for n, p in module.named_parameters() if p.dtype != torch.float32}
-        x = x.float()
-        return functional_call(module, low, (x, *more)) if low else module(x, *more)
+        if any(p.dtype != torch.float32 for p in module.parameters()):
+            module = deepcopy(module).float()  # not in place: other threads use the module, too
+        return module(x.float(), *more)
 
     def _exact(self, x: Tensor) -> AbstractContextManager:
-        """Shut out a surrounding autocast where float32 is asked for."""
+        """Suspend a surrounding autocast under `force_upcast`."""
         if not self.config.force_upcast:
             return nullcontext()
         return torch.autocast(x.device.type, enabled=False)

@@ -192,15 +192,15 @@ class Decoder(nn.Module):
                 x = block.in_bands(x, bands)
             for up in level.upsamplers:
                 x = bands.apply(up, x, scale=2)
-                bands = Bands(bands.rows * 2, bands.device, bands.rest)
+                bands = Bands(bands.rows * 2, bands.device, bands.storage)
         return bands.apply(self.conv_out, x, bands.activated(self.conv_norm_out, x))
 
 
 class Bands:
-    """How to work in bands: `rows` rows at a time on `device`, whole maps kept on `rest`."""
+    """How to work in bands: `rows` rows at a time on `device`, whole maps kept on `storage`."""
 
-    def __init__(self, rows: int, device: torch.device, rest: torch.device):
-        self.rows, self.device, self.rest = rows, device, rest
+    def __init__(self, rows: int, device: torch.device, storage: torch.device):
+        self.rows, self.device, self.storage = rows, device, storage
 
     def activated(self, norm: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
         """SiLU(norm(.)) of a band of x, with the statistics of the whole of x."""
@@ -235,7 +235,7 @@ class Bands:
             bottom = min(top + self.rows, height)
             first, last = max(top - 1, 0), min(bottom + 1, height)
             y = conv(prepare(x[:, :, first:last].to(self.device)))
-            y = y[:, :, (top - first) * scale : (bottom - first) * scale].to(self.rest)
+            y = y[:, :, (top - first) * scale : (bottom - first) * scale].to(self.storage)
             if out is None:
                 out = y.new_empty(*y.shape[:2], height * scale, y.shape[3])
             target = out[:, :, top * scale : bottom * scale]

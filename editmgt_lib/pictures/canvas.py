@@ -116,13 +116,14 @@ class Canvas:
     @property
     def covered(self) -> Tensor:
         """Tokens that touch the picture, bool [B, rows, cols]; the others are padding."""
-        covered = torch.zeros(self.batch, self.rows, self.cols, dtype=torch.bool, device="cpu")
+        plain = {"dtype": torch.bool, "device": "cpu"}
+        covered = torch.zeros(self.batch, self.rows, self.cols, **plain)
         for item, where in enumerate(self.placements):
             rows, cols = (
                 [low < high for low, high in where.spans(axis, cells, self.factor)]
                 for axis, cells in enumerate((self.rows, self.cols))
             )
-            covered[item] = torch.tensor(rows)[:, None] & torch.tensor(cols)
+            covered[item] = torch.tensor(rows, **plain)[:, None] & torch.tensor(cols, **plain)
         return covered
 
     def __repr__(self) -> str:

@@ -94,7 +94,7 @@ def sample_tokens(
         ids, proposal = reveal_step(
             logits, ids, noise.draw(len(ids), size, codes, step == options.steps - 1),
             step=step, options=options, mask_id=mask_id, source=source, held=held,
-            start_ratio=changing.sum((1, 2)) / size,
+            start_ratio=changing.sum((1, 2)).float() / size,
         )  # fmt: skip
         event = StepEvent(step, options.steps, ids, proposal, held, ids == mask_id)
         report(event, callback)

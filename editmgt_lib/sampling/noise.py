@@ -1,16 +1,18 @@
-"""The random numbers of a run, and the token draw that uses them. Always drawn on the CPU."""
+"""Random numbers of a sampling run, always drawn on the CPU, and the token draw."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
 
+_PLAIN: Mapping[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever torch's defaults
+
 
 class StepNoise(NamedTuple):
-    """Float32, CPU. tokens: uniform [B, HW] or exponential [B, HW, V]; ranking: uniform [B, HW]."""
+    """tokens: uniform [B, HW] or exponential [B, HW, V]; ranking: uniform [B, HW]. Float32, CPU."""
 
     tokens: Tensor
     ranking: Tensor
@@ -26,18 +28,19 @@ class SharedNoise:
         """Numbers of the next step; the last step of a run draws none for the ranking (zeros)."""
         shape, generator = (batch, positions), self._generator
         if self._draw == "race":  # order and shape of torch.multinomial's own draw
-            tokens = torch.empty(*shape, codes).exponential_(1, generator=generator)
+            tokens = torch.empty(*shape, codes, **_PLAIN).exponential_(1, generator=generator)
         else:
-            tokens = torch.rand(shape, generator=generator)
-        ranking = torch.zeros(shape) if last else torch.rand(shape, generator=generator)
-        return StepNoise(tokens, ranking)
+            tokens = torch.rand(shape, generator=generator, **_PLAIN)
+        if last:
+            return StepNoise(tokens, torch.zeros(shape, **_PLAIN))
+        return StepNoise(tokens, torch.rand(shape, generator=generator, **_PLAIN))
 
 
 class ItemNoise:
     """One CPU generator per item: the same numbers for item k in any batch, on any device."""
 
     def __init__(self, seeds: Sequence[int], draw: str = "inverse") -> None:
-        self._items = [SharedNoise(torch.Generator().manual_seed(s), draw) for s in seeds]
+        self._items = [SharedNoise(torch.Generator("cpu").manual_seed(s), draw) for s in seeds]
 
     def draw(self, batch: int, positions: int, codes: int, last: bool) -> StepNoise:
         """As SharedNoise.draw; InputError unless there is one seed per item."""

@@ -104,7 +104,9 @@ class SamplingOptions:
 
     def temperature_at(self, step: int) -> float:
         """Gumbel weight of a step, in float32."""
-        return float(torch.linspace(*self._temperatures, self.steps)[step])
+        first, last = self._temperatures
+        weights = torch.linspace(first, last, self.steps, dtype=torch.float32, device="cpu")
+        return float(weights[step])
 
     def seeds(self, batch: int) -> tuple[int, ...]:
         """One seed per item; InputError when a tuple of another length was given."""

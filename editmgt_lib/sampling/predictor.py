@@ -11,7 +11,7 @@ from ..localization.maps import Localization, LocalizationOptions, consolidate, 
 from ..models.attention import Attention, MeanOfRows
 from ..models.conditioning import Conditioning, InjectionOptions, Prediction
 from ..models.transformer import MaskedTransformer
-from ..offload import workplace
+from ..offload import execution
 from ..pictures.canvas import Tokens
 from ..text.instruction import Instruction
 from .options import SamplingOptions
@@ -86,7 +86,7 @@ class Predictor:
         options: SamplingOptions,
         localization: LocalizationOptions | Localization | None = None,
     ) -> None:
-        device, dtype = workplace(transformer)
+        device, dtype = execution(transformer)
         self.transformer, self.options = transformer, options
         self.instruction = instruction.expand(tokens.canvas.batch).to(device, dtype)
         self.ready, self.reading, self.probe = None, None, None

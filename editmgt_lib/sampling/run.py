@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..localization.maps import Localization, LocalizationOptions
 from ..models.transformer import MaskedTransformer
-from ..offload import workplace
+from ..offload import execution_device
 from ..pictures.canvas import Tokens
 from ..text.instruction import Instruction
 from .loop import Callback, SampleResult, sample_tokens
@@ -38,7 +38,7 @@ def read_map(
     sampling: SamplingOptions,
 ) -> Localization:
     """Read a map in one forward pass; arguments as `EditMGT.localize`."""
-    ids, step = tokens.ids.to(workplace(transformer)[0]), sampling.steps - 1
+    ids, step = tokens.ids.to(execution_device(transformer)), sampling.steps - 1
     if reading.state == "masked":
         ids, step = torch.full_like(ids, transformer.config.mask_token_id), 0
     alone = replace(sampling, guidance=1.0)  # a map reads the conditional half
@@ -61,7 +61,7 @@ def run_sampling(
 
     region: tokens that may change, bool [B, rows, cols].
     """
-    device, mask_id = workplace(transformer)[0], transformer.config.mask_token_id
+    device, mask_id = execution_device(transformer), transformer.config.mask_token_id
     ids, source, never_held = tokens.ids.to(device), None, None
     if tokens.source_ids is not None:
         source, changeable = ids, tokens.canvas.covered.to(device)

@@ -1,14 +1,13 @@
 """The two text encoders of EditMGT: CLIP for the pooled vector, Gemma-2 for the text rows.
 
-Behaviour of the published code that is kept, because the checkpoint was trained with it: prompts
-are padded to a fixed length, no attention mask is given to either encoder (padding is attended to),
-and the rows are the language model's second-last hidden states. These need neither its last layer
-nor its final norm nor its vocabulary head, so none of the three is built or read.
+As in the published code, because the checkpoint was trained that way, prompts are padded to a fixed
+length, neither encoder gets an attention mask (so padding is attended to), and the rows are the
+language model's second-to-last hidden states. Its last layer, final norm and vocabulary head are
+not needed for these, so they are neither built nor read.
 """
 
 import os
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,27 @@ import torch
 from torch import nn
 
 from ..errors import CheckpointError, InputError
-from ..offload import at_work, move, rest, workplace
-from .instruction import DEFAULT_NEGATIVE, Instruction, WordRows, place_words
+from ..offload import (
+    execution,
+    execution_device,
+    move_execution,
+    no_autocast,
+    offload,
+    onloaded,
+)
+from .instruction import DEFAULT_NEGATIVE, Instruction
 from .loading import load_clip, load_gemma, load_tokenizer
+from .tokens import TextTokens, notes, prepare_tokenizer, tokenize
+from .words import place_words
 
 
 class TextEncoders:
     """Both text encoders with their tokenizers; needed only until a prompt is encoded.
 
-    clip: `CLIPTextModelWithProjection`; gemma: what `text_loading.second_last_gemma` builds
-    text_length: number of text rows L (256 in the published model)
-    clip_length: number of CLIP tokens (77 in the published model), read off the encoder
+    clip: `CLIPTextModelWithProjection`; gemma: as `loading.second_last_gemma` builds it.
+    text_length: number of text rows L (published model: 256).
+    clip_length: number of CLIP tokens (published model: 77), read off the encoder.
+    Several threads may encode at a time, unless the weights are offloaded.
     Raises InputError for an impossible length, CheckpointError for tokenizers of another model.
     """
 
@@ -38,15 +47,14 @@ class TextEncoders:
         gemma_tokenizer: Any,
         text_length: int = 256,
     ) -> None:
-        _check_tokenizer("CLIP", clip, clip_tokenizer)
-        _check_tokenizer("Gemma", gemma, gemma_tokenizer)
+        prepare_tokenizer("CLIP", clip_tokenizer, clip.config.vocab_size)
+        prepare_tokenizer("Gemma", gemma_tokenizer, gemma.config.vocab_size)
         most = gemma.config.max_position_embeddings
         if not isinstance(text_length, int) or not 2 <= text_length <= most:
             raise InputError(
                 f"text_length={text_length!r} is outside 2..{most}, what the language model takes"
             )
-        self.clip: nn.Module | None = clip
-        self.gemma: nn.Module | None = gemma
+        self.clip, self.gemma = clip, gemma
         self.clip_tokenizer, self.gemma_tokenizer = clip_tokenizer, gemma_tokenizer
         self.clip_length: int = clip.config.max_position_embeddings
         self.text_length = text_length
@@ -59,9 +67,8 @@ class TextEncoders:
         dtype: torch.dtype = torch.float32,
         text_length: int = 256,
     ) -> "TextEncoders":
-        """Read `text_encoder/`, `tokenizer/` and `llm_encoder/` of the published layout.
+        """Load `text_encoder/`, `tokenizer/` and `llm_encoder/` of the published layout, strictly.
 
-        Weights come from safetensors only and load strictly; parameters do not ask for gradients.
         Raises CheckpointError naming missing parts, missing or surplus keys, contradicting shapes.
         """
         folder = Path(folder)
@@ -84,56 +91,46 @@ class TextEncoders:
         )
 
     def __repr__(self) -> str:
-        if self.clip is None:
-            return f"TextEncoders(L={self.text_length}, freed)"
-        device, dtype = workplace(self.gemma)
+        device, dtype = execution(self.gemma)
         size = f"{self.parameter_bytes / 1e6:.1f} MB"
         return f"TextEncoders(L={self.text_length}, {size}, {dtype}, {device})"
 
     @property
     def device(self) -> torch.device:
-        """Where the encoders compute. Raises InputError once freed."""
-        return workplace(self._present()[1])[0]
+        """Where the encoders run."""
+        return execution_device(self.gemma)
 
     @property
     def parameter_bytes(self) -> int:
-        """Memory of all parameters in bytes, 0 once freed."""
-        models = () if self.clip is None else self._present()
-        return sum(p.numel() * p.element_size() for model in models for p in model.parameters())
+        """Memory of all parameters."""
+        both = (*self.clip.parameters(), *self.gemma.parameters())
+        return sum(p.numel() * p.element_size() for p in both)
 
     def to(self, device: torch.device | str) -> "TextEncoders":
-        """Have both encoders compute elsewhere, in place, in the type they have.
-
-        The weights move along, unless they rest.
-        """
-        for model in self._present():
-            move(model, device)
+        """Move execution to another device, in place. Offloaded weights stay where they are."""
+        for model in (self.clip, self.gemma):
+            move_execution(model, device)
         return self
 
-    def rest(self, device: torch.device, in_turn: bool) -> None:
-        """Leave the weights where they are; each encoder visits `device` when it is called.
+    def offload(self, device: torch.device, layerwise: bool) -> None:
+        """Leave the weights where they are and bring each encoder to `device` for its calls.
 
-        in_turn: the language model, by far the largest network, comes layer by layer. Its table of
-        words stays in any case: to look rows up is no work for a device, and it fills 1.2 GB.
+        layerwise: onload the language model, by far the largest network, one layer at a time. Its
+        embedding table is never onloaded: it fills 1.2 GB, and a lookup gains nothing.
         """
-        clip, gemma = self._present()
-        rest(clip, device)
-        rest(gemma, device, stays=("embed_tokens",), in_turn=("layers",) if in_turn else ())
-
-    def free(self) -> None:
-        """Drop both encoders; `tokenize` and `words` keep working."""
-        self.clip = self.gemma = None
+        offload(self.clip, device)
+        layers = ("layers",) if layerwise else ()
+        offload(self.gemma, device, excluded=("embed_tokens",), layerwise=layers)
 
     def modules_to_train(self) -> list[nn.Module]:
-        """Both encoders, with gradients switched on for all their parameters."""
-        return [model.requires_grad_(True) for model in self._present()]
+        """Both encoders, with gradients enabled for all parameters."""
+        return [self.clip.requires_grad_(True), self.gemma.requires_grad_(True)]
 
     def tokenize(self, prompts: str | Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids for `encode_ids`, padded and cut: int64 [B, clip_length] and [B, L]."""
-        prompts = list(_as_prompts("prompts", prompts))
-        clip = self.clip_tokenizer(prompts, **_fixed(self.clip_length), return_tensors="pt")
-        gemma = self.gemma_tokenizer(prompts, **_fixed(self.text_length), return_tensors="pt")
-        return clip.input_ids, gemma.input_ids
+        pairs = [self._tokens(prompt) for prompt in _as_prompts("prompts", prompts)]
+        clip, gemma = zip(*pairs, strict=True)
+        return _ids(clip), _ids(gemma)
 
     def encode_ids(
         self, clip_ids: torch.Tensor, gemma_ids: torch.Tensor
@@ -142,25 +139,24 @@ class TextEncoders:
         return self._states(gemma_ids), self._pooled(clip_ids)
 
     def _pooled(self, ids: torch.Tensor) -> torch.Tensor:
-        clip = self._present()[0]
-        with at_work(clip):
-            return clip(input_ids=ids.to(workplace(clip)[0])).text_embeds
+        with onloaded(self.clip):
+            return self.clip(input_ids=ids.to(execution_device(self.clip))).text_embeds
 
     def _states(self, ids: torch.Tensor) -> torch.Tensor:
-        gemma = self._present()[1]
-        with at_work(gemma):
-            # Looked up where the table of words is, which may be elsewhere than the layers.
+        gemma = self.gemma
+        with onloaded(gemma):
+            # Looked up where the embedding table is, which may be on another device.
             words = gemma.embed_tokens(ids.to(gemma.embed_tokens.weight.device))
-            words = words.to(workplace(gemma)[0])
+            words = words.to(execution_device(gemma))
             return gemma(inputs_embeds=words, use_cache=False).last_hidden_state
 
     def encode(
         self, prompt: str | Sequence[str], negative: str | Sequence[str] = DEFAULT_NEGATIVE
     ) -> Instruction:
-        """Encode B prompts and as many negative prompts (a single one serves all).
+        """Encode B prompts and as many negative prompts, or one for all.
 
-        Every different text passes the encoders alone, so that the states of one prompt do not
-        depend on the others, not even in the last bit. Warns about a prompt whose end is cut off.
+        Each distinct text is encoded by itself, so that its states do not depend on the others,
+        not even in the last bit.
         """
         prompts, negatives = _as_prompts("prompt", prompt), _as_prompts("negative", negative)
         if len(negatives) not in (1, len(prompts)):
@@ -168,12 +164,9 @@ class TextEncoders:
                 f"{len(negatives)} negative prompts for {len(prompts)} prompts; give one or as many"
             )
         negatives = negatives * (len(prompts) // len(negatives))
-        texts = tuple(dict.fromkeys(prompts + negatives))
-        for text in texts:
-            if text != DEFAULT_NEGATIVE:
-                self._warn_if_cut(text)
-        encoded = self._encode_texts(texts)
-        offsets = [self._offsets(text) for text in prompts]
+        tokens = {text: self._tokens(text) for text in dict.fromkeys(prompts + negatives)}
+        encoded = self._encode(tokens)
+        rows = [tokens[text][1] for text in prompts]
         return Instruction(
             prompt=prompts,
             negative=negatives,
@@ -181,47 +174,35 @@ class TextEncoders:
             pooled=torch.cat([encoded[text][1] for text in prompts]),
             negative_states=torch.cat([encoded[text][0] for text in negatives]),
             negative_pooled=torch.cat([encoded[text][1] for text in negatives]),
-            rows=tuple(map(place_words, prompts, offsets)),
+            rows=tuple(place_words(t, one.spans) for t, one in zip(prompts, rows, strict=True)),
             content_rows=tuple(
-                tuple(row for row, span in enumerate(spans) if span is not None)
-                for spans in offsets
+                tuple(row for row, span in enumerate(one.spans) if span is not None) for one in rows
             ),
-            truncated=tuple(
-                _surplus(self.gemma_tokenizer, text, self.text_length) for text in prompts
+            truncated=tuple(one.surplus for one in rows),
+            prompt_notes=tuple(
+                notes("prompt", *tokens[text])
+                + (() if other == DEFAULT_NEGATIVE else notes("negative prompt", *tokens[other]))
+                for text, other in zip(prompts, negatives, strict=True)
             ),
         )
 
-    def words(self, prompt: str) -> tuple[WordRows, ...]:
-        """The words of a prompt and the text rows they will occupy, without encoding it."""
-        return place_words(prompt, self._offsets(prompt))
-
-    def _present(self) -> tuple[nn.Module, nn.Module]:
-        if self.clip is None or self.gemma is None:
-            raise InputError("the text encoders were freed; load them again to encode a prompt")
-        return self.clip, self.gemma
-
-    def _warn_if_cut(self, text: str) -> None:
-        for name, tokenizer, length in (
-            ("text rows", self.gemma_tokenizer, self.text_length),
-            ("CLIP tokens", self.clip_tokenizer, self.clip_length),
-        ):
-            if surplus := _surplus(tokenizer, text, length):
-                warnings.warn(
-                    f"prompt {text!r} is {surplus} tokens longer than the {length} {name}; "
-                    "its end is ignored there",
-                    stacklevel=3,
-                )
+    def _tokens(self, text: str) -> tuple[TextTokens, TextTokens]:
+        """For CLIP and Gemma; the padding sides are those the checkpoint was trained with."""
+        return (
+            tokenize(self.clip_tokenizer, text, self.clip_length, "right"),
+            tokenize(self.gemma_tokenizer, text, self.text_length, "left"),
+        )
 
     @torch.no_grad()
-    def _encode_texts(self, texts: Sequence[str]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    def _encode(
+        self, tokens: Mapping[str, tuple[TextTokens, TextTokens]]
+    ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """States [1, L, D] and pooled [1, P] of each text."""
-        clip, gemma = self._present()
-        ids = [self.tokenize(text) for text in texts]
-        with at_work(clip):
-            pooled = [self._pooled(clip_ids) for clip_ids, _ in ids]
-        with at_work(gemma):
-            states = [self._states(gemma_ids) for _, gemma_ids in ids]
-        encoded = dict(zip(texts, zip(states, pooled, strict=True), strict=True))
+        with no_autocast(self.device), onloaded(self.clip):
+            pooled = [self._pooled(_ids([one])) for one, _ in tokens.values()]
+        with no_autocast(self.device), onloaded(self.gemma):
+            states = [self._states(_ids([one])) for _, one in tokens.values()]
+        encoded = dict(zip(tokens, zip(states, pooled, strict=True), strict=True))
         for text, both in encoded.items():
             if not all(torch.isfinite(part).all() for part in both):
                 raise InputError(
@@ -230,63 +211,16 @@ class TextEncoders:
                 )
         return encoded
 
-    def _offsets(self, text: str) -> list[tuple[int, int] | None]:
-        """Per text row the characters it carries, None for padding and marks.
 
-        The published code looks words up in the CLIP tokenizer and so points at padding; these are
-        positions in the tokenizer whose states are used.
-        """
-        fast = self.gemma_tokenizer.is_fast
-        batch = self.gemma_tokenizer(
-            text,
-            **_fixed(self.text_length),
-            return_special_tokens_mask=True,
-            return_offsets_mapping=fast,
-        )
-        real = zip(batch["special_tokens_mask"], batch["attention_mask"], strict=True)
-        content = [bool(attended) and not special for special, attended in real]
-        if fast:
-            spans = batch["offset_mapping"]
-        else:
-            spans = _decoded_offsets(self.gemma_tokenizer, batch["input_ids"], content)
-        return [tuple(span) if on else None for on, span in zip(content, spans, strict=True)]
-
-
-def _check_tokenizer(name: str, model: nn.Module, tokenizer: Any) -> None:
-    if len(tokenizer) > model.config.vocab_size or tokenizer.pad_token_id is None:
-        raise CheckpointError(
-            f"{name} tokenizer has {len(tokenizer)} tokens and padding token "
-            f"{tokenizer.pad_token!r}; the encoder beside it has {model.config.vocab_size} tokens "
-            "and needs a padding token. Take both from the same checkpoint"
-        )
-
-
-def _fixed(length: int) -> dict[str, Any]:
-    """Tokenizer options of the published code: pad and cut to one length."""
-    return {"truncation": True, "padding": "max_length", "max_length": length}
+def _ids(texts: Sequence[TextTokens]) -> torch.Tensor:
+    return torch.tensor([text.ids for text in texts], dtype=torch.int64, device="cpu")
 
 
 def _as_prompts(name: str, value: str | Sequence[str]) -> tuple[str, ...]:
     prompts = (value,) if isinstance(value, str) else tuple(value or ())
     if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
         raise InputError(f"{name}={value!r}: give a text or a non-empty list of texts")
+    for prompt in prompts:
+        if any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise InputError(f"{name}={prompt!r} holds halves of characters; write it as UTF-8")
     return prompts
-
-
-def _surplus(tokenizer: Any, text: str, length: int) -> int:
-    """How many tokens of the text do not fit."""
-    return max(0, len(tokenizer(text, verbose=False).input_ids) - length)
-
-
-def _decoded_offsets(tokenizer: Any, ids: list[int], content: list[bool]) -> list[tuple[int, int]]:
-    """Offsets for a tokenizer that reports none: how far the text decodes up to each row."""
-    spans: list[tuple[int, int]] = []
-    kept: list[int] = []
-    end = 0
-    for token, real in zip(ids, content, strict=True):
-        start = end
-        if real:
-            kept.append(token)
-            end = len(tokenizer.decode(kept, clean_up_tokenization_spaces=False))
-        spans.append((start, end))
-    return spans

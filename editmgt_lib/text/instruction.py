@@ -1,20 +1,18 @@
-"""What a prompt becomes once it is encoded, and where each of its words sits in the text rows.
+"""An encoded prompt, with the text rows of each of its words.
 
-`Instruction` outlives the text encoders: all that later stages need is a tensor or a plain field.
+It needs no text encoder any more: later stages use its tensors and plain fields alone.
 """
 
 import json
 import os
-import re
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
 
 import torch
 
 from ..errors import InputError
 from ..files import atomic_path
+from .words import WordRows, match_phrase, split_phrases, split_words
 
 DEFAULT_NEGATIVE = (
     "worst quality, low quality, low res, blurry, distortion, watermark, logo, signature, text, "
@@ -24,17 +22,6 @@ DEFAULT_NEGATIVE = (
 
 _FORMAT = "editmgt.instruction.1"
 _TENSORS = ("states", "pooled", "negative_states", "negative_pooled")
-# Scripts written without spaces: every character is a word, a longer name is matched as a phrase.
-_UNSPACED = re.compile("[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
-
-
-class WordRows(NamedTuple):
-    """A word of a prompt: its text, its characters [start, end), the text rows that carry it."""
-
-    word: str
-    start: int
-    end: int
-    rows: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -46,6 +33,7 @@ class Instruction:
     rows: per prompt, its words in order with the text rows of each (none where it was cut off)
     content_rows: per prompt, all rows that carry prompt tokens (no padding, no start or end mark)
     truncated: per prompt, how many of its tokens did not fit into L rows
+    prompt_notes: per prompt, what its author should know: unknown words, a text that was cut
     Row indices belong to the tokenizer whose states are used; it pads on the left, so they lie at
     the end. (The published code looks words up in the other tokenizer and so points at padding.)
     Raises InputError when sizes contradict each other.
@@ -60,10 +48,13 @@ class Instruction:
     rows: tuple[tuple[WordRows, ...], ...]
     content_rows: tuple[tuple[int, ...], ...]
     truncated: tuple[int, ...]
+    prompt_notes: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         batch = len(self.prompt)
-        for name in ("negative", "rows", "content_rows", "truncated", *_TENSORS):
+        if not self.prompt_notes:
+            object.__setattr__(self, "prompt_notes", ((),) * batch)
+        for name in ("negative", "rows", "content_rows", "truncated", "prompt_notes", *_TENSORS):
             if len(getattr(self, name)) != batch or not batch:
                 raise InputError(
                     f"instruction: {name} has {len(getattr(self, name))} entries for {batch} "
@@ -89,6 +80,11 @@ class Instruction:
     def batch(self) -> int:
         """Number of prompts B."""
         return len(self.prompt)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the author of the prompts should know, as sentences, none twice."""
+        return tuple(dict.fromkeys(note for notes in self.prompt_notes for note in notes))
 
     @property
     def text_length(self) -> int:
@@ -133,11 +129,11 @@ class Instruction:
         Raises InputError naming the words a prompt lacks (and listing those it has), or words cut
         off because the prompt is longer than the text rows.
         """
-        phrases = _phrases(words)
+        phrases = _named_phrases(words)
         return [self._rows_of_item(item, phrases) for item in range(self.batch)]
 
-    def _rows_of_item(self, item: int, phrases: list[str]) -> list[int]:
-        found = {phrase: _match(self.rows[item], phrase) for phrase in phrases}
+    def _rows_of_item(self, item: int, phrases: Sequence[str]) -> list[int]:
+        found = {phrase: match_phrase(self.rows[item], phrase) for phrase in phrases}
         if missing := [phrase for phrase, hits in found.items() if not hits]:
             have = ", ".join(dict.fromkeys(word.word for word in self.rows[item])) or "none"
             raise InputError(
@@ -183,7 +179,8 @@ class Instruction:
                 plain = json.loads(metadata["instruction"])
                 tensors = {name: file.get_tensor(name) for name in _TENSORS}
             plain = {name: tuple(value) for name, value in plain.items()}
-            plain["content_rows"] = tuple(map(tuple, plain["content_rows"]))
+            for name in ("content_rows", "prompt_notes"):
+                plain[name] = tuple(map(tuple, plain.get(name, ())))
             plain["rows"] = tuple(
                 tuple(WordRows(word, start, end, tuple(rows)) for word, start, end, rows in item)
                 for item in plain["rows"]
@@ -197,48 +194,9 @@ class Instruction:
             raise InputError(f"{path} is not a saved instruction: {error}") from error
 
 
-def split_words(text: str) -> list[tuple[str, int, int]]:
-    """Words of a text with their characters [start, end).
-
-    A word is a run of letters, digits, underscores and the marks on them; in scripts without spaces
-    every character is one. Punctuation separates, so "t-shirt" is two words and one phrase.
-    """
-    words: list[tuple[str, int, int]] = []
-    start = None
-    for index, character in enumerate(text + " "):
-        mark = start is not None and unicodedata.category(character).startswith("M")
-        inside = mark or character.isalnum() or character == "_"
-        alone = inside and not mark and _UNSPACED.match(character)
-        if start is not None and (
-            not inside or alone or (_UNSPACED.match(text[start]) and not mark)
-        ):
-            words.append((text[start:index], start, index))
-            start = None
-        if inside and start is None:
-            start = index
-    return words
-
-
-def place_words(text: str, offsets: Sequence[tuple[int, int] | None]) -> tuple[WordRows, ...]:
-    """Words of `text` with the rows whose characters overlap them.
-
-    offsets: per text row, the characters [start, end) it carries, None for padding and marks.
-    """
-    spans = [
-        (row, *span) for row, span in enumerate(offsets) if span is not None and span[0] < span[1]
-    ]
-    return tuple(
-        WordRows(word, start, end, tuple(row for row, a, b in spans if a < end and start < b))
-        for word, start, end in split_words(text)
-    )
-
-
-def _phrases(words: str | Sequence[str]) -> list[str]:
+def _named_phrases(words: str | Sequence[str]) -> tuple[str, ...]:
     """The phrases asked for; InputError when there is none or one holds no word."""
-    given: Iterable[str] = (
-        re.split("[,;\n\uff0c\u3001]", words) if isinstance(words, str) else words
-    )
-    phrases = list(dict.fromkeys(phrase.strip() for phrase in given if phrase.strip()))
+    phrases = tuple(dict.fromkeys(split_phrases(words)))
     if empty := [phrase for phrase in phrases if not split_words(phrase)]:
         raise InputError(
             f"words: {', '.join(empty)} holds no letter or digit; name words of the prompt"
@@ -246,17 +204,3 @@ def _phrases(words: str | Sequence[str]) -> list[str]:
     if not phrases:
         raise InputError(f"words={words!r} names nothing; name words of the prompt")
     return phrases
-
-
-def _match(prompt: Sequence[WordRows], phrase: str) -> list[WordRows]:
-    """Every word of every occurrence of the phrase."""
-    wanted = [_fold(word) for word, _, _ in split_words(phrase)]
-    have = [_fold(word.word) for word in prompt]
-    size = len(wanted)
-    starts = [i for i in range(len(have) - size + 1) if have[i : i + size] == wanted]
-    return [prompt[i + k] for i in starts for k in range(size)]
-
-
-def _fold(word: str) -> str:
-    """Equal for words that differ only in case or in how their marks are encoded."""
-    return unicodedata.normalize("NFKC", word).casefold()

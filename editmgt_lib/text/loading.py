@@ -1,9 +1,11 @@
-"""The text encoders of a checkpoint folder, built without what is never used of them."""
+"""Load the text encoders of a checkpoint folder, without the parts that are never used."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -19,10 +21,27 @@ _UNUSED_CLIP = (
     *("vision_model.*", "visual_projection.*", "logit_scale"),  # of a CLIP saved whole
 )
 _UNUSED_GEMMA = ("lm_head.weight", "norm.weight", "rotary_emb.inv_freq", "*.rotary_emb.inv_freq")
+_BUILDING = Lock()
+
+
+@contextmanager
+def isolated_build() -> Iterator[None]:
+    """Build float32 networks on the CPU, untouched by torch's global state and not changing it.
+
+    The default dtype and the random state belong to the process: one thread at a time builds.
+    """
+    with _BUILDING:
+        dtype = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+                yield
+        finally:
+            torch.set_default_dtype(dtype)
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in a local folder; never runs code found there. Raises CheckpointError."""
+    """Load the tokenizer of a local folder, never running code from it. Raises CheckpointError."""
     from transformers import AutoTokenizer
 
     try:
@@ -132,11 +151,11 @@ def _read_config(folder: Path, *kinds: type) -> Any:
 
 
 def _fill(build: Callable[[Any], nn.Module], config: Any, model: nn.Module) -> None:
-    """Give tensors that no file holds (rotary frequencies, scales, position ids) their values.
+    """Fill tensors that no file holds: rotary frequencies, scales, position ids.
 
-    They follow from the config alone, so a twin without layers and words, built for real, has them.
+    They follow from the config alone, so they are copied from a model without layers and words.
     """
-    with torch.random.fork_rng(devices=[]):  # the twin draws initial weights
+    with isolated_build():
         twin = build(_with_layers(config, 0, vocab_size=1, pad_token_id=None))
     for name, module in model.named_modules():
         # Not only buffers: some versions keep a plain copy of the frequencies beside them.

@@ -18,7 +18,8 @@ from ..checkpoints import save_module
 from ..errors import InputError
 from ..files import atomic_path, atomic_write_json
 from ..text.encoders import TextEncoders
-from ..text.loading import second_last_gemma
+from ..text.loading import isolated_build, second_last_gemma
+from ..text.tokens import WHOLE_WORDS
 
 # What is written of a config: what says how the model is built, the same for every transformers.
 _SHARED_FIELDS = (
@@ -43,8 +44,7 @@ _CLIP_MARKS = {
     "eos_token": "<|endoftext|>",
     "pad_token": "<|endoftext|>",
 }
-
-
+_TOKENIZER_SETTINGS = {"clean_up_tokenization_spaces": False, WHOLE_WORDS: True}
 _MOST_ROWS = 512
 
 
@@ -69,7 +69,7 @@ def build_text_encoders(
         )
     corpus = list(corpus)
     gemma_tokenizer, clip_tokenizer = _gemma_tokenizer(corpus), _clip_tokenizer(corpus)
-    with torch.random.fork_rng(devices=[]):
+    with isolated_build():
         torch.manual_seed(seed)
         clip = _clip(clip_tokenizer, text_length, pooled)
         gemma = second_last_gemma(_gemma_config(len(gemma_tokenizer), width))
@@ -213,7 +213,7 @@ def _tokenizer(
         special_tokens=[(mark, ids[mark]) for mark in template.split() if mark in ids],
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, padding_side=side, clean_up_tokenization_spaces=False, **marks
+        tokenizer_object=tokenizer, padding_side=side, **_TOKENIZER_SETTINGS, **marks
     )
 
 
@@ -233,7 +233,7 @@ def _save_tokenizer(folder: Path, tokenizer: Any) -> None:
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "padding_side": tokenizer.padding_side,
-        "clean_up_tokenization_spaces": False,
+        **_TOKENIZER_SETTINGS,
         **{name: str(mark) for name, mark in marks.items() if isinstance(mark, str)},
     }
     atomic_write_json(folder / "tokenizer_config.json", settings)

@@ -98,7 +98,3 @@ def test_equal_to_the_diffusers_class(shape, size):
         ids, force_not_quantize=True, shape=(b, rows, cols, latents.shape[1])
     ).sample
     goldens.assert_close(ours.decode(ids), decoded, TOLERANCE, "decoded")
-    reconstruction, loss, _ = ours.forward_train(pixels)
-    reference_reconstruction, reference_loss = reference(pixels, return_dict=False)
-    goldens.assert_close(reconstruction, reference_reconstruction, TOLERANCE, "reconstruction")
-    goldens.assert_close(loss, reference_loss, TOLERANCE, "loss")

@@ -1,0 +1,145 @@
+"""Decisions about devices: which one, which dtype, and what counts as a full one."""
+
+import errno
+
+import pytest
+import torch
+
+from editmgt_lib import loader, results
+from editmgt_lib.checkpoints import load_module
+from editmgt_lib.errors import CheckpointError, InputError, OutOfMemory, is_out_of_memory
+from editmgt_lib.models.vq import VQModel
+
+from .tiny import VQ
+
+FULL = {
+    "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "cuda, no class": RuntimeError("CUDA error: out of memory"),
+    "cublas": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"),
+    "rocm": RuntimeError("HIP out of memory. Tried to allocate 2.00 GiB"),
+    "mps": RuntimeError("MPS backend out of memory (MPS allocated: 9.0 GB, max allowed: 9.1 GB)"),
+    "mps, one tensor": RuntimeError("Invalid buffer size: 12.34 GB"),
+    "xpu": torch.OutOfMemoryError("XPU out of memory. Tried to allocate 2.00 GiB"),
+    "xpu, driver": RuntimeError("level_zero backend failed: UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY"),
+    "directml": RuntimeError("Could not allocate tensor. There is not enough GPU video memory"),
+    "cpu": RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 99 bytes"),
+    "cpu, windows": RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9"),
+    "python": MemoryError(),
+    "system": OSError(errno.ENOMEM, "Cannot allocate memory"),
+}
+OTHER = (
+    RuntimeError("shapes differ"),
+    ValueError("out of memory"),
+    OSError(errno.ENOSPC, "No space left on device"),
+    InputError("out of memory is no prompt"),
+    CheckpointError("out of memory"),
+)
+
+
+def failing(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+# Full devices
+
+
+@pytest.mark.parametrize("device", FULL)
+def test_every_device_says_in_its_own_way_that_it_is_full(device):
+    assert is_out_of_memory(FULL[device])
+    with (
+        pytest.raises(OutOfMemory, match="while drawing; use less") as caught,
+        results.memory_advice("drawing", "use less"),
+    ):
+        raise FULL[device]
+    assert caught.value.__cause__ is FULL[device]
+
+
+@pytest.mark.parametrize("error", OTHER, ids=repr)
+def test_other_errors_are_left_alone(error):
+    assert not is_out_of_memory(error)
+    with pytest.raises(type(error)) as caught, results.memory_advice("drawing", "use less"):
+        raise error
+    assert caught.value is error
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps", "xpu, driver", "directml", "cpu"])
+def test_decoding_goes_on_in_tiles_on_any_full_device(device, monkeypatch):
+    vq, ids = VQModel(VQ), torch.zeros(2, 4, 4, dtype=torch.int64)
+    expected = results.decode_pixels(vq, ids)
+    monkeypatch.setattr(VQModel, "decode", failing(FULL[device]))
+    torch.testing.assert_close(results.decode_pixels(vq, ids), expected, rtol=0, atol=1e-5)
+    monkeypatch.setattr(VQModel, "decode_tiled", failing(FULL[device]))
+    with pytest.raises(OutOfMemory, match="decoding; use a smaller picture"):
+        results.decode_pixels(vq, ids)
+    monkeypatch.setattr(VQModel, "decode", failing(RuntimeError("shapes differ")))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        results.decode_pixels(vq, ids)
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps", "cpu"])
+def test_loading_onto_a_full_device_says_what_to_lower(device, monkeypatch):
+    state = VQModel(VQ).state_dict()
+    monkeypatch.setattr(VQModel, "to", failing(FULL[device]))
+    with pytest.raises(OutOfMemory, match="no room on cpu for here; load with offload"):
+        load_module(lambda: VQModel(VQ), state, where="here")
+    monkeypatch.setattr(VQModel, "to", failing(RuntimeError("shapes differ")))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        load_module(lambda: VQModel(VQ), state, where="here")
+
+
+# Which device and dtype
+
+
+@pytest.mark.parametrize(
+    ("there", "chosen"),
+    [
+        ({"cuda", "xpu", "mps"}, "cuda"),
+        ({"xpu", "mps"}, "xpu"),
+        ({"mps"}, "mps"),
+        (set(), "cpu"),
+    ],
+    ids=str,
+)
+def test_the_fastest_device_there_is(monkeypatch, there, chosen):
+    apis = {"cuda": torch.cuda, "xpu": torch.xpu, "mps": torch.backends.mps}
+    for name, api in apis.items():
+        monkeypatch.setattr(api, "is_available", lambda name=name: name in there)
+    assert loader.choose_device("auto") == torch.device(chosen)
+
+
+def test_cuda_cards_are_asked_one_by_one(monkeypatch):
+    cards = {0: (7, 5), 1: (8, 0), 2: (9, 0)}  # the first, current one emulates bfloat16
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda d: cards[d.index or 0])
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+    chosen = [loader.choose_dtype("auto", torch.device("cuda", index)) for index in cards]
+    assert chosen == [torch.float32, torch.bfloat16, torch.bfloat16]
+    assert loader.choose_dtype("auto", torch.device("cuda")) == torch.float32
+    monkeypatch.setattr(torch.version, "hip", "6.2")
+    assert loader.choose_dtype("auto", torch.device("cuda", 0)) == torch.bfloat16
+
+
+@pytest.mark.parametrize("units", [True, False])
+def test_xpu_needs_matrix_units(monkeypatch, units):
+    class Properties:
+        has_subgroup_matrix_multiply_accumulate = units
+
+    monkeypatch.setattr(torch.xpu, "get_device_properties", lambda device: Properties())
+    expected = torch.bfloat16 if units else torch.float32
+    assert loader.choose_dtype("auto", torch.device("xpu", 1)) == expected
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_elsewhere_auto_is_float32(device):
+    assert loader.choose_dtype("auto", torch.device(device)) == torch.float32
+    assert loader.choose_dtype("bfloat16", torch.device(device)) == torch.bfloat16
+
+
+def test_loading_leaves_the_process_settings_alone(tiny_checkpoint):
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    loader.load(tiny_checkpoint, device="cpu")
+    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
+    assert torch.get_float32_matmul_precision() == "highest"
