@@ -42,10 +42,11 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         with warnings_as_lines():
             args = parse(arguments)
-            return args.run(args)
+            code = args.run(args)
     except SystemExit as stop:  # --help and --version
-        flush()
-        return stop.code if isinstance(stop.code, int) else 0
+        code = stop.code if isinstance(stop.code, int) else 0
+    flush()  # here an error can still be reported
+    return code
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -50,7 +50,7 @@ def say(text: str) -> None:
 def show(text: str) -> None:
     """Print a result; InputError where that fails, BrokenPipeError where nobody reads."""
     try:
-        print(shown(text), flush=True)
+        print(text, flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -4,6 +4,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from .console import progress_bar
+from .interrupts import working
 from .options import add_common_options, path_of
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     """Fetch what is not there yet; the same call goes on after any failure. Raises EditMGTError."""
     from ..checkpoints import hub
 
+    working()
     folder = path_of(args.to) if args.to else hub.folder_for(args.repo)
     with progress_bar(None, args.repo, unit="B") as bar:
         done = hub.download(

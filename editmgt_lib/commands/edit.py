@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .console import listed, say
+from .console import listed, say, shown
 from .inputs import Inputs, collect, result_names
 from .interrupts import working
 from .options import (
@@ -60,7 +60,7 @@ def add_parser(commands: Any) -> None:
 def _add_region_options(group: Any) -> None:
     group.add_argument(
         "--threshold", type=float, metavar="X",
-        help=f"lambda: hold what is less relevant, 0..1, 0: off ({OWN} [0])",
+        help=f"lambda: hold what matters less, 0..1, 0: off ({OWN} [0])",
     )  # fmt: skip
     group.add_argument(
         "--words", type=plain, metavar="WORDS",
@@ -96,7 +96,7 @@ def _add_speed_options(group: Any) -> None:
     )  # fmt: skip
     group.add_argument(
         "--reuse", choices=("none", "reference", "known"), metavar="WHAT",
-        help=f"cache none, reference or known (tokens too) ({OWN} [none])",
+        help=f"cache none, reference or known tokens ({OWN} [none])",
     )  # fmt: skip
     group.add_argument(
         "--refresh", type=int, metavar="K",
@@ -174,7 +174,7 @@ def _split(words: list[str]) -> tuple[list[Path], str]:
     if len(words) < 2:
         raise InputError(f"only {words[0]!r} is given; give pictures, then what to do in quotes")
     if os.path.isfile(words[-1]):  # unlike Path.is_file, False for a text of any length
-        raise InputError(f"the last argument is the file {words[-1]}; end with what to do")
+        raise InputError(f"the last argument is the file {shown(words[-1])}; end with what to do")
     return [path_of(word) for word in words[:-1]], words[-1]
 
 
@@ -184,7 +184,9 @@ def _jobs(args: argparse.Namespace, sources: list[Path], several: bool) -> list[
     for option in ("out", "attention_out", "changed_out"):
         value = getattr(args, option)
         label = "--" + option.replace("_", "-")
-        columns.append(place(label, value, names, several) if value else [None] * len(names))
+        columns.append(
+            [None] * len(names) if value is None else place(label, value, names, several)
+        )
     return [Job(*paths) for paths in zip(sources, *columns, strict=True)]
 
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from ..pictures.fitting import Canvas, Tokens
 from ..pictures.images import MAX_SIDE, Picture, read_image, read_mask, write_image
 from ..sampling.loop import SamplingOptions
 from ..sampling.options import FAST
-from .console import on_step, progress_bar, say
+from .console import on_step, progress_bar, say, shown
 from .options import given, load_model, path_of, text_of
 from .outputs import Job
 
@@ -94,7 +95,7 @@ class Session:
         self.request, self._args, clock = request, args, Stopwatch()
         with clock.stage("load"):
             model = load_model(args)
-        self._model, self._said = model, set[str]()
+        self._model, self._said = model, False
         settings = model.settings.override(**request.sampling, words=request.words or None)
         self._sampling, self._localization = settings.sampling, settings.localization
         self._check_use()
@@ -130,18 +131,20 @@ class Session:
             decoded = model.decode(edited, feather=self.request.feather)
         with clock.stage("write"):
             _write(job, picture, decoded, found, tokens.canvas)
-        notes = self._notes(picture, decoded)
+        notes = self._notes(job.source, picture, decoded)
         return self._record(job, picture, decoded, clock) | {"notes": notes}
 
-    def _notes(self, picture: Picture, decoded: "Decoded") -> list[str]:
-        """What the library has to say about this run and picture; each is said once."""
-        sources = (self._instruction, picture, decoded)
-        notes = [note for source in sources for note in getattr(source, "notes", ())]
-        for note in notes:
-            if note not in self._said:
+    def _notes(self, source: Path, picture: Picture, decoded: "Decoded") -> list[str]:
+        """What the library says about the text, said once, and about this picture."""
+        of_text = list(getattr(self._instruction, "notes", ()))
+        if not self._said:
+            for note in of_text:
                 say(note)
-        self._said.update(notes)
-        return notes
+        self._said = True
+        of_picture = [*getattr(picture, "notes", ()), *getattr(decoded, "notes", ())]
+        for note in of_picture:
+            say(f"{shown(source)}: {note}")
+        return of_text + of_picture
 
     def _sample(
         self, tokens: Tokens, label: str, clock: Stopwatch, wanted: bool

@@ -144,7 +144,7 @@ class Records:
         if self.printing:
             show(json.dumps(row))
         elif line:
-            show(line)
+            show(shown(line))
 
     def write(self) -> None:
         """Write what was added so far; from now on each object is written as it is added."""
