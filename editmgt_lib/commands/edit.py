@@ -144,8 +144,7 @@ def run(args: argparse.Namespace) -> int:
     _say_what_differs(inputs, jobs if several else [], len(done))
     done = _claimed(done, outputs, failures, resume=True)
     to_do = _claimed(to_do, outputs, failures)
-    for job in done:
-        records.skip({"input": str(job.source), "output": str(job.out)})
+    records.skip({"input": str(job.source), "output": str(job.out)} for job in done)
     if to_do:
         _edit_all(to_do, args, records, failures)
     records.write()
@@ -158,8 +157,8 @@ def _edit_all(
     from .editing import Request, Session
 
     session = Session(Request.of(args), args)
-    records.write()
     working()
+    records.write()
     for number, job in enumerate(jobs, 1):
         label = f"{number}/{len(jobs)} {job.source.name}" if len(jobs) > 1 else "editing"
         record = None

@@ -60,8 +60,7 @@ def run(args: argparse.Namespace) -> int:
     records.renew([], [path for path in paths if path not in done])
     if done:
         say(f"{len(done)} already done; add --overwrite to make them again")
-        for path in sorted(done):
-            records.skip({"output": str(path)})
+        records.skip({"output": str(path)} for path in sorted(done))
     if len(done) < len(paths):
         from .generating import generate_all
 

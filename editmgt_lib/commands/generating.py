@@ -40,8 +40,8 @@ def generate_all(
     notes = list(getattr(instruction, "notes", ()))
     for note in notes:
         say(note)
-    records.write()
     working()
+    records.write()
     seeds = sampling.seeds(len(paths))
     for number, (path, seed) in enumerate(zip(paths, seeds, strict=True), 1):
         if path in done:

@@ -12,7 +12,7 @@ from ..errors import InputError
 from .console import DEFECT, one_line, report, show, shown
 from .identity import Listings, identities
 from .inputs import READABLE
-from .interrupts import is_interrupt
+from .interrupts import is_interrupt, working
 from .options import path_of
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -131,10 +131,12 @@ class Records:
         stale |= {("output", os.path.realpath(path)) for path in outputs}
         self._earlier = [row for row in self._earlier if _key(row) not in stale]
 
-    def skip(self, row: dict[str, Any]) -> None:
-        """Note a picture that was there before the run, unless it has its line already."""
-        if _key(row) not in {_key(earlier) for earlier in self._earlier}:
-            self.add(row | {"skipped": "the output exists"})
+    def skip(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Note pictures that were there before the run, unless they have their lines already."""
+        known = {_key(row) for row in self._earlier}
+        for row in rows:
+            if _key(row) not in known:
+                self.add(row | {"skipped": "the output exists"})
 
     def add(self, row: dict[str, Any], line: str = "") -> None:
         """Take one picture's object; `line` is what a person sees instead of it."""
@@ -153,6 +155,7 @@ class Records:
         self._writing = True
         if self._file is None or not self._waiting:
             return
+        working()
         new, self._waiting = self._waiting, []
         if self._begun:
             _append(self._file, _lines(new))
