@@ -491,6 +491,36 @@ def test_a_folder_that_cannot_be_read_is_named(edit, folder, tmp_path, monkeypat
     assert f"{folder} (Permission denied)" in line
 
 
+@pytest.mark.parametrize("name", ["editmgt.json", b"caf\xe9.json"])
+def test_what_the_system_says_about_a_file_is_no_defect(edit, folder, monkeypatch, capsys, name):
+    def closed(*_, **__):
+        raise PermissionError(13, "Permission denied", name)
+
+    monkeypatch.setattr("editmgt_lib.load", closed)
+    assert edit(folder / "a.png", TEXT, "-o", folder / "x.png") == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert shown(os.fsdecode(name)) in line and "Permission denied" in line
+
+
+def test_a_download_without_a_home_asks_for_a_folder(monkeypatch, capsys):
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert main(["download"]) == 2
+    assert "--to" in capsys.readouterr().err
+
+
+def test_a_picture_in_a_closed_folder_is_not_called_missing(edit, folder, monkeypatch, capsys):
+    real = os.stat
+
+    def closed(path, *rest, **options):
+        if isinstance(path, Path) and path.name == "a.png":
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return real(path, *rest, **options)
+
+    monkeypatch.setattr(os, "stat", closed)
+    assert edit(folder / "a.png", TEXT, "-o", folder / "x.png") == 2
+    assert "a.png (Permission denied)" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize(("command", "unbuffered"), [("--help", ""), ("info --json", "1")])
 def test_output_that_cannot_be_written_is_one_line(command, unbuffered):

@@ -113,6 +113,9 @@ def report(error: Exception, debug: bool, about: str | Path = "") -> int:
     if isinstance(error, EditMGTError):
         say(f"error: {prefix}{message}")
         return BAD_INPUT
+    if isinstance(error, OSError) and error.filename is not None:  # the system's word on a file
+        say(f"error: {prefix}cannot use {shown(os.fsdecode(error.filename))}: {error.strerror}")
+        return BAD_INPUT
     hint = "" if debug else "; please report it, with what --debug adds"
     say(f"internal error: {prefix}{type(error).__name__}: {message}{hint}")
     return DEFECT

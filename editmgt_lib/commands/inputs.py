@@ -1,6 +1,7 @@
 """Which pictures a run edits, and what their results are called."""
 
 import os
+import stat
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, count
@@ -56,9 +57,19 @@ def collect(paths: Iterable[Path], mask: Path | None) -> Inputs:
 
 
 def _file(path: Path) -> Path:
-    if not os.path.isfile(path):  # unlike Path.is_file, False for a text of any length
+    try:
+        there = stat.S_ISREG(os.stat(path).st_mode)
+    except PermissionError as error:
+        raise _closed(path, error) from error
+    except OSError:  # also a text that is too long to be a name
+        there = False
+    if not there:
         raise InputError(f"there is no picture {shown(path)}; check the name")
     return path
+
+
+def _closed(path: Path, error: OSError) -> InputError:
+    return InputError(f"cannot read {shown(path)} ({error.strerror}); check its permissions")
 
 
 def _in_folder(folder: Path, found: Inputs) -> list[Path]:
@@ -68,9 +79,7 @@ def _in_folder(folder: Path, found: Inputs) -> list[Path]:
         for file in files[:1]:
             os.lstat(file)  # a folder may be listed and yet not entered
     except OSError as error:
-        raise InputError(
-            f"cannot read the folder {shown(folder)} ({error.strerror}); check its permissions"
-        ) from error
+        raise _closed(folder, error) from error
     found.folders.append(folder)
     readable = [f for f in files if f.suffix.lower() in READABLE and not os.path.isdir(f)]
     others = [f for f in files if f.suffix.lower() in _UNREADABLE and os.path.isfile(f)]
