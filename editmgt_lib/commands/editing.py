@@ -15,8 +15,7 @@ from ..errors import InputError
 from ..localization.maps import Localization, LocalizationOptions
 from ..pictures.fitting import Canvas, Tokens
 from ..pictures.images import MAX_SIDE, Picture, read_image, read_mask, write_image
-from ..sampling.loop import SamplingOptions
-from ..sampling.options import FAST
+from ..sampling.options import FAST, SamplingOptions
 from .console import on_step, progress_bar, say, shown
 from .options import given, load_model, path_of, text_of
 from .outputs import Job

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ..pictures.images import write_image
-from ..sampling.loop import SamplingOptions
+from ..sampling.options import SamplingOptions
 from .console import on_step, progress_bar, say
 from .editing import Stopwatch, describe_run
 from .interrupts import working
