@@ -12,7 +12,8 @@ from contextlib import suppress
 
 from . import __version__
 from .commands import download, edit, evaluate, generate, info, train
-from .commands.console import DEFECT, INTERRUPTED, Parser, report, say, warnings_as_lines
+from .commands.console import DEFECT, Parser, flush, report, say, warnings_as_lines
+from .commands.interrupts import INTERRUPTED, is_interrupt
 
 COMMANDS = (edit, generate, info, download, train, evaluate)
 
@@ -23,11 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with suppress(AttributeError):  # a file name may hold what the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        with warnings_as_lines():
-            args = parse(arguments)
-            return args.run(args)
-    except SystemExit as stop:  # --help and --version
-        return int(stop.code or 0)
+        return _run(arguments)
     except KeyboardInterrupt:
         say("stopped")
         return INTERRUPTED
@@ -35,7 +32,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DEFECT
     except Exception as error:
+        if is_interrupt(error):
+            say("stopped")
+            return INTERRUPTED
         return report(error, "--debug" in arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
+        with warnings_as_lines():
+            args = parse(arguments)
+            code = args.run(args)
+    except SystemExit as stop:  # --help and --version
+        code = stop.code if isinstance(stop.code, int) else 0
+    flush()  # here an error can still be reported
+    return code
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -54,9 +65,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def build_parser() -> Parser:
     """The parser of all commands."""
-    parser = Parser(
-        prog="editmgt", description="Edit pictures by instruction with a masked transformer."
-    )
+    parser = Parser(prog="editmgt", description="Edit pictures by instruction.")
     parser.add_argument("--version", action="version", version=f"editmgt {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in COMMANDS:

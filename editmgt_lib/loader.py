@@ -133,7 +133,7 @@ def choose_device(device: str | torch.device) -> torch.device:
         return torch.device(next((name for name, api in available if api.is_available()), "cpu"))
     try:
         return torch.empty(0, dtype=torch.uint8, device=device).device
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:  # a backend not installed
         reason = str(error).splitlines()[0]
         raise InputError(f"device {str(device)!r} cannot be used ({reason}); try 'cpu'") from error
 

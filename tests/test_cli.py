@@ -172,12 +172,6 @@ def test_a_failing_input_does_not_lose_the_others(editmgt, tmp_path, capsys):
     assert len(found) == 5 and sum("error" in row for row in found) == 3
 
 
-def test_two_inputs_of_one_name_do_not_overwrite_each_other(editmgt, tmp_path, capsys):
-    inputs = [draw(tmp_path / name, seed=len(name)) for name in ("x/a.png", "yy/a.png")]
-    assert editmgt("edit", *inputs, TEXT, "-o", tmp_path / "out") == 2
-    assert "yy/a.png: --out" in the_error(capsys) and (tmp_path / "out" / "a.png").exists()
-
-
 def test_an_existing_output_is_kept_unless_told(editmgt, picture, tmp_path, capsys):
     (tmp_path / "out.png").write_bytes(b"mine")
     assert editmgt("edit", picture, TEXT, "-o", tmp_path / "out.png") == 2

@@ -1,20 +1,23 @@
 """What all commands share: the parser, one-line messages and progress bars."""
 
 import argparse
+import os
 import shutil
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+from unicodedata import category
 
 from ..errors import EditMGTError, InputError
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-BAD_INPUT, DEFECT, INTERRUPTED = 2, 1, 130
+BAD_INPUT, DEFECT = 2, 1
 _LONGEST = 1000  # characters of a message; a prompt in it may have ten thousand
 
 
@@ -38,13 +41,51 @@ class _Formatter(argparse.HelpFormatter):
 
 
 def say(text: str) -> None:
-    """One line on the error stream."""
-    print(f"editmgt: {one_line(text)}", file=sys.stderr, flush=True)
+    """Print one line on the error stream, if there still is one."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(f"editmgt: {one_line(text)}", file=sys.stderr, flush=True)
+
+
+def show(text: str) -> None:
+    """Print a result; InputError where that fails, BrokenPipeError where nobody reads."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _no_output(error) from error
+
+
+def flush() -> None:
+    """Write out what others printed; errors as in `show`."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _no_output(error) from error
+
+
+def _no_output(error: OSError) -> InputError:
+    with suppress(OSError, ValueError):  # or the interpreter's end fails at the same text again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return InputError(f"cannot write to standard output: {error.strerror}")
+
+
+def shown(text: str | Path) -> str:
+    """A text or path in one line, with escapes for what a terminal cannot show or would obey."""
+    unsafe = ("Cc", "Cs", "Zl", "Zp")  # controls, halves of UTF-16 pairs, line separators
+    return "".join(
+        char.encode("unicode_escape").decode() if category(char) in unsafe else char
+        for char in str(text)
+    )
 
 
 def one_line(text: str) -> str:
     """The text without line breaks, its middle left out where it is very long."""
-    lines = [line.strip() for line in str(text).splitlines() if line.strip()]
+    lines = [shown(line.strip()) for line in str(text).splitlines() if line.strip()]
     joined = "".join(line + (" " if line.endswith((":", ";", ",")) else "; ") for line in lines)
     joined = joined.rstrip("; ")
     if len(joined) <= _LONGEST:
@@ -53,19 +94,30 @@ def one_line(text: str) -> str:
     return f"{joined[:half]} [...] {joined[-half:]}"
 
 
-def report(error: Exception, debug: bool, about: str = "") -> int:
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Names with commas between them, the first few of many."""
+    more = [f"and {len(names) - most} more"] if len(names) > most else []
+    return ", ".join([shown(name) for name in names[:most]] + more)
+
+
+def report(error: Exception, debug: bool, about: str | Path = "") -> int:
     """Say what went wrong in one line, with a traceback only under --debug; gives the exit code.
 
     about: which of several inputs it happened to.
     """
     if debug:
         traceback.print_exception(type(error), error, error.__traceback__)
-    prefix = f"{about}: " if about and about not in str(error) else ""
+    about, name = str(about), shown(about)
+    message = str(error).replace(about, name) if about else str(error)
+    prefix = f"{name}: " if name and name not in message else ""
     if isinstance(error, EditMGTError):
-        say(f"error: {prefix}{error}")
+        say(f"error: {prefix}{message}")
+        return BAD_INPUT
+    if isinstance(error, OSError) and error.filename is not None:  # the system's word on a file
+        say(f"error: {prefix}cannot use {shown(os.fsdecode(error.filename))}: {error.strerror}")
         return BAD_INPUT
     hint = "" if debug else "; please report it, with what --debug adds"
-    say(f"internal error: {prefix}{type(error).__name__}: {error}{hint}")
+    say(f"internal error: {prefix}{type(error).__name__}: {message}{hint}")
     return DEFECT
 
 
@@ -93,7 +145,13 @@ def progress_bar(total: int | None, label: str, unit: str = "step") -> Iterator[
 
     options = {"unit_scale": True, "unit_divisor": 1000} if unit == "B" else {}
     with tqdm(
-        total=total, desc=label, unit=unit, leave=False, disable=None, file=sys.stderr, **options
+        total=total,
+        desc=one_line(label),
+        unit=unit,
+        leave=False,
+        disable=None,
+        file=sys.stderr,
+        **options,
     ) as bar:
         yield bar
 

@@ -1,9 +1,12 @@
 """`editmgt download [REPO] --to DIR`."""
 
 import argparse
+import os
 from typing import TYPE_CHECKING, Any
 
+from ..errors import InputError
 from .console import progress_bar
+from .interrupts import working
 from .options import add_common_options, path_of
 
 if TYPE_CHECKING:
@@ -31,8 +34,11 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fetch what is not there yet; the same call goes on after any failure. Raises EditMGTError."""
+    if not args.to and os.path.expanduser("~") == "~":
+        raise InputError("there is no home folder to download to; name a folder with --to")
     from ..checkpoints import hub
 
+    working()
     folder = path_of(args.to) if args.to else hub.folder_for(args.repo)
     with progress_bar(None, args.repo, unit="B") as bar:
         done = hub.download(

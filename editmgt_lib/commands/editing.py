@@ -4,7 +4,8 @@ import argparse
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch.nn.functional as F
@@ -13,9 +14,9 @@ from torch import Tensor
 from ..errors import InputError
 from ..localization.maps import Localization, LocalizationOptions
 from ..pictures.fitting import Canvas, Tokens
-from ..pictures.images import Picture, read_image, read_mask, write_image
+from ..pictures.images import MAX_SIDE, Picture, read_image, read_mask, write_image
 from ..sampling.options import FAST, SamplingOptions
-from .console import on_step, progress_bar, say
+from .console import on_step, progress_bar, say, shown
 from .options import given, load_model, path_of, text_of
 from .outputs import Job
 
@@ -54,8 +55,8 @@ class Request:
         words = tuple(word.strip() for word in (args.words or "").split(",") if word.strip())
         if args.words is not None and not words:
             raise InputError(f"words is {args.words!r}; name words of the instruction")
-        if not 0 <= args.feather < float("inf"):
-            raise InputError(f"feather is {args.feather}; use a number of pixels from 0 up")
+        if not 0 <= args.feather <= MAX_SIDE:
+            raise InputError(f"feather is {args.feather}; use a number of pixels, 0..{MAX_SIDE}")
         if args.fit == "crop" and not args.mask:
             raise InputError("fit is crop without a mask; add --mask, or use pad or native")
         if args.combine and not args.mask:
@@ -93,11 +94,9 @@ class Session:
         self.request, self._args, clock = request, args, Stopwatch()
         with clock.stage("load"):
             model = load_model(args)
-        self._model, defaults = model, model.settings
-        self._sampling = replace(defaults.sampling, **request.sampling)
-        self._localization = defaults.localization
-        if request.words:
-            self._localization = replace(defaults.localization, words=request.words)
+        self._model, self._said = model, False
+        settings = model.settings.override(**request.sampling, words=request.words or None)
+        self._sampling, self._localization = settings.sampling, settings.localization
         self._check_use()
         with clock.stage("instruction"):
             self._instruction = model.encode_instruction(request.instruction, request.negative)
@@ -105,7 +104,7 @@ class Session:
             self._instruction.rows_of(request.words)  # one error now, not one per picture
         model.free_text()
         if args.compile:
-            say("the first step compiles, which can take minutes; later runs find most of it made")
+            say("compiling during the first step; this can take minutes, later runs less")
             model.transformer.compile_blocks()
         self._clock = clock
 
@@ -131,7 +130,20 @@ class Session:
             decoded = model.decode(edited, feather=self.request.feather)
         with clock.stage("write"):
             _write(job, picture, decoded, found, tokens.canvas)
-        return self._record(job, picture, decoded, clock)
+        notes = self._notes(job.source, picture, decoded)
+        return self._record(job, picture, decoded, clock) | {"notes": notes}
+
+    def _notes(self, source: Path, picture: Picture, decoded: "Decoded") -> list[str]:
+        """What the library says about the text, said once, and about this picture."""
+        of_text = list(getattr(self._instruction, "notes", ()))
+        if not self._said:
+            for note in of_text:
+                say(note)
+        self._said = True
+        of_picture = [*getattr(picture, "notes", ()), *getattr(decoded, "notes", ())]
+        for note in of_picture:
+            say(f"{shown(source)}: {note}")
+        return of_text + of_picture
 
     def _sample(
         self, tokens: Tokens, label: str, clock: Stopwatch, wanted: bool
@@ -217,8 +229,17 @@ def _check_depth(picture: Picture, job: Job) -> None:
 def _write(
     job: Job, picture: Picture, decoded: "Decoded", found: Localization | None, canvas: Canvas
 ) -> None:
-    if job.attention is not None and found is not None:
-        write_image(job.attention, relevance_picture(found, canvas))
-    if job.changed is not None:
-        write_image(job.changed, decoded.changed[:1, ..., None].float())
-    write_image(job.out, decoded.image, picture.bits, picture.icc)
+    """Write the files of a picture, the picture itself last; none stays if one fails."""
+    written = []
+    try:
+        if job.attention is not None and found is not None:
+            write_image(job.attention, relevance_picture(found, canvas))
+            written.append(job.attention)
+        if job.changed is not None:
+            write_image(job.changed, decoded.changed[:1, ..., None].float())
+            written.append(job.changed)
+        write_image(job.out, decoded.image, picture.bits, picture.icc)
+    except BaseException:
+        for path in written:  # left alone, they would stop the run that goes on with this picture
+            path.unlink(missing_ok=True)
+        raise

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .console import progress_bar
+from .console import progress_bar, show
+from .interrupts import working
 from .options import add_common_options, add_device_options, add_json_option, load_model, path_of
 from .outputs import RECORDS, Outputs
 
@@ -31,18 +32,18 @@ def add_parser(commands: Any) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="of pairs and edits, 0..2**32-1 (default: 0)",
+        help="seed of pairs and edits, 0..2**32-1 (default: 0)",
     )
     parser.add_argument(
-        "--batch", type=int, default=8, metavar="N", help="edits at a time, 1..256 (default: 8)"
+        "--batch", type=int, default=8, metavar="N", help="batch size, 1..256 (default: 8)"
     )
     add_json_option(parser, "all figures as JSON, to FILE or the screen")
     parser.add_argument("--sheet", metavar="FILE", help="draw a contact sheet (default: none)")
     parser.add_argument(
-        "--sweep-threshold", metavar="FILE", help="measure and draw the lambda curve (default: no)"
+        "--sweep-threshold", metavar="FILE", help="plot success over the threshold (default: no)"
     )
     parser.add_argument(
-        "--layers", action="store_true", help="localisation per block and state (default: no)"
+        "--layers", action="store_true", help="localization quality per block (default: no)"
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace outputs that exist (default: refuse)"
@@ -65,15 +66,16 @@ def run(args: argparse.Namespace) -> int:
     )
     files = _claimed(args)
     model = load_model(args)
+    working()
     with progress_bar(None, "evaluating", unit="batch") as bar:
         report = evaluate(model, options, _moving(bar))
     _write(report, files)
     if args.json == "-":
         from ..files import json_bytes
 
-        print(json_bytes(report.to_dict(), "the report").decode(), end="")
+        show(json_bytes(report.to_dict(), "the report").decode().rstrip())
     else:
-        print(report.table())
+        show(report.table())
     return 0
 
 

@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 from ..errors import InputError
+from .console import say
 from .options import (
     GENERATION,
     OWN,
@@ -24,23 +25,23 @@ def add_parser(commands: Any) -> None:
     """Declare the command."""
     parser = commands.add_parser("generate", help="make pictures from a text")
     parser.add_argument("prompt", metavar="PROMPT", help="what the picture shows")
-    add_output_options(parser, "picture to write (.png .jpg .webp), or a folder for several")
+    add_output_options(parser, "output picture (.png .jpg .webp), or a folder for several")
     add_model_options(parser)
-    group = parser.add_argument_group("how")
+    group = parser.add_argument_group("sampling")
     group.add_argument(
         "--size", metavar="SIZE", help=f"side, or WIDTHxHEIGHT, in pixels ({OWN} [1024])"
     )
     add_sampling_options(group)
     group.add_argument(
         "--count", type=int, default=1, metavar="N",
-        help=f"pictures, 1..{MOST}, each with the next seed (default: 1)",
+        help=f"number of pictures, 1..{MOST}, seeds counting up (default: 1)",
     )  # fmt: skip
     add_common_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the pictures one after the other. Raises EditMGTError."""
+    """Write the pictures one after the other; several resume after a stop. Raises EditMGTError."""
     size = _size(args.size)
     text_of(args, "prompt")
     if not 1 <= args.count <= MOST:
@@ -49,15 +50,22 @@ def run(args: argparse.Namespace) -> int:
 
     SamplingOptions(**given(args, *GENERATION))
     outputs = Outputs([], args.overwrite)
-    records = Records(args.json, outputs)
+    several = args.count > 1
+    records = Records(args.json, outputs, resume=several)
     names = [f"{number:04d}" for number in range(1, args.count + 1)]
-    paths = [outputs.claim("--out", p) for p in place("--out", args.out, names, args.count > 1)]
-    from .generating import generate_all
+    paths = place("--out", args.out, names, several)
+    done = {path for path in paths if several and not args.overwrite and path.is_file()}
+    for path in paths:
+        outputs.claim("--out", path, resume=path in done)
+    records.renew([], [path for path in paths if path not in done])
+    if done:
+        say(f"{len(done)} already done; add --overwrite to make them again")
+        records.skip({"output": str(path)} for path in sorted(done))
+    if len(done) < len(paths):
+        from .generating import generate_all
 
-    try:
-        generate_all(args, paths, size, records)
-    finally:
-        records.write()
+        generate_all(args, paths, done, size, records)
+    records.write()
     return 0
 
 

@@ -1,7 +1,7 @@
 """What `editmgt generate` does once its options are checked."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ..pictures.images import write_image
 from ..sampling.options import SamplingOptions
-from .console import on_step, progress_bar
+from .console import on_step, progress_bar, say
 from .editing import Stopwatch, describe_run
+from .interrupts import working
 from .options import GENERATION, given, load_model
 from .outputs import Records
 
@@ -23,20 +24,28 @@ if TYPE_CHECKING:
 def generate_all(
     args: argparse.Namespace,
     paths: Sequence[Path],
+    done: Collection[Path],
     size: tuple[int, int] | None,
     records: Records,
 ) -> None:
-    """Write one picture to each path, each with the next seed; size: height and width."""
+    """Write a picture to each path that is not done, seeds counting up; size: height and width."""
     clock = Stopwatch()
     with clock.stage("load"):
         model = load_model(args)
-    sampling = replace(model.settings.sampling, threshold=0.0, **given(args, *GENERATION))
+    sampling = model.settings.override(threshold=0.0, **given(args, *GENERATION)).sampling
     model.blank_tokens(1, size)  # refuses a size that cannot be before the text is encoded
     with clock.stage("instruction"):
         instruction = model.encode_instruction(args.prompt, args.negative)
     model.free_text()
+    notes = list(getattr(instruction, "notes", ()))
+    for note in notes:
+        say(note)
+    working()
+    records.write()
     seeds = sampling.seeds(len(paths))
     for number, (path, seed) in enumerate(zip(paths, seeds, strict=True), 1):
+        if path in done:
+            continue
         once, options = Stopwatch(clock.seconds), replace(sampling, seed=seed)
         label = f"{number}/{len(paths)}" if len(paths) > 1 else "generating"
         image = _picture(model, instruction, options, size, once, label)
@@ -50,6 +59,7 @@ def generate_all(
             **describe_run(model, args.model, options, instruction),
             "options": asdict(options),
             "seconds": once.seconds,
+            "notes": notes,
         }
         records.add(record, f"{path}  seed {seed}")
 

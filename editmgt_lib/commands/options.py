@@ -25,64 +25,55 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     """--model, --device, --dtype and --offload."""
     group = parser.add_argument_group("model")
     group.add_argument(
-        "--model",
-        metavar="MODEL",
-        default="toyworld",
+        "--model", metavar="MODEL", default="toyworld",
         help="toyworld, a folder, or a downloaded owner/name (default: toyworld)",
-    )
+    )  # fmt: skip
     add_device_options(group)
 
 
 def add_device_option(parser: Any) -> None:
     """--device."""
     parser.add_argument(
-        "--device",
-        metavar="NAME",
-        default="auto",
+        "--device", type=plain, metavar="NAME", default="auto",
         help="cpu, cuda, cuda:1, mps or auto (default: auto)",
-    )
+    )  # fmt: skip
 
 
 def add_device_options(parser: Any) -> None:
     """--device, --dtype and --offload."""
     add_device_option(parser)
     parser.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        metavar="NAME",
-        default="auto",
+        "--dtype", choices=DTYPES, metavar="NAME", default="auto",
         help=f"{', '.join(DTYPES[1:])} or auto (default: auto)",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--offload",
-        choices=OFFLOAD,
-        metavar="MODE",
-        default="none",
-        help="none, or to save memory of the device: stages, layers (default: none)",
-    )
+        "--offload", choices=OFFLOAD, metavar="MODE", default="none",
+        help="none; stages or layers use less GPU memory (default: none)",
+    )  # fmt: skip
 
 
 def add_sampling_options(parser: Any) -> None:
     """--seed, --steps, --guidance and --negative."""
     parser.add_argument(
-        "--seed", type=int, metavar="N", help=f"0..2**64-1, same seed, same picture ({OWN} [0])"
-    )
-    parser.add_argument("--steps", type=int, metavar="N", help=f"passes, 1..1000 ({OWN} [36])")
-    parser.add_argument(
-        "--guidance", type=float, metavar="X", help=f"text guidance, 0..100, 1: off ({OWN} [6])"
+        "--seed", type=int, metavar="N", help=f"0..2**64-1; same seed, same picture ({OWN} [0])"
     )
     parser.add_argument(
-        "--negative", metavar="TEXT", help=f"what the picture should not be ({OWN})"
+        "--steps", type=int, metavar="N", help=f"sampling steps, 1..1000 ({OWN} [36])"
     )
+    parser.add_argument(
+        "--guidance", type=float, metavar="X", help=f"text guidance, 0..100; 1 is off ({OWN} [6])"
+    )
+    parser.add_argument("--negative", type=plain, metavar="TEXT", help=f"what to avoid ({OWN})")
 
 
 def add_output_options(parser: argparse.ArgumentParser, out: str) -> None:
     """--out, --overwrite and --json."""
     parser.add_argument("-o", "--out", metavar="OUT", required=True, help=out)
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace outputs that exist (default: refuse)"
-    )
-    add_json_option(parser, "JSON about each picture, to FILE or the screen")
+        "--overwrite", action="store_true",
+        help="replace existing outputs (default: refuse one, skip those of several)",
+    )  # fmt: skip
+    add_json_option(parser, "one JSON object per picture, to FILE or the screen")
 
 
 def add_json_option(parser: argparse.ArgumentParser, text: str) -> None:
@@ -97,12 +88,24 @@ def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
+def plain(text: str) -> str:
+    """An argument that is not a path; argparse reports one whose bytes are no valid text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not valid UTF-8") from error
+    return text
+
+
 def text_of(args: argparse.Namespace, name: str) -> str:
-    """A text argument; InputError when it says nothing."""
+    """A text argument; InputError when it says nothing or its bytes are no valid text."""
     text = getattr(args, name)
     if not text.strip():
         raise InputError(f"the {name} is empty; say what you want, as in 'make the sky red'")
-    return text
+    try:
+        return plain(text)
+    except argparse.ArgumentTypeError as error:
+        raise InputError(f"the {name} {error}; check the terminal's encoding") from error
 
 
 def path_of(text: str) -> Path:

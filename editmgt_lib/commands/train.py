@@ -4,22 +4,24 @@ import argparse
 from typing import Any
 
 from ..errors import InputError
+from .console import show, shown
+from .interrupts import working
 from .options import add_common_options, add_device_option, given, path_of
 
 
 def add_parser(commands: Any) -> None:
     """Declare the command."""
-    parser = commands.add_parser("train", help="train a ToyWorld checkpoint, or go on with one")
+    parser = commands.add_parser("train", help="train a ToyWorld checkpoint, or resume one")
     parser.add_argument(
         "recipe", metavar="RECIPE", help="toyworld-cpu (2 cores) or toyworld-gpu (one GPU)"
     )
     parser.add_argument(
-        "--out", metavar="DIR", required=True, help="where it grows; a run in it is continued"
+        "--out", metavar="DIR", required=True, help="output folder; a run in it is resumed"
     )
     parser.add_argument(
         "--stages",
         metavar="A,B",
-        help="of text, tokenizer, text-to-image, edit, decoder (default: all)",
+        help="text, tokenizer, text-to-image, edit, decoder (default: all)",
     )
     parser.add_argument(
         "--minutes", type=float, metavar="X", help="per stage, above 0 (default: until done)"
@@ -28,7 +30,7 @@ def add_parser(commands: Any) -> None:
         "--steps", type=int, metavar="N", help="per stage, from 1 up (default: the recipe's)"
     )
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="of the CPU, from 1 up (default: torch's choice)"
+        "--threads", type=int, metavar="N", help="CPU threads, 1..4096 (default: torch's choice)"
     )
     parser.add_argument(
         "--compile", dest="compiled", action="store_true", default=None,
@@ -40,11 +42,11 @@ def add_parser(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train; the same call goes on after a stop. Raises EditMGTError."""
-    for name in ("minutes", "steps", "threads"):
+    """Train; the same command resumes. Raises EditMGTError."""
+    for name, most in (("minutes", 10**6), ("steps", 10**9), ("threads", 4096)):
         value = getattr(args, name)
-        if value is not None and not 0 < value < float("inf"):
-            raise InputError(f"{name} is {value}; use a number above 0")
+        if value is not None and not 0 < value <= most:
+            raise InputError(f"{name} is {value}; use a number above 0, up to {most}")
     options = given(args, "minutes", "steps", "threads", "device", "compiled")
     if args.stages is not None:
         options["stages"] = [stage.strip() for stage in args.stages.split(",") if stage.strip()]
@@ -52,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"stages is {args.stages!r}; name one, or leave it out for all")
     from ..training.commands import run_training
 
+    working()
     folder = run_training(args.recipe, path_of(args.out), **options)
-    print(f"{folder}; use it with --model {folder}")
+    show(shown(f"{folder}; use it with --model {folder}"))
     return 0
