@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from editmgt_lib.checkpoints.layout import SETTINGS_FILE
-from editmgt_lib.checkpoints.resolve import TOY_FOLDER
+from editmgt_lib.checkpoints.names import TOY_FOLDER
 
 from . import prompts
 
