@@ -7,6 +7,7 @@ from comfy_api.latest import io, ui
 from ..editmgt_lib.errors import InputError
 from ..editmgt_lib.localization.filters import FILTERS
 from ..editmgt_lib.localization.maps import Localization, LocalizationOptions
+from ..editmgt_lib.pictures.drawing import heat_map, relevance_on_picture
 from ..editmgt_lib.pictures.fitting import Tokens
 from ..editmgt_lib.text.instruction import Instruction
 from .batches import each_instruction, each_tokens, joined
@@ -14,7 +15,6 @@ from .compat import CATEGORY, expert, known
 from .memory import on_device
 from .networks import Model
 from .parsing import block_range, word_list
-from .previews import heat_map, relevance_on_picture
 from .progress import Progress
 from .sockets import (
     MODEL_TIP,
@@ -97,8 +97,9 @@ class ConsolidateAttention(io.ComfyNode):
             update=update,
         )
         found = localized(model, tokens, instruction, options)
-        mask = relevance_on_picture(found, tokens.canvas)
-        heat = heat_map(tokens.canvas.source, mask)
+        canvas = tokens.canvas
+        mask = relevance_on_picture(found.upsample(canvas.rows, canvas.cols), canvas)
+        heat = heat_map(canvas.source, mask)
         return io.NodeOutput(found, mask, heat, ui=ui.PreviewImage(heat, cls=cls))
 
 

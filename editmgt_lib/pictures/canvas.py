@@ -107,6 +107,19 @@ class Canvas:
     def cols(self) -> int:
         return self.size[1] // self.factor
 
+    @property
+    def covered(self) -> Tensor:
+        """bool [B, rows, cols]: tokens that touch the picture; the others are all padding."""
+        grids = []
+        for where in self.placements:
+            sides = ((0, self.rows), (1, self.cols))
+            down, across = (
+                torch.tensor([low < high for low, high in where.spans(axis, cells, self.factor)])
+                for axis, cells in sides
+            )
+            grids.append(down[:, None] & across)
+        return torch.stack(grids)
+
     def __repr__(self) -> str:
         kind = "picture" if self.source is not None else "blank"
         return (
