@@ -53,7 +53,9 @@ def require_file_name(target: str | Path) -> None:
         raise InputError(f"cannot write {str(target)!r}: {error}; choose another name") from error
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise InputError(f"cannot write {target}: the name is too long; shorten it") from error
+            raise InputError(
+                f"cannot write {target}: {error.strerror}; choose a shorter name"
+            ) from error
         return
     if stat.S_ISDIR(mode):
         raise InputError(f"cannot write {target}: a folder has this name; choose another")

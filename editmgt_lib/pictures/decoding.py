@@ -48,16 +48,19 @@ def decode(
     reopen: opens the same file again. icc: a profile, applied to CMYK only.
     Raises InputError for samples that have no place in 16 bits.
     """
+    _refuse_deep_planes(image)
     mode, layout = image.mode, _layout(image)
     key = image.info.get("transparency")
     if layout == _GREY_ALPHA:
         _lay_out(image, "RGBA")
+    image.load()  # np.asarray takes some errors of it for "no array"
+    if layout == _GREY_ALPHA:
         values = np.asarray(image).view(">u2").astype(np.uint16)
         return Decoded(values[..., [0, 0, 0, 1]], "LA;16")
     if layout[:-1] in _COLOUR:
-        _refuse_planes(image)
         with reopen() as low:
             _lay_out(low, layout[:-1] + _SWAPPED[layout[-1]])
+            low.load()
             values = np.asarray(image).astype(np.uint16) << 8
             values |= np.asarray(low)
         return Decoded(_keyed(values, key), f"{mode};16")
@@ -93,14 +96,18 @@ def _layout(image: Image.Image) -> str:
 
 
 def _lay_out(image: Image.Image, layout: str) -> None:
-    def changed(arguments: object) -> object:
-        return (layout, *arguments[1:]) if isinstance(arguments, (tuple, list)) else layout
+    """Have the file's samples unpacked in another way."""
+    tiles = []
+    for tile in image.tile:
+        arguments = (layout, *tile[3][1:]) if isinstance(tile[3], (tuple, list)) else layout
+        changed = (*tile[:3], arguments)
+        tiles.append(type(tile)(*changed) if hasattr(tile, "_fields") else changed)  # Pillow 11
+    image.tile = tiles
 
-    image.tile = [(*tile[:3], changed(tile[3])) for tile in image.tile]
 
-
-def _refuse_planes(image: Image.Image) -> None:
-    if image.format == "TIFF" and image.tag_v2.get(_PLANES) == 2:
+def _refuse_deep_planes(image: Image.Image) -> None:
+    tags = image.tag_v2 if image.format == "TIFF" else {}
+    if tags.get(_PLANES) == 2 and 16 in tags.get(_BITS, ()):
         raise InputError("16-bit colours lie in separate planes; save them pixel by pixel.")
 
 
