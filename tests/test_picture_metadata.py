@@ -190,12 +190,17 @@ def test_comments_become_texts(tmp_path):
         assert image.text == {"Comment": "schön"}
 
 
-@pytest.mark.parametrize("format_", ["GIF", "WEBP", "PNG", "TIFF", "MPO"])
+@pytest.mark.parametrize("format_", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_frames_that_are_not_read_are_named(format_):
     frames = [Image.fromarray(np.roll(PIXELS, k, 0)) for k in range(3)]
     data = saved(frames[0], format_, save_all=True, append_images=frames[1:])
     assert "frames 2 to 3 are not read" in read_image(data).notes
     assert read_image(saved(frames[0], format_)).notes == ()
+
+
+def test_further_pictures_of_a_jpeg_are_named():
+    several = exif((0xB001, 4, 1, struct.pack("<I", 2)))
+    assert read_image(jpeg((0xE2, b"MPF\0" + several))).notes == ("frame 2 is not read",)
 
 
 # ---- colour profiles

@@ -1,8 +1,8 @@
-"""Taking a picture file apart: what decides its pixels, and what is said beside them.
+"""Split a picture file into what determines its pixels and its metadata.
 
-Pillow refuses a picture for one odd tag, a damaged profile or a long text, and differs between
-versions in what it makes of them. It therefore gets a file without any of that; the rest is read
-here, and a part that cannot be read costs nothing but itself.
+Pillow rejects a picture for one odd tag, a damaged profile or a long text, and its versions differ
+in how they treat them. So Pillow gets a file without any of that. Metadata is read here, and a
+part that cannot be read is dropped on its own.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 _SPLIT = ("PNG", "JPEG", "TIFF")
 _LONGEST_PROFILE = 64 * 2**20  # bytes after unpacking
 _LONGEST_TEXT = 64 * 2**20
-_PIXEL_CHUNKS = (b"tRNS",)
-# Chunks without a meaning for the result: of an animation, hints for display, dates, layout.
+# Dropped without a note: animation, display hints, dates and layout.
 _SILENT_CHUNKS = (
     b"acTL", b"fcTL", b"fdAT", b"bKGD", b"hIST", b"sBIT", b"sPLT", b"tIME", b"iDOT", b"oFFs",
     b"vpAg",
@@ -33,9 +32,10 @@ _XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:=\"|='|>)\s*([1-8])\b")
 
 @dataclass
 class Contents:
-    """A picture file in parts; notes: one sentence for each part that is not kept.
+    """A picture file in parts.
 
-    pixels: the file without all the rest; exif and xmp: as they stand in the file.
+    pixels: the file without its metadata; exif, xmp: as stored, before the picture is turned;
+    notes: one sentence for each part that is dropped.
     """
 
     pixels: bytes
@@ -50,14 +50,14 @@ class Contents:
 
     @property
     def orientation(self) -> int:
-        """1..8: how to turn the pixels."""
+        """EXIF orientation, 1..8."""
         found = exif.orientation_of(self.exif) if self.exif else None
         if found is None and self.xmp and (match := _XMP_ORIENTATION.search(self.xmp)):
             found = int(match[1])
         return found or 1
 
     def metadata(self) -> Metadata:
-        """What goes with the upright picture; the profile is still that of the file."""
+        """Metadata of the upright picture. The colour profile is still the file's own."""
         block = exif.upright(self.exif) if self.exif else None
         if self.exif and block is None:
             self.notes.append("the EXIF block is damaged and is not kept")
@@ -67,14 +67,14 @@ class Contents:
         return Metadata(self.icc, tuple(self.colour), block, dpi, tuple(self.texts))
 
 
-def take_apart(data: bytes, format_: str) -> Contents:
-    """Split a file of that format; GIF, BMP, WebP and AVIF stay whole, see `add_info`."""
-    split = {"PNG": _png, "JPEG": _jpeg, "TIFF": _tiff, "AVIF": _avif}.get(format_, Contents)
-    return split(data)
+def split(data: bytes, format_: str) -> Contents:
+    """Split a file. GIF, BMP, WebP and AVIF stay whole; `add_info` completes them."""
+    splitter = {"PNG": _png, "JPEG": _jpeg, "TIFF": _tiff, "AVIF": _avif}.get(format_, Contents)
+    return splitter(data)
 
 
 def add_info(contents: Contents, image: Image.Image) -> None:
-    """Take what Pillow knows of a format that is not split here, or of a PIL image."""
+    """Add the metadata Pillow read, for a format that is not split here or a PIL image."""
     if image.format in _SPLIT:
         return
     info = image.info
@@ -100,9 +100,9 @@ def _png(data: bytes) -> Contents:
             break
         chunk = data[at:end]
         at = end if kind != b"IEND" else len(data)
-        if not kind[0] & 32:  # a capital: without it there is no picture
+        if not kind[0] & 32:  # an upper-case letter marks a critical chunk
             kept.append(chunk)
-        elif kind in _PIXEL_CHUNKS:
+        elif kind == b"tRNS":
             if _sound(chunk) and size == {0: 2, 2: 6, 3: min(size, 256)}.get(colour_type):
                 kept.append(chunk)
             else:
@@ -111,18 +111,19 @@ def _png(data: bytes) -> Contents:
             _png_side(result, kind, chunk[8:-4])
         else:
             result.notes.append(f"the {_printable(kind)} chunk is damaged and is not kept")
-    result.pixels = b"".join([*kept, data[at:]])  # Pillow judges what is cut off
+    result.pixels = b"".join([*kept, data[at:]])  # a cut-off rest is left to Pillow
     return result
 
 
 def _png_side(result: Contents, kind: bytes, body: bytes) -> None:
-    """File one sound chunk that decides no pixel."""
+    """Store an intact metadata chunk."""
     if kind == b"iCCP":
         result.icc = _unpacked(body.partition(b"\0")[2][1:], _LONGEST_PROFILE)
         if result.icc is None:
             result.notes.append("the colour profile is damaged; colours may look different")
     elif len(body) == COLOUR_CHUNKS.get(kind):
-        result.colour.append((kind, body))
+        if kind not in dict(result.colour):
+            result.colour.append((kind, body))
     elif kind == b"eXIf":
         result.exif = _bare_exif(body)
     elif kind == b"pHYs" and len(body) == 9:
@@ -140,7 +141,7 @@ def _png_side(result: Contents, kind: bytes, body: bytes) -> None:
 
 
 def _png_text(result: Contents, kind: bytes, body: bytes) -> None:
-    """Keep a text as it is; those that hold EXIF or XMP are read, as they turn the picture too."""
+    """Store a text chunk. Those that hold EXIF or XMP are read, since they may turn the picture."""
     keyword, _, rest = body.partition(b"\0")
     if keyword == b"XML:com.adobe.xmp":
         packed, text = rest[:1] == b"\1", rest[2:].split(b"\0", 2)[-1]
@@ -183,7 +184,7 @@ def _jpeg(data: bytes) -> Contents:
 def _jpeg_side(
     result: Contents, marker: int, body: bytes, profile: dict[int, tuple[int, bytes]]
 ) -> None:
-    """File one segment; pieces of the colour profile are collected by number."""
+    """Store a metadata segment; parts of the colour profile are collected by number."""
     if marker == 0xE0 and body[:5] == b"JFIF\0" and len(body) >= 12:
         unit, across, down = struct.unpack_from(">BHH", body, 7)
         scale = {1: 1.0, 2: 2.54}.get(unit)
@@ -233,7 +234,7 @@ def _bare_exif(block: bytes) -> bytes:
 
 
 def _comment(text: bytes) -> Chunk:
-    """A comment of another format as a PNG text: UTF-8 where it is not plain ASCII."""
+    """Convert another format's comment to a PNG text chunk."""
     text = text.rstrip(b"\0").replace(b"\0", b" ")
     try:
         known = text.decode("utf-8")
@@ -243,7 +244,7 @@ def _comment(text: bytes) -> Chunk:
 
 
 def _unpacked(packed: bytes, limit: int) -> bytes | None:
-    """Inflated data; None where it is damaged, empty or longer than the limit."""
+    """Inflate data; None if it is damaged, empty or longer than the limit."""
     unpacker = zlib.decompressobj()
     try:
         data = unpacker.decompress(packed, limit)
@@ -253,7 +254,7 @@ def _unpacked(packed: bytes, limit: int) -> bytes | None:
 
 
 def _hex(text: bytes) -> bytes:
-    """What ImageMagick writes as a raw profile: a name, a length, hexadecimal digits."""
+    """Decode ImageMagick's raw profile: a name, a length, hexadecimal digits."""
     try:
         return bytes.fromhex("".join(text.decode("ascii").split("\n")[3:]))
     except ValueError:

@@ -1,4 +1,4 @@
-"""From an opened Pillow image to whole numbers [H, W, 3 or 4], with all the bits of the file.
+"""Decode an opened Pillow image to integers [H, W, 3 or 4] at the full depth of the file.
 
 Pillow has no mode for 16-bit colour and keeps the high bytes only. Its unpackers for the other
 byte order take the other byte of each sample, so that a second pass over the same file gives the
@@ -43,17 +43,17 @@ class Decoded:
 def decode(
     image: Image.Image, reopen: Callable[[], Image.Image], icc: bytes | None = None
 ) -> Decoded:
-    """Decode the current frame, not turned.
+    """Decode the current frame; orientation is not applied.
 
-    reopen: opens the same file again. icc: a profile, applied to CMYK only.
-    Raises InputError for samples that have no place in 16 bits.
+    reopen: opens the same file again. icc: applied to CMYK only.
+    Raises InputError for samples that do not fit 16 bits.
     """
     _refuse_deep_planes(image)
     mode, layout = image.mode, _layout(image)
     key = image.info.get("transparency")
     if layout == _GREY_ALPHA:
         _lay_out(image, "RGBA")
-    image.load()  # np.asarray takes some errors of it for "no array"
+    image.load()  # inside np.asarray, some of its errors would be lost
     if layout == _GREY_ALPHA:
         values = np.asarray(image).view(">u2").astype(np.uint16)
         return Decoded(values[..., [0, 0, 0, 1]], "LA;16")
@@ -78,7 +78,7 @@ def decode(
 
 
 def turned(values: np.ndarray, orientation: int) -> np.ndarray:
-    """Pixels [H, W, C] upright: a view, by EXIF's orientation 1..8."""
+    """Apply an EXIF orientation to [H, W, C]; returns a view."""
     if orientation >= 5:
         values = values.swapaxes(0, 1)
     down = -1 if orientation in (3, 4, 7, 8) else 1
@@ -87,7 +87,7 @@ def turned(values: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _layout(image: Image.Image) -> str:
-    """How the samples of a PNG or TIFF lie in the file, as long as they are to be decoded."""
+    """Pillow's raw mode of a PNG or TIFF that is not decoded yet, "" for anything else."""
     tiles = getattr(image, "tile", None)
     if not tiles or image.format not in ("PNG", "TIFF"):
         return ""
@@ -96,7 +96,7 @@ def _layout(image: Image.Image) -> str:
 
 
 def _lay_out(image: Image.Image, layout: str) -> None:
-    """Have the file's samples unpacked in another way."""
+    """Decode with another raw mode."""
     tiles = []
     for tile in image.tile:
         arguments = (layout, *tile[3][1:]) if isinstance(tile[3], (tuple, list)) else layout
@@ -108,7 +108,9 @@ def _lay_out(image: Image.Image, layout: str) -> None:
 def _refuse_deep_planes(image: Image.Image) -> None:
     tags = image.tag_v2 if image.format == "TIFF" else {}
     if tags.get(_PLANES) == 2 and 16 in tags.get(_BITS, ()):
-        raise InputError("16-bit colours lie in separate planes; save them pixel by pixel.")
+        raise InputError(
+            "the TIFF stores 16-bit colour in separate planes; save it with interleaved channels."
+        )
 
 
 def _palette_mode(image: Image.Image) -> str:

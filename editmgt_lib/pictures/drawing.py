@@ -1,4 +1,4 @@
-"""Relevance as something to look at: at picture size, and as a heat map."""
+"""Relevance maps at picture size and as heat maps."""
 
 import torch
 from torch import Tensor
@@ -22,10 +22,9 @@ def enlarged(cells: Tensor, times: int) -> Tensor:
 
 
 def relevance_on_picture(relevance: Tensor, canvas: Canvas) -> Tensor:
-    """Relevance per token [B, rows, cols] at picture size, float32 [B, H, W] in 0..1.
+    """Bring relevance per token [B, rows, cols] to picture size: float32 [B, H, W] in 0..1.
 
-    Every pixel of a token has its value, so that a threshold picks the same tokens here as there.
-    Outside a crop: 0.
+    All pixels of a token get its value, so a threshold selects the same area. 0 outside a crop.
     """
     tokens = relevance.float().clamp(0, 1).cpu()
     whole = torch.zeros(canvas.batch, canvas.height, canvas.width)
@@ -36,7 +35,7 @@ def relevance_on_picture(relevance: Tensor, canvas: Canvas) -> Tensor:
 
 
 def heat_map(pictures: Tensor, relevance: Tensor) -> Tensor:
-    """Relevance [B, H, W] in colours over the greyed pictures [B, H, W, C]: [B, H, W, 3]."""
+    """Colour relevance [B, H, W] over greyed pictures [B, H, W, C]: [B, H, W, 3]."""
     stops = relevance.new_tensor(HEAT)
     position = relevance.clamp(0, 1) * (len(HEAT) - 1)
     below = position.floor().long().clamp(max=len(HEAT) - 2)

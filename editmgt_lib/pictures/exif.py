@@ -1,7 +1,7 @@
-"""EXIF blocks and TIFF directories, as far as pictures need them; odd entries are passed over.
+"""Minimal, tolerant reading of EXIF blocks and TIFF directories.
 
-An EXIF block is laid out as a TIFF file. Only entries that are asked for are looked at, so that
-no other can make a picture unreadable.
+An EXIF block is laid out like a TIFF file. Only the entries asked for are parsed, so no other
+entry can make a picture unreadable.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _STRUCTURE = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One tag: at, where its entry stands; start, where its value does."""
+    """One tag. at: offset of its entry; start: offset of its value."""
 
     tag: int
     kind: int
@@ -38,7 +38,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Directory:
-    """The entries of one directory (IFD); link: where the offset of the next one stands."""
+    """One directory (IFD). link: offset of the pointer to the next one."""
 
     data: bytes
     order: str
@@ -47,14 +47,14 @@ class Directory:
     link: int
 
     def whole(self, tag: int) -> int | None:
-        """The first whole number of a tag."""
+        """First integer of a tag."""
         for entry in self.entries:
             if entry.tag == tag and entry.kind in _WHOLE:
                 return _number(self.data, self.order + _WHOLE[entry.kind], entry.start)
         return None
 
     def raw(self, tag: int) -> bytes | None:
-        """The bytes of a tag; None where it is missing or cut off."""
+        """Bytes of a tag; None if it is missing or cut off."""
         for entry in self.entries:
             size = entry.count * _SIZES.get(entry.kind, 0)
             if entry.tag == tag and 0 < size <= len(self.data) - entry.start:
@@ -70,18 +70,18 @@ class Directory:
         return above / below if above and below else None
 
     def child(self, tag: int) -> Directory | None:
-        """The directory a tag points to."""
+        """Follow a tag that points to a directory."""
         at = self.whole(tag)
         return _directory(self.data, self.order, self.big, at) if at else None
 
     def next(self) -> Directory | None:
-        """The directory this one links to."""
+        """Follow the link to the next directory."""
         at = _number(self.data, self.order + ("Q" if self.big else "I"), self.link)
         return _directory(self.data, self.order, self.big, at) if at else None
 
 
 def first_directory(data: bytes) -> Directory | None:
-    """The first directory of a TIFF file or an EXIF block; None where there is none."""
+    """Parse the first directory of a TIFF file or an EXIF block."""
     order = {b"II": "<", b"MM": ">"}.get(bytes(data[:2]))
     magic = order and _number(data, order + "H", 2)
     if magic not in (42, 43):
@@ -92,16 +92,16 @@ def first_directory(data: bytes) -> Directory | None:
 
 
 def orientation_of(block: bytes) -> int | None:
-    """Orientation 1..8 that an EXIF block names."""
+    """Orientation of an EXIF block, 1..8, or None."""
     directory = first_directory(block)
     value = directory.whole(ORIENTATION) if directory else None
     return value if value in range(1, 9) else None
 
 
 def upright(block: bytes) -> bytes | None:
-    """The block with orientation 1 and without its thumbnail, which shows the picture as it was.
+    """Set the orientation to 1 and remove the thumbnail, which shows the picture before editing.
 
-    None where it is damaged.
+    None if the block is damaged.
     """
     directory = first_directory(block)
     width = 8 if directory and directory.big else 4
@@ -122,14 +122,14 @@ def upright(block: bytes) -> bytes | None:
 
 
 def description_of(tiff: Directory) -> bytes | None:
-    """The description, EXIF and GPS of a TIFF file as a block of its own."""
+    """Copy the description, EXIF and GPS of a TIFF file to an EXIF block."""
     own = [entry for entry in tiff.entries if entry.tag in (*_DESCRIPTION, *_CHILDREN)]
     head = b"II*\0" if tiff.order == "<" else b"MM\0*"
     return head + struct.pack(tiff.order + "I", 8) + _packed(tiff, own, 8) if own else None
 
 
 def _packed(directory: Directory, entries: Sequence[Entry], at: int) -> bytes:
-    """A directory with these entries, to stand at an offset of another block."""
+    """Write these entries as a directory for offset `at` of a new block."""
     table, values, count = b"", b"", 0
     start = at + 2 + 12 * len(entries) + 4
     for entry in entries:
@@ -151,10 +151,10 @@ def _packed(directory: Directory, entries: Sequence[Entry], at: int) -> bytes:
 
 
 def structure_only(data: bytes, directory: Directory) -> bytes:
-    """The TIFF file with one directory that holds nothing but what decides the pixels.
+    """Replace the directories of a TIFF file by one with only the tags that decide its pixels.
 
-    It is appended, so that no offset moves. Pillow then has no orientation to apply, no further
-    page to look at and no tag to stumble over.
+    It is appended, so offsets stay valid. Pillow then finds no orientation, no further page and
+    no odd tag.
     """
     size, count, offset = (20, "Q", "Q") if directory.big else (12, "H", "I")
     kept = [e.at for e in directory.entries if e.tag in _STRUCTURE]
@@ -174,7 +174,7 @@ def structure_only(data: bytes, directory: Directory) -> bytes:
 
 
 def pages(directory: Directory) -> int:
-    """How many directories follow each other, this one included."""
+    """Count the directories from this one on."""
     seen = {directory.link}
     while (found := directory.next()) and found.link not in seen and len(seen) < _MOST_PAGES:
         seen.add(found.link)

@@ -1,13 +1,13 @@
-"""Which picture formats are read and written: the one list. Imports nothing heavy."""
+"""The picture formats that are read and written. Imports nothing heavy."""
 
 READABLE = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", ".tif", ".tiff", ".gif",
     ".bmp",
 )  # fmt: skip
-"""Suffixes of picture files. Reading goes by the content; these are for listing a folder."""
+"""Suffixes of pictures in a folder; `read_image` itself goes by content."""
 
 WRITABLE = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-"""Suffixes `write_image` takes, and their formats."""
+"""Suffixes `write_image` accepts, and their formats."""
 
 _SIGNATURES = {
     "PNG": (b"\x89PNG\r\n\x1a\n",),
@@ -21,7 +21,7 @@ HEAD = 16
 
 
 def format_of(head: bytes) -> str | None:
-    """Pillow's name of the format these first bytes belong to, None for any that is not read."""
+    """Identify a format by its first bytes: Pillow's name, or None if it is not read."""
     for name, signatures in _SIGNATURES.items():
         if head.startswith(signatures):
             return name

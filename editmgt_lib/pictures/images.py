@@ -1,4 +1,4 @@
-"""Pictures from files, without losing a bit where the format allows it; door to reading, writing.
+"""Pictures from files, without losing a bit where the format allows it.
 
 A picture is a float32 tensor [1, H, W, C], C 3 or 4, values k/255 or k/65535, exact in float32:
 read, untouched and written again as PNG or WebP (8 bits) or PNG (16 bits), every value is the
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .contents import Contents, add_info, take_apart
+from .contents import Contents, add_info, split
 from .decoding import decode, turned
 from .formats import HEAD, READABLE, format_of
 from .metadata import Metadata
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["MAX_SIDE", "READABLE", "Metadata", "Picture", "read_image", "read_mask", "write_image"]
 
 MAX_SIDE = 8192
-_MAX_BYTES = 2**31
 _KINDS = "PNG, JPEG, WebP, AVIF, TIFF, GIF or BMP"
 _GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "LA;16")
 
@@ -44,8 +43,8 @@ class Picture:
 
     pixels: float32 [1, H, W, C], 0..1, C 4 where the file has transparency, else 3;
     bits: 8 or 16 per channel; mode: Pillow's name for what the file held ("P", "L", "I;16", ...);
-    metadata: what to hand to `write_image`; notes: one sentence for each part of the file that is
-    not in here.
+    metadata: pass it to `write_image`; notes: one sentence for each part of the file that was not
+    read or cannot be kept.
     """
 
     pixels: Tensor
@@ -105,29 +104,29 @@ def read_mask(source: Source) -> Tensor:
 
 
 def _data(source: str | os.PathLike[str] | bytes) -> bytes:
-    """The whole file, if it begins like one that is read (what it is not is left alone)."""
-    with io.BytesIO(source) if isinstance(source, bytes) else open(os.fspath(source), "rb") as file:
+    """Read a file, or only its first bytes if it is not a picture."""
+    if isinstance(source, bytes):
+        return source
+    with open(os.fspath(source), "rb") as file:
         head = file.read(HEAD)
-        if format_of(head) is None:
-            raise ValueError("its content is none of these" if head else "it is empty")
-        data = head + file.read(_MAX_BYTES - HEAD)
-        if file.read(1):
-            raise ValueError("it is longer than 2 GiB")
-    return data
+        return head + file.read() if format_of(head) else head
 
 
 def _read(data: bytes, name: str) -> Picture:
     from PIL import Image
 
     format_ = format_of(data[:HEAD])
+    if format_ is None:
+        found = f"its content is no {_KINDS}" if data else "it is empty"
+        raise InputError(f"cannot read {name} as a picture: {found}; give another file.")
     if format_ not in Image.OPEN:
         Image.init()
     if format_ not in Image.OPEN:
         raise InputError(f"{name} is {format_}, which this Pillow does not read; update Pillow.")
-    contents = take_apart(data, format_)
+    contents = split(data, format_)
 
     def reopen() -> Image.Image:
-        # A file object, not a path: Pillow maps some files into memory, and turns them wrongly.
+        # Not a path: Pillow memory-maps some files and then scrambles those it turns.
         return Image.open(io.BytesIO(contents.pixels), formats=[format_])
 
     with reopen() as image:
@@ -151,9 +150,9 @@ def _picture(
 
 
 def _rgb_profile(contents: Contents, mode: str) -> bytes | None:
-    """The file's profile as one for the RGB pixels; what cannot be one is noted."""
+    """Convert the file's profile to one for RGB pixels; add a note where that fails."""
     if mode in ("CMYK", "LAB"):
-        return None  # decoding has done with it
+        return None  # already applied by `decode`
     profile, note = fitting_profile(contents.icc, "grey" if mode in _GREY_MODES else "RGB")
     contents.notes.extend([note] if note else ())
     return profile
@@ -162,7 +161,7 @@ def _rgb_profile(contents: Contents, mode: str) -> bytes | None:
 def _note_frames(contents: Contents, image: Image.Image) -> None:
     try:
         frames = max(contents.frames, getattr(image, "n_frames", 1))
-    except Exception:  # a later frame is damaged; the first one has been read
+    except Exception:  # a later frame is damaged; the first one is read already
         frames = contents.frames
     if frames > 1:
         others = "frame 2 is" if frames == 2 else f"frames 2 to {frames} are"

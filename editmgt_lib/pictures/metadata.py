@@ -1,4 +1,4 @@
-"""What a picture file says beside its pixels, and which of it a format can say again."""
+"""Metadata of a picture, and how much of it each format can store."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _LONGEST_ICC = 255 * 65_519
 
 @dataclass(frozen=True)
 class Metadata:
-    """Colour description and notes of a picture, for `write_image` to write back.
+    """Everything about a picture but its pixels, for `write_image` to write back.
 
     icc: profile of the RGB pixels; colour: PNG chunks that describe colour (gAMA, cHRM, ...);
     exif: TIFF block, upright and without thumbnail; dpi: horizontal, vertical;
-    texts: PNG text chunks as they were.
+    texts: PNG text chunks, unchanged.
     """
 
     icc: bytes | None = field(default=None, repr=False)
@@ -36,7 +36,7 @@ class Metadata:
     texts: tuple[Chunk, ...] = field(default=(), repr=False)
 
     def within(self, format_: str) -> tuple[Metadata, tuple[str, ...]]:
-        """The part that PNG, JPEG or WEBP can hold, and one sentence for each part it cannot."""
+        """Reduce to what PNG, JPEG or WEBP can store, with one sentence for each part dropped."""
         if format_ == "PNG":
             return self, ()
         gone, notes = {}, []
@@ -61,7 +61,7 @@ class Metadata:
         return replace(self, **gone), tuple(notes)
 
     def png_chunks(self) -> list[Chunk]:
-        """The chunks that go between IHDR and IDAT."""
+        """List the chunks that go between IHDR and IDAT."""
         chunks = list(self.colour)
         if self.icc:
             chunks.append((b"iCCP", b"profile\0\0" + zlib.compress(self.icc)))
@@ -73,7 +73,7 @@ class Metadata:
         return chunks + list(self.texts)
 
     def _is_srgb(self) -> bool:
-        """Whether a reader without the colour chunks shows the same colours."""
+        """Whether the colours look the same without the colour chunks."""
         kinds = {kind for kind, _ in self.colour}
         if kinds & {b"cICP", b"mDCV", b"cLLI"}:
             return False

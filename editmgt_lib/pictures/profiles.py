@@ -1,4 +1,4 @@
-"""Colour profiles of pictures that become RGB here: grey ones rewritten, CMYK ones applied."""
+"""Colour profiles of grey and CMYK pictures, which become RGB here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL import Image
 
-# sRGB's primaries under D50, as profiles hold them.
+# sRGB primaries adapted to D50.
 _COLORANTS = {
     b"rXYZ": (0.43607, 0.22249, 0.01392),
     b"gXYZ": (0.38515, 0.71687, 0.09708),
@@ -20,9 +20,9 @@ _SPACES = {b"RGB ": "RGB", b"GRAY": "grey", b"CMYK": "CMYK", b"Lab ": "Lab"}
 
 
 def fitting_profile(icc: bytes, space: str) -> tuple[bytes | None, str]:
-    """The profile for the RGB pixels of a "grey" or "RGB" picture, or None and why.
+    """Make a profile for the RGB pixels of a "grey" or "RGB" picture; None and a note if it fails.
 
-    A grey profile becomes an RGB one with the same tone curve, so that no pixel changes.
+    A grey profile becomes an RGB profile with the same tone curve, so no pixel changes.
     """
     own = _SPACES.get(icc[16:20])
     if own not in (None, space):
@@ -37,7 +37,7 @@ def fitting_profile(icc: bytes, space: str) -> tuple[bytes | None, str]:
 
 
 def cmyk_to_srgb(image: Image.Image, icc: bytes) -> tuple[Image.Image, str]:
-    """CMYK through its own profile to sRGB, and what to say; unchanged where that fails."""
+    """Convert to sRGB and return a note; the image is unchanged if that fails."""
     try:
         from PIL import ImageCms
 
@@ -49,7 +49,7 @@ def cmyk_to_srgb(image: Image.Image, icc: bytes) -> tuple[Image.Image, str]:
 
 
 def _rgb_of_grey(icc: bytes) -> bytes | None:
-    """A matrix profile whose three curves are the grey one's; None without a curve to luminance."""
+    """Build a matrix profile that uses the grey curve three times; None without such a curve."""
     if icc[16:24] != b"GRAYXYZ " or len(icc) < 132:
         return None
     (count,) = struct.unpack_from(">I", icc, 128)

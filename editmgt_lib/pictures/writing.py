@@ -1,4 +1,4 @@
-"""Pictures to files: PNG with 8 or 16 bits, JPEG and WebP, with what was said beside the pixels."""
+"""Write pictures and their metadata as PNG (8 or 16 bits), JPEG or WebP."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def write_image(
 
     The file appears complete or not at all (`files.atomic_path`); missing folders are made.
     PNG and WebP are lossless at 8 bits (colour under transparency included), PNG at 16; JPEG is
-    lossy and holds no transparency. metadata: `Picture.metadata`; returns one sentence for each
-    part of it that the format does not hold.
+    lossy and holds no transparency. metadata: `Picture.metadata`. Returns one sentence for each
+    part of it that the format cannot store.
     Raises InputError, also where the place cannot be written.
     """
     path = Path(path)
@@ -104,7 +104,7 @@ def _image(pixels: Tensor) -> Image.Image:
 
 
 def _png(pixels: Tensor, bits: int, chunks: Iterable[Chunk]) -> Iterator[bytes]:
-    """A PNG in pieces, with these chunks behind its header."""
+    """Yield a PNG with these chunks after its header."""
     if bits == 16:
         others = _png16(pixels)
         first = next(others)
@@ -119,7 +119,7 @@ def _png(pixels: Tensor, bits: int, chunks: Iterable[Chunk]) -> Iterator[bytes]:
 
 
 def _png16(pixels: Tensor) -> Iterator[bytes]:
-    """A 16-bit PNG in pieces, its header first; Pillow writes 16 bits for grey only.
+    """Yield a 16-bit PNG, its header first; Pillow writes 16 bits for grey only.
 
     Rows are stored as the difference to the row above (filter 2), strip by strip, so that memory
     stays small.
