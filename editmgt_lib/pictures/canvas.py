@@ -109,16 +109,15 @@ class Canvas:
 
     @property
     def covered(self) -> Tensor:
-        """bool [B, rows, cols]: tokens that touch the picture; the others are all padding."""
-        grids = []
-        for where in self.placements:
-            sides = ((0, self.rows), (1, self.cols))
-            down, across = (
-                torch.tensor([low < high for low, high in where.spans(axis, cells, self.factor)])
-                for axis, cells in sides
+        """Tokens that touch the picture, bool [B, rows, cols]; the others are padding."""
+        covered = torch.zeros(self.batch, self.rows, self.cols, dtype=torch.bool, device="cpu")
+        for item, where in enumerate(self.placements):
+            rows, cols = (
+                [low < high for low, high in where.spans(axis, cells, self.factor)]
+                for axis, cells in enumerate((self.rows, self.cols))
             )
-            grids.append(down[:, None] & across)
-        return torch.stack(grids)
+            covered[item] = torch.tensor(rows)[:, None] & torch.tensor(cols)
+        return covered
 
     def __repr__(self) -> str:
         kind = "picture" if self.source is not None else "blank"

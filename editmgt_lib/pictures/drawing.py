@@ -27,7 +27,9 @@ def relevance_on_picture(relevance: Tensor, canvas: Canvas) -> Tensor:
     All pixels of a token get its value, so a threshold selects the same area. 0 outside a crop.
     """
     tokens = relevance.float().clamp(0, 1).cpu()
-    whole = torch.zeros(canvas.batch, canvas.height, canvas.width)
+    whole = torch.zeros(
+        canvas.batch, canvas.height, canvas.width, dtype=torch.float32, device="cpu"
+    )
     for item, where in enumerate(canvas.placements):
         top, left, bottom, right = where.box
         whole[item, top:bottom, left:right] = where.restore(enlarged(tokens[item], canvas.factor))
