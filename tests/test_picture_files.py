@@ -144,6 +144,7 @@ def _originals():
     yield saved(image.quantize(16), "BMP")
 
 
+@pytest.mark.filterwarnings("ignore:::PIL")
 @pytest.mark.parametrize("number", range(7))
 def test_any_bytes_give_a_picture_or_an_input_error(number):
     original, dice = list(_originals())[number], random.Random(number)
