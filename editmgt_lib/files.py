@@ -1,7 +1,9 @@
 """Writing files so that a reader never sees half of one."""
 
+import errno
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,23 +12,25 @@ from uuid import uuid4
 
 from .errors import InputError
 
+_LONGEST_SUFFIX = 32  # bytes; beyond that it is no format
+
 
 @contextmanager
 def atomic_path(target: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `target`; move it into place when the block succeeds.
 
     Missing parent folders are made. If the block raises, the temporary file is removed and an
-    older `target` stays as it was. The temporary name is hidden and keeps the suffix of `target`,
-    since some writers choose their format by it.
+    older `target` stays as it was. The temporary name is hidden and short, whatever the target's,
+    and keeps the suffix, since some writers choose their format by it.
 
-    Raises InputError when the place cannot be written: no permission, disk full, a folder of
-    that name.
+    Raises InputError when the place cannot be written: no permission, disk full, a name that is
+    too long or a folder's.
     """
     target = Path(target)
-    temporary = target.with_name(f".{target.stem}.{uuid4().hex}.tmp{target.suffix}")
+    suffix = target.suffix if len(os.fsencode(target.suffix)) <= _LONGEST_SUFFIX else ""
+    temporary = target.with_name(f".{uuid4().hex[:16]}.tmp{suffix}")
+    require_file_name(target)
     try:
-        if target.is_dir():
-            raise InputError(f"cannot write {target}: a folder has this name; choose another")
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         _flush_to_disk(temporary)
@@ -39,6 +43,22 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def require_file_name(target: str | Path) -> None:
+    """Raise InputError where no file can have this name: a folder has it, or it is too long."""
+    try:
+        mode = os.stat(target).st_mode
+    except ValueError as error:
+        raise InputError(f"cannot write {str(target)!r}: {error}; choose another name") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError(
+                f"cannot write {target}: {error.strerror}; choose a shorter name"
+            ) from error
+        return
+    if stat.S_ISDIR(mode):
+        raise InputError(f"cannot write {target}: a folder has this name; choose another")
 
 
 def atomic_write_bytes(target: str | Path, data: bytes) -> Path:

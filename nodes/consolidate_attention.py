@@ -7,6 +7,7 @@ from comfy_api.latest import io, ui
 from ..editmgt_lib.choices import FILTERS, UPDATES
 from ..editmgt_lib.errors import InputError
 from ..editmgt_lib.localization.maps import Localization, LocalizationOptions
+from ..editmgt_lib.pictures.drawing import heat_map, relevance_on_picture
 from ..editmgt_lib.pictures.fitting import Tokens
 from ..editmgt_lib.text.instruction import Instruction
 from ..editmgt_lib.text.words import split_phrases
@@ -15,7 +16,6 @@ from .compat import CATEGORY, expert, known
 from .memory import on_device
 from .networks import Model
 from .parsing import block_range
-from .previews import heat_map, relevance_on_picture
 from .progress import Progress
 from .sockets import (
     MODEL_TIP,
@@ -96,8 +96,9 @@ class ConsolidateAttention(io.ComfyNode):
             update=update,
         )
         localization = localized(model, tokens, instruction, options)
-        mask = relevance_on_picture(localization, tokens.canvas)
-        heat = heat_map(tokens.canvas.source, mask)
+        canvas = tokens.canvas
+        mask = relevance_on_picture(localization.upsample(canvas.rows, canvas.cols), canvas)
+        heat = heat_map(canvas.source, mask)
         return io.NodeOutput(localization, mask, heat, ui=ui.PreviewImage(heat, cls=cls))
 
 

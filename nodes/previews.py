@@ -1,25 +1,17 @@
-"""What the nodes show: the token grid, the heat map, the partial picture. Plain tensors and PIL."""
+"""What the nodes show: the token grid and the partial picture. Plain tensors and PIL."""
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..editmgt_lib.localization.maps import Localization
 from ..editmgt_lib.pictures.canvas import Canvas
+from ..editmgt_lib.pictures.drawing import enlarged
 from ..editmgt_lib.pictures.fitting import project_mask
 
 HELD = (0.20, 0.45, 0.95)  # blue: follows the source picture
 MASKED = (1.00, 0.55, 0.10)  # orange: touched by the mask
 GRID_SIDE = 512  # pixels of a token grid, about
-# From irrelevant to relevant.
-HEAT = (
-    (0.05, 0.08, 0.45),
-    (0.10, 0.55, 0.90),
-    (0.45, 0.85, 0.45),
-    (1.00, 0.85, 0.20),
-    (0.85, 0.08, 0.08),
-)
 
 
 def to_pil(picture: Tensor) -> Image.Image:
@@ -31,11 +23,6 @@ def tinted(picture: Tensor, where: Tensor, colour: tuple[float, ...], share: flo
     """Colours [..., 3] mixed with one colour where a bool [...] says so."""
     mixed = torch.lerp(picture, picture.new_tensor(colour).expand_as(picture), share)
     return torch.where(where[..., None], mixed, picture)
-
-
-def enlarged(cells: Tensor, times: int) -> Tensor:
-    """Repeat rows and columns of [H, W, ...]."""
-    return cells.repeat_interleave(times, 0).repeat_interleave(times, 1)
 
 
 def window(plane: Tensor, canvas: Canvas, item: int = 0) -> Tensor:
@@ -92,23 +79,3 @@ def _at_cells(planes: Tensor, canvas: Canvas, cell: int) -> Tensor:
     size = (canvas.rows * cell, canvas.cols * cell)
     mode = "nearest" if cell >= canvas.factor else "area"
     return F.interpolate(planes[None], size=size, mode=mode)[0]
-
-
-def relevance_on_picture(found: Localization, canvas: Canvas) -> Tensor:
-    """A relevance map at picture size, float32 [B, H, W] in 0..1; 0 outside a crop."""
-    tokens = found.upsample(canvas.rows, canvas.cols).clamp(0, 1).cpu()
-    whole = torch.zeros(canvas.batch, canvas.height, canvas.width)
-    for item, where in enumerate(canvas.placements):
-        top, left, bottom, right = where.box
-        whole[item, top:bottom, left:right] = where.restore(enlarged(tokens[item], canvas.factor))
-    return whole
-
-
-def heat_map(pictures: Tensor, relevance: Tensor) -> Tensor:
-    """Relevance [B, H, W] in colours over the greyed pictures [B, H, W, C]: [B, H, W, 3]."""
-    stops = relevance.new_tensor(HEAT)
-    place = relevance.clamp(0, 1) * (len(HEAT) - 1)
-    below = place.floor().long().clamp(max=len(HEAT) - 2)
-    colours = torch.lerp(stops[below], stops[below + 1], (place - below)[..., None])
-    grey = pictures[..., :3].mean(-1, keepdim=True).to(colours)
-    return 0.45 * grey + 0.55 * colours

@@ -377,7 +377,7 @@ def test_a_full_disk_leaves_no_part_of_a_file(editmgt, picture, tmp_path, monkey
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("editmgt_lib.pictures.images._write", full)
+    monkeypatch.setattr("editmgt_lib.pictures.writing._png", full)
     before = listing(tmp_path)
     assert editmgt("edit", picture, TEXT, "-o", tmp_path / "out.png") == 2
     assert "No space left" in the_error(capsys) and listing(tmp_path) == before

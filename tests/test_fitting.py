@@ -178,6 +178,14 @@ def test_extreme_sizes(mode, size):
     assert max(canvas.size) <= 2048 and min(canvas.size) >= 32
 
 
+@settings(max_examples=60, deadline=None)
+@given(sides, sides, st.sampled_from(MODES), seeds)
+def test_covered_tokens_are_those_that_touch_the_picture(height, width, mode, seed):
+    mask = _spots(2, height, width, seed)
+    _, canvas = fit(_picture(2, height, width), _options(mode), mask)
+    assert torch.equal(canvas.covered, project_mask(torch.ones(1, height, width), canvas))
+
+
 def test_one_pixel_of_an_8192_mask_selects_a_token():
     mask = torch.zeros(1, 8192, 8192, dtype=torch.bool)
     mask[0, 8191, 4097] = True

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from editmgt_lib.errors import InputError
-from editmgt_lib.pictures.images import MAX_SIDE, read_image, read_mask, write_image
+from editmgt_lib.pictures.images import MAX_SIDE, Metadata, read_image, read_mask, write_image
 
 
 def _values(shape, bits=8, seed=0):
@@ -214,8 +214,8 @@ def test_profile_is_kept(tmp_path):
     values = _values((4, 4, 3))
     profile = b"not really a profile" * 9
     for bits, name in ((8, "a.png"), (16, "b.png"), (8, "c.webp"), (8, "d.jpg")):
-        write_image(tmp_path / name, _floats(values), bits, icc=profile)
-        assert read_image(tmp_path / name).icc == profile
+        write_image(tmp_path / name, _floats(values), bits, Metadata(icc=profile))
+        assert read_image(tmp_path / name).metadata.icc == profile
 
 
 def test_masks_are_painted_or_transparent(tmp_path):

@@ -252,14 +252,13 @@ def test_the_partial_picture_marks_held_and_pending_tokens(part, tokens):
 
 
 def test_the_heat_map_lies_where_the_picture_is(part, tokens):
-    previews, localization = part("nodes.previews"), part("editmgt_lib.localization")
+    drawing = part("editmgt_lib.pictures.drawing")
     canvas = tokens.canvas
-    relevance = torch.zeros(3, canvas.rows // 2, canvas.cols // 2)
-    relevance[:, 0, 0] = 1
-    found = localization.Localization(relevance, localization.LocalizationOptions())
-    mask = previews.relevance_on_picture(found, canvas)
+    relevance = torch.zeros(3, canvas.rows, canvas.cols)
+    relevance[:, :2, :2] = 1
+    mask = drawing.relevance_on_picture(relevance, canvas)
     assert mask.shape == (3, 60, 100) and mask.min() >= 0 and mask.max() <= 1
     assert (mask[:, :16, :16] > 0.5).all() and (mask[:, 40:, 60:] < 0.1).all()
-    heat = previews.heat_map(canvas.source, mask)
+    heat = drawing.heat_map(canvas.source, mask)
     assert heat.shape == (3, 60, 100, 3) and heat.min() >= 0 and heat.max() <= 1
     assert heat[0, 4, 4, 0] > heat[0, 4, 4, 2] and heat[0, -1, -1, 0] < heat[0, -1, -1, 2]

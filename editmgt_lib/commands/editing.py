@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError
 from ..localization.maps import Localization, LocalizationOptions
+from ..pictures.drawing import relevance_on_picture
 from ..pictures.fitting import Canvas, Tokens
 from ..pictures.images import MAX_SIDE, Picture, read_image, read_mask, write_image
 from ..sampling.options import FAST, SamplingOptions
@@ -206,17 +206,6 @@ def describe_run(
     }
 
 
-def relevance_picture(localization: Localization, canvas: Canvas) -> Tensor:
-    """The map at picture size, float32 [1, H, W, 1] in 0..1, 0 outside a crop."""
-    grid = localization.upsample(canvas.rows, canvas.cols)[:1].float().cpu().clamp(0, 1)
-    plane = F.interpolate(grid[None], size=canvas.size, mode="bilinear")[0, 0]
-    where = canvas.placements[0]
-    top, left, bottom, right = where.box
-    picture = plane.new_zeros(canvas.height, canvas.width)
-    picture[top:bottom, left:right] = where.restore(plane)
-    return picture[None, ..., None]
-
-
 def _check_depth(picture: Picture, job: Job) -> None:
     """Refuse an output that would lose bits or transparency, before the work is done."""
     suffix = job.out.suffix.lower()
@@ -233,12 +222,13 @@ def _write(
     written = []
     try:
         if job.attention is not None and found is not None:
-            write_image(job.attention, relevance_picture(found, canvas))
+            tokens = found.upsample(canvas.rows, canvas.cols)[:1]
+            write_image(job.attention, relevance_on_picture(tokens, canvas)[..., None])
             written.append(job.attention)
         if job.changed is not None:
             write_image(job.changed, decoded.changed[:1, ..., None].float())
             written.append(job.changed)
-        write_image(job.out, decoded.image, picture.bits, picture.icc)
+        write_image(job.out, decoded.image, picture.bits, picture.metadata)
     except BaseException:
         for path in written:  # left alone, they would stop the run that goes on with this picture
             path.unlink(missing_ok=True)

@@ -5,10 +5,12 @@ from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import InputError
 from ..files import atomic_path
+from ..pictures.drawing import heat_map
 from ..pictures.lettering import wrapped
 from ..toyworld.world import render
 from .report import Row
@@ -18,8 +20,6 @@ _TEXT = 210
 _HEADINGS = ("source", "instruction", "attention", "held (pale)", "result", "target", "")
 _PAPER, _INK, _FAINT = (255, 255, 255), (34, 38, 46), (120, 126, 136)
 _GOOD, _BAD = (30, 150, 80), (208, 52, 44)
-# Dark to bright, for relevance 0 to 1.
-_HEAT = ((16, 10, 60), (90, 20, 126), (186, 54, 100), (244, 124, 40), (252, 246, 160))
 
 
 def contact_sheet(rows: Sequence[Row]) -> Image.Image:
@@ -62,15 +62,12 @@ def save_picture(picture: Image.Image, path: str | Path) -> None:
 
 
 def heat_over(picture: np.ndarray, relevance: np.ndarray) -> np.ndarray:
-    """A relevance map [rows, cols] in 0..1 laid over the picture [H, W, 3], dark to bright."""
+    """A relevance map [rows, cols] in 0..1 in colours over the picture [H, W, 3]."""
     height, width = picture.shape[:2]
     field = Image.fromarray(np.clip(relevance, 0, 1).astype(np.float32))
-    grown = np.asarray(field.resize((width, height), Image.Resampling.BICUBIC)).clip(0, 1)
-    stops = np.linspace(0, 1, len(_HEAT))
-    colors = np.array(_HEAT) / 255
-    heat = np.stack([np.interp(grown, stops, colors[:, c]) for c in range(3)], -1)
-    grey = picture.mean(-1, keepdims=True)
-    return 0.72 * heat + 0.28 * grey
+    grown = np.asarray(field.resize((width, height), Image.Resampling.BICUBIC))
+    pixels, heat = torch.from_numpy(picture)[None], torch.from_numpy(grown.copy())[None]
+    return heat_map(pixels, heat)[0].numpy()
 
 
 def held_over(picture: np.ndarray, held: np.ndarray) -> np.ndarray:
