@@ -18,7 +18,7 @@ from .choices import DTYPES, OFFLOAD
 from .errors import InputError
 from .models.attention import AttentionFunction
 from .models.backends import choose_attention, sdpa
-from .models.config import TransformerConfig, complete_config
+from .models.config import FLOAT32_WEIGHTS, TransformerConfig, complete_config
 from .models.transformer import MaskedTransformer
 from .models.vq import VQConfig, VQModel
 from .offload import offload as offload_network
@@ -26,9 +26,6 @@ from .pipeline import EditMGT
 from .settings import Settings
 from .text.encoders import TextEncoders
 
-# The projection onto the codebook: in float32 logits are half as far from those of a float32 model,
-# for a thousandth of the weights.
-HIGH_PRECISION = ("mlm_layer.conv2.weight",)
 _DTYPES = {name: getattr(torch, name) for name in DTYPES if name != "auto"}
 
 
@@ -109,7 +106,7 @@ def load_transformer(
         read_state_dict(folder),
         device=device,
         dtype=dtype,
-        float32=HIGH_PRECISION,
+        float32=FLOAT32_WEIGHTS,
         where=str(folder),
     )
 

@@ -23,7 +23,15 @@ from .offload import execution, execution_device, move_execution
 from .pictures.canvas import Canvas, Tokens
 from .pictures.compositing import composite, project_mask, support
 from .pictures.fitting import FitOptions, fit
-from .results import Decoded, EditResult, decode_pixels, memory_advice, stage, unchanged_notes
+from .results import (
+    Decoded,
+    EditResult,
+    decode_pixels,
+    foreign_notes,
+    memory_advice,
+    stage,
+    unchanged_notes,
+)
 from .sampling.loop import Callback, StepEvent, of_item, report
 from .sampling.noise import ItemNoise, SharedNoise
 from .sampling.options import SamplingOptions
@@ -100,7 +108,16 @@ class EditMGT:
         with stage("tokenizing", "use a smaller picture or batch", self.vq):
             # Item by item: the same ids whatever the batch, and no more memory than one needs.
             ids = torch.cat([self.vq.encode(p[None].to(device)) for p in pixels])
-        return Tokens(ids, canvas, ids)
+        return Tokens(ids, canvas, ids, self._foreign(pixels, ids))
+
+    def _foreign(self, pixels: Tensor, ids: Tensor) -> tuple[str, ...]:
+        """A note about pictures that the tokenizer does not reproduce."""
+        limit = self.settings.max_reconstruction_error
+        if limit is None:
+            return ()
+        errors = (decode_pixels(self.vq, ids).clamp(0, 1) - pixels.cpu()).abs().mean((1, 2, 3))
+        which = [k for k, error in enumerate(errors.tolist()) if error > limit]
+        return foreign_notes(which, len(pixels))
 
     def encode_instruction(
         self, prompt: str | Sequence[str], negative: str | Sequence[str] | None = None
@@ -117,9 +134,7 @@ class EditMGT:
             raise InputError("the text encoders were freed; load the checkpoint again")
         less = "" if self.text_encoders.device.type == "cpu" else "load with offload 'layers', or "
         with memory_advice("encoding text", less + "use a smaller dtype or another device"):
-            return self.text_encoders.encode(
-                prompt, self.settings.negative if negative is None else negative
-            )
+            return self.text_encoders.encode(prompt, negative, self.settings.negative)
 
     def localize(
         self,

@@ -1,6 +1,6 @@
 """Results of an edit, decoding to pixels, and the context every stage runs in."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -39,12 +39,24 @@ class EditResult(Decoded):
 
 
 def unchanged_notes(tokens: Tokens) -> tuple[str, ...]:
-    """A note for the pictures of a batch in which no token changed."""
+    """A note on the pictures of a batch in which no token changed."""
     same = [k for k, item in enumerate(tokens.changed.flatten(1).any(1).tolist()) if not item]
-    if not same:
+    advice = "try another seed, a lower threshold or other words"
+    return (f"nothing changed{_which(same, len(tokens.ids))}: {advice}",) if same else ()
+
+
+def foreign_notes(pictures: Sequence[int], batch: int) -> tuple[str, ...]:
+    """A note on the pictures that are of another kind than the checkpoint was made for."""
+    if not pictures:
         return ()
-    which = "" if len(tokens.ids) == 1 else f" in picture {', '.join(map(str, same))}"
-    return (f"nothing changed{which}: try another seed, a lower threshold, or other words",)
+    return (
+        f"this checkpoint does not know pictures like this one{_which(pictures, batch)} and will "
+        "repaint it; ToyWorld edits pictures of its own world, photographs need published weights",
+    )
+
+
+def _which(pictures: Sequence[int], batch: int) -> str:
+    return f" (picture {', '.join(map(str, pictures))})" if batch > 1 else ""
 
 
 @contextmanager

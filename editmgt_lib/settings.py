@@ -26,6 +26,8 @@ class Settings:
         resolution: side of the square canvas in pixels. text_length: text rows.
         negative: negative prompt of an instruction that brings none.
         sampling, localization: defaults of both kinds of options.
+        max_reconstruction_error: mean absolute error, 0..1, up to which the tokenizer reproduces
+            the pictures it was made for; beyond it a picture gets a note. None: of any kind.
     """
 
     resolution: int = 1024
@@ -33,8 +35,11 @@ class Settings:
     negative: str = DEFAULT_NEGATIVE
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     localization: LocalizationOptions = field(default_factory=LocalizationOptions)
+    max_reconstruction_error: float | None = None
 
     def __post_init__(self) -> None:
+        if self.max_reconstruction_error is not None:
+            require_number("max_reconstruction_error", self.max_reconstruction_error, 0, 1)
         require_number("resolution", self.resolution, 1, whole=True)
         require_number("text_length", self.text_length, 1, whole=True)
         if not isinstance(self.negative, str):

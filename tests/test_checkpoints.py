@@ -668,7 +668,7 @@ def test_module_is_only_a_wrapper_where_every_name_has_it(tmp_path):
 
 
 def test_a_clip_saved_whole_is_its_text_part(tiny_copy):
-    before = editmgt_lib.load(tiny_copy, device="cpu").towers.clip
+    before = editmgt_lib.load(tiny_copy, device="cpu").text_encoders.clip
     folder = tiny_copy / "text_encoder"
     text = json.loads((folder / "config.json").read_text())
     width = text.pop("projection_dim")
@@ -684,7 +684,7 @@ def test_a_clip_saved_whole_is_its_text_part(tiny_copy):
         "text_model.embeddings.position_ids": torch.arange(77)[None],
     }
     save_file(read_state_dict(file) | image_side, file)
-    clip = editmgt_lib.load(tiny_copy, device="cpu").towers.clip
+    clip = editmgt_lib.load(tiny_copy, device="cpu").text_encoders.clip
     assert same(clip.state_dict(), before.state_dict())
     assert clip.config.projection_dim == width
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "siglip"}))

@@ -242,7 +242,7 @@ BELOW = {
     "checks": ("errors",),
     "offload": (),
     "models": ("errors",),
-    "checkpoints": ("errors", "files", "checks"),
+    "checkpoints": ("choices", "errors", "files", "checks"),
     "pictures": ("errors", "files", "checks", "choices"),
     "localization": ("errors", "checks", "choices"),
     "text": ("errors", "files", "checks", "checkpoints", "offload"),

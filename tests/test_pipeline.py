@@ -890,7 +890,7 @@ def test_the_last_event_comes_though_all_tokens_were_known_before(model, instruc
 def test_an_edit_that_changes_nothing_says_so(model):
     result = model.edit(picture(batch=2), PROMPT, options=replace(QUICK, threshold=1.0))
     assert not result.changed.any()
-    assert any("nothing changed in picture 0, 1" in note for note in result.notes)
+    assert any("nothing changed (picture 0, 1)" in note for note in result.notes)
     assert not model.edit(picture(), PROMPT, options=QUICK).notes
 
 
@@ -901,3 +901,13 @@ def test_no_map_is_read_where_nothing_is_held(model, instruction, monkeypatch):
     monkeypatch.setattr("editmgt_lib.sampling.predictor.consolidate", lambda *_: 1 / 0)
     _, last = model.sample(tokens, instruction, QUICK, localization=given)
     assert torch.equal(last.relevance, given.relevance)
+
+
+def test_a_picture_of_another_kind_gets_a_note(toy, toy_pictures):
+    pictures, texts = toy_pictures
+    assert not toy.encode_image(pictures).notes
+    across = torch.linspace(0, 1, 128).expand(1, 128, 128)[..., None]
+    photo = across.expand(-1, -1, -1, 3)
+    (note,) = toy.encode_image(torch.cat([pictures[:1], photo])).notes
+    assert "does not know pictures like this one (picture 1)" in note
+    assert note in toy.edit(torch.cat([pictures[:1], photo]), texts[0], steps=1).notes

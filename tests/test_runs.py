@@ -61,7 +61,7 @@ def fail_at(monkeypatch, name, error):
     def write(path, *rest):
         if path.name == name:
             raise error
-        write_image(path, *rest)
+        return write_image(path, *rest)
 
     monkeypatch.setattr(editing, "write_image", write)
 
@@ -262,7 +262,7 @@ def test_lines_are_written_as_they_come(edit, folder, tmp_path, monkeypatch):
 
     def write(path, *rest):
         seen.append(len(rows_of(file)) if file.exists() else 0)
-        write_image(path, *rest)
+        return write_image(path, *rest)
 
     monkeypatch.setattr(editing, "write_image", write)
     assert edit(folder, TEXT, "-o", out, "--json", file) == 0
@@ -623,14 +623,17 @@ def test_notes_are_said_once_and_recorded(edit, folder, tmp_path, monkeypatch, c
 
     from editmgt_lib.pipeline import EditMGT
 
-    encode = noted(EditMGT.encode_instruction, "the text was cut")
-    monkeypatch.setattr(EditMGT, "encode_instruction", encode)
     monkeypatch.setattr(editing, "read_image", noted(editing.read_image, "only the first frame"))
-    monkeypatch.setattr(EditMGT, "decode", noted(EditMGT.decode, "nothing changed"))
-    assert edit(folder, TEXT, "-o", tmp_path / "out", "--json") == 0
+    encode = noted(EditMGT.encode_image, "a picture of another kind")
+    monkeypatch.setattr(EditMGT, "encode_image", encode)
+    monkeypatch.setattr(editing, "unchanged_notes", lambda tokens: ("nothing changed",))
+    cut = "prompt: too long"
+    assert edit(folder, f"{TEXT} " * 40, "-o", tmp_path / "out", "--json") == 0
     captured = capsys.readouterr()
-    notes = ["the text was cut", "only the first frame", "nothing changed"]
-    assert [json.loads(line)["notes"] for line in captured.out.splitlines()] == [notes] * 3
-    assert captured.err.count("the text was cut") == 1
+    notes = ["only the first frame", "a picture of another kind", "nothing changed"]
+    for line in captured.out.splitlines():
+        of_text, *of_picture = json.loads(line)["notes"]
+        assert of_text.startswith(cut) and of_picture == notes
+    assert captured.err.count(cut) == 1
     assert captured.err.count("nothing changed") == 3
     assert "b.png: nothing changed" in captured.err

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..choices import SCHEDULES
 from ..errors import CheckpointError, InputError
 from .weights import read_config, read_headers
 
@@ -92,10 +93,10 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
     # What is no object, the settings refuse.
     if schedule is None or not isinstance(sampling, dict) or "schedule" in sampling:
         return stated
-    if schedule not in ("cosine", "linear"):
+    if schedule not in SCHEDULES:
         raise CheckpointError(
-            f"{Path(*_scheduler(folder))}: masking_schedule is {schedule!r}; only 'cosine' and "
-            "'linear' are supported"
+            f"{Path(*_scheduler(folder))}: masking_schedule is {schedule!r}; only "
+            f"{' and '.join(map(repr, SCHEDULES))} are supported"
         )
     return stated | {"sampling": {"schedule": schedule, **sampling}}
 

@@ -128,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
     """
     paths, args.instruction = _split(args.inputs)
     several = len(paths) > 1 or os.path.isdir(paths[0])
-    mask = path_of(args.mask) if args.mask else None
+    mask = None if args.mask is None else path_of(args.mask)
     inputs = collect(paths, mask)
     protected = [*inputs.pictures, mask] if mask else inputs.pictures
     outputs = Outputs(protected, args.overwrite, inputs.folders)

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -15,6 +14,7 @@ from ..localization.maps import Localization, LocalizationOptions
 from ..pictures.drawing import relevance_on_picture
 from ..pictures.fitting import Canvas, Tokens
 from ..pictures.images import MAX_SIDE, Picture, read_image, read_mask, write_image
+from ..results import unchanged_notes
 from ..sampling.options import FAST, SamplingOptions
 from .console import on_step, progress_bar, say, shown
 from .options import given, load_model, path_of, text_of
@@ -66,7 +66,7 @@ class Request:
             negative=args.negative,
             sampling=sampling,
             words=words,
-            mask=read_mask(path_of(args.mask)) if args.mask else None,
+            mask=None if args.mask is None else read_mask(path_of(args.mask)),
             fit=args.fit,
             combine=args.combine,
             feather=args.feather,
@@ -94,7 +94,7 @@ class Session:
         self.request, self._args, clock = request, args, Stopwatch()
         with clock.stage("load"):
             model = load_model(args)
-        self._model, self._said = model, False
+        self._model = model
         settings = model.settings.override(**request.sampling, words=request.words or None)
         self._sampling, self._localization = settings.sampling, settings.localization
         self._check_use()
@@ -102,6 +102,8 @@ class Session:
             self._instruction = model.encode_instruction(request.instruction, request.negative)
         if request.words:
             self._instruction.rows_of(request.words)  # one error now, not one per picture
+        for note in self._instruction.notes:
+            say(note)
         model.free_text()
         if args.compile:
             say("compiling during the first step; this can take minutes, later runs less")
@@ -129,21 +131,12 @@ class Session:
         with clock.stage("decode"):
             decoded = model.decode(edited, feather=self.request.feather)
         with clock.stage("write"):
-            _write(job, picture, decoded, found, tokens.canvas)
-        notes = self._notes(job.source, picture, decoded)
+            lost = _write(job, picture, decoded, found, tokens.canvas)
+        notes = (*picture.notes, *tokens.notes, *unchanged_notes(edited), *lost)
+        for note in notes:
+            say(f"{shown(job.source)}: {note}")
+        notes = (*self._instruction.notes, *notes)
         return self._record(job, picture, decoded, clock) | {"notes": notes}
-
-    def _notes(self, source: Path, picture: Picture, decoded: "Decoded") -> list[str]:
-        """What the library says about the text, said once, and about this picture."""
-        of_text = list(getattr(self._instruction, "notes", ()))
-        if not self._said:
-            for note in of_text:
-                say(note)
-        self._said = True
-        of_picture = [*getattr(picture, "notes", ()), *getattr(decoded, "notes", ())]
-        for note in of_picture:
-            say(f"{shown(source)}: {note}")
-        return of_text + of_picture
 
     def _sample(
         self, tokens: Tokens, label: str, clock: Stopwatch, wanted: bool
@@ -217,8 +210,8 @@ def _check_depth(picture: Picture, job: Job) -> None:
 
 def _write(
     job: Job, picture: Picture, decoded: "Decoded", found: Localization | None, canvas: Canvas
-) -> None:
-    """Write the files of a picture, the picture itself last; none stays if one fails."""
+) -> tuple[str, ...]:
+    """Write the files of a picture, itself last; none stays if one fails. Gives what is lost."""
     written = []
     try:
         if job.attention is not None and found is not None:
@@ -228,7 +221,7 @@ def _write(
         if job.changed is not None:
             write_image(job.changed, decoded.changed[:1, ..., None].float())
             written.append(job.changed)
-        write_image(job.out, decoded.image, picture.bits, picture.metadata)
+        return write_image(job.out, decoded.image, picture.bits, picture.metadata)
     except BaseException:
         for path in written:  # left alone, they would stop the run that goes on with this picture
             path.unlink(missing_ok=True)

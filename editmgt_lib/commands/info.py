@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 FLOAT32_ALWAYS = "vqvae"  # lower precision changes token assignments
-LANGUAGE_MODEL = "llm_encoder"
+TRANSFORMER, LANGUAGE_MODEL = "editmgt", "llm_encoder"
 TEXT = ("text_encoder", LANGUAGE_MODEL)
 _BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def memory(report: "FolderReport") -> dict[str, dict[str, int]]:
-    """Bytes of weights on the device at a time, by number format; what is computed comes on top.
+    """Bytes of weights on the device at a time, by number format; activations are extra.
 
     Of all parts ("all"; an upper bound, for the language model's last layer is in the files but not
     loaded), of those left once the text is encoded ("without_text"), and the most there is at a
@@ -59,8 +59,11 @@ def memory(report: "FolderReport") -> dict[str, dict[str, int]]:
     """
     layers = _language_layers(report)
 
+    exempt = _float32_parameters(report)
+
     def size(part: "PartReport", bytes_each: int) -> int:
-        return part.parameters * (4 if part.part.name == FLOAT32_ALWAYS else bytes_each)
+        exact = exempt.get(part.part.name, 0)
+        return exact * 4 + (part.parameters - exact) * bytes_each
 
     def most(bytes_each: int, language_model: int) -> int:
         whole = [size(p, bytes_each) for p in report.parts if p.part.name != LANGUAGE_MODEL]
@@ -75,6 +78,19 @@ def memory(report: "FolderReport") -> dict[str, dict[str, int]]:
         }
         for dtype, each in _BYTES.items()
     }
+
+
+def _float32_parameters(report: "FolderReport") -> dict[str, int]:
+    """By part, how many parameters are float32 whatever the dtype."""
+    from ..checkpoints import read_headers
+    from ..models.config import FLOAT32_WEIGHTS
+
+    exempt = {p.part.name: p.parameters for p in report.parts if p.part.name == FLOAT32_ALWAYS}
+    for part in report.parts:
+        if part.part.name == TRANSFORMER and part.present and not part.problem:
+            headers = read_headers(Path(report.folder) / TRANSFORMER)
+            exempt[TRANSFORMER] = sum(headers[n].elements for n in FLOAT32_WEIGHTS if n in headers)
+    return exempt
 
 
 def _language_layers(report: "FolderReport") -> list[int]:

@@ -8,12 +8,10 @@ from itertools import chain, count
 from pathlib import Path
 
 from ..errors import InputError
+from ..pictures.formats import READABLE
 from .console import shown
 from .identity import Listings, fold, identities
 
-READABLE = (
-    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff",
-)  # fmt: skip
 _UNREADABLE = (
     ".heic", ".heif", ".jxl", ".jp2", ".j2k", ".svg", ".psd", ".xcf", ".eps", ".ico", ".icns",
     ".tga", ".pcx", ".dds", ".qoi", ".exr", ".hdr", ".apng", ".ppm", ".pgm", ".pbm", ".pnm",

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files import require_file_name
+from ..pictures.formats import READABLE, WRITABLE
 from .console import DEFECT, one_line, report, show, shown
 from .identity import Listings, identities
-from .inputs import READABLE
 from .interrupts import is_interrupt, working
 from .options import path_of
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+PICTURES = tuple(WRITABLE)
 RECORDS = (".json", ".jsonl")
 
 
@@ -61,6 +62,7 @@ class Outputs:
             raise InputError(f"{what} is a folder; give the name of a file")
         if os.path.lexists(path) and not (resume or self.overwrite):
             raise InputError(f"{what} exists; choose another name or add --overwrite")
+        require_file_name(path)
         _require_writable(what, path)
         self._claimed |= dict.fromkeys(keys, option)
         return path

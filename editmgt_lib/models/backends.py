@@ -118,5 +118,5 @@ def _xformers_problem(device: torch.device) -> str | None:
     try:
         from xformers.ops.fmha import memory_efficient_attention_partial  # noqa: F401
     except ImportError:
-        return "the package xformers (pip install 'editmgt[xformers]')"
+        return "the package xformers"
     return None

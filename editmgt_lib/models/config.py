@@ -11,6 +11,9 @@ from ..errors import CheckpointError
 Shapes = Mapping[str, Sequence[int]]
 
 CONNECTORS = ("none", "linear")
+# The projection onto the codebook is float32 always: logits are then half as far from those of a
+# float32 model, for one weight in a hundred.
+FLOAT32_WEIGHTS = ("mlm_layer.conv2.weight",)
 MICRO_CONDITIONS = 5  # width, height, crop x, crop y, aesthetic score
 MICRO_WIDTH = 256  # sinusoid width of each micro-condition
 CONNECTOR_WEIGHT = "connector.projector.weight"

@@ -151,14 +151,21 @@ class TextEncoders:
             return gemma(inputs_embeds=words, use_cache=False).last_hidden_state
 
     def encode(
-        self, prompt: str | Sequence[str], negative: str | Sequence[str] = DEFAULT_NEGATIVE
+        self,
+        prompt: str | Sequence[str],
+        negative: str | Sequence[str] | None = None,
+        own_negative: str = DEFAULT_NEGATIVE,
     ) -> Instruction:
         """Encode B prompts and as many negative prompts, or one for all.
 
+        own_negative: the checkpoint's, used for None; no user wrote it, so nothing is noted on it.
         Each distinct text is encoded by itself, so that its states do not depend on the others,
         not even in the last bit.
         """
-        prompts, negatives = _as_prompts("prompt", prompt), _as_prompts("negative", negative)
+        prompts, negatives = (
+            _as_prompts("prompt", prompt),
+            _as_prompts("negative", own_negative if negative is None else negative),
+        )
         if len(negatives) not in (1, len(prompts)):
             raise InputError(
                 f"{len(negatives)} negative prompts for {len(prompts)} prompts; give one or as many"
@@ -181,7 +188,7 @@ class TextEncoders:
             truncated=tuple(one.surplus for one in rows),
             prompt_notes=tuple(
                 notes("prompt", *tokens[text])
-                + (() if other == DEFAULT_NEGATIVE else notes("negative prompt", *tokens[other]))
+                + (() if negative is None else notes("negative prompt", *tokens[other]))
                 for text, other in zip(prompts, negatives, strict=True)
             ),
         )
