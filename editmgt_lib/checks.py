@@ -1,7 +1,9 @@
 """Checks of what a caller gives; every message names the thing, its value and the way to fix it."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from math import inf
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -20,12 +22,26 @@ def require_number(
     name: str, value: Any, low: float, high: float = inf, whole: bool = False
 ) -> None:
     """Raise InputError unless `value` is a finite number (an int if `whole`) within low..high."""
-    kinds = int if whole else (int, float)
-    good = isinstance(value, kinds) and not isinstance(value, bool)
+    good = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
     if not good or not low <= value <= high or value == inf:  # NaN fails too
         kind = "a whole number" if whole else "a number"
         bounds = f"from {low} up" if high == inf else f"from {low} to {high}"
         raise InputError(f"{name} is {value!r}; use {kind} {bounds}")
+
+
+def plain(value: Any) -> Any:
+    """Python's own number for NumPy's, a tuple of them for a list; anything else as it is."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(plain, value))
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
+def use_plain_values(options: Any) -> None:
+    """Make the fields of a frozen dataclass `plain`; for its `__post_init__`."""
+    for f in fields(options):
+        object.__setattr__(options, f.name, plain(getattr(options, f.name)))
 
 
 def checked_image(image: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ Library, command line and nodes read these; nothing is imported, so that help st
 """
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+ATTENTIONS = ("sdpa", "flash", "xformers", "math")
 OFFLOAD = ("none", "stages", "layers")
 
 FITS = ("pad", "native", "crop")

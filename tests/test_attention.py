@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from editmgt_lib import load
+from editmgt_lib import choices, load
 from editmgt_lib.errors import EditMGTError, InputError
 from editmgt_lib.models.attention import (
     STRENGTH_SCOPES,
@@ -108,6 +108,10 @@ def test_a_model_edits_with_the_back_end_it_was_loaded_with(tiny_checkpoint, nam
     options = SamplingOptions(steps=3, guidance=2.0, strength=1.3)
     ids = [m.edit(picture(), PROMPT, options=options).tokens.ids for m in models]
     assert float((ids[0] == ids[1]).float().mean()) > 0.8  # equal but where rounding decides
+
+
+def test_the_command_line_offers_every_back_end():
+    assert set(choices.ATTENTIONS) == set(BACKENDS) and choices.ATTENTIONS[0] == "sdpa"
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,6 @@ def _maps(*shape: int, seed: int = 0) -> torch.Tensor:
         ("layers", (3, 2)),
         ("layers", (-1, 2)),
         ("layers", (1,)),
-        ("layers", [1, 2]),
         ("layers", (True, 2)),
         ("words", ("",)),
         ("words", "dog"),

@@ -19,6 +19,7 @@ from editmgt_lib.models.vq import VQModel
 from editmgt_lib.pictures.fitting import FitOptions, project_mask, support
 from editmgt_lib.sampling.noise import ItemNoise, SharedNoise
 from editmgt_lib.sampling.options import SamplingOptions
+from editmgt_lib.sampling.predictor import Predictor
 from editmgt_lib.settings import Settings
 from editmgt_lib.text.instruction import Instruction
 from editmgt_lib.toyworld import world
@@ -911,3 +912,19 @@ def test_a_picture_of_another_kind_gets_a_note(toy, toy_pictures):
     (note,) = toy.encode_image(torch.cat([pictures[:1], photo])).notes
     assert "does not know pictures like this one (picture 1)" in note
     assert note in toy.edit(torch.cat([pictures[:1], photo]), texts[0], steps=1).notes
+
+
+def test_guidance_and_the_codebook_projection_are_computed_in_float32(tiny_checkpoint, instruction):
+    """In a bfloat16 model too, where rounding them costs most of what the rest leaves."""
+    model = load(tiny_checkpoint, device="cpu", dtype="bfloat16")
+    tokens = model.encode_image(picture())
+    masked = torch.full_like(tokens.ids, model.transformer.config.mask_token_id)
+    predictor = Predictor(model.transformer, tokens, instruction, QUICK)
+    logits, _ = predictor(masked, 0)
+    features = predictor.predict(masked, 0).features
+    assert features.dtype == torch.bfloat16 and logits.dtype == torch.float32
+    negative, positive = features.double().flatten(1, 2)
+    whole = load(tiny_checkpoint, device="cpu").transformer.mlm_layer.conv2.weight
+    guided = negative + QUICK.guidance * (positive - negative)
+    expected = guided @ whole.double().flatten(1).T
+    assert float((logits - expected).abs().max()) < 1e-5 * float(expected.abs().max())

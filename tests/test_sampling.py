@@ -1,7 +1,9 @@
 """Sampling: schedule, noise, draw, hold rules, and the loop."""
 
 import dataclasses
+import json
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -103,6 +105,17 @@ def _sample(batch=1, options=None, start=None, seeds=None, found=None, **rest):
 def test_bad_options_are_refused_by_name(name, value):
     with pytest.raises(InputError, match=f"{name} is"):
         SamplingOptions(**{name: value})
+
+
+def test_numbers_of_numpy_and_lists_are_taken_as_pythons_own():
+    options = SamplingOptions(
+        steps=np.int64(4), guidance=np.float32(2.5), seed=[np.uint64(3), 4], temperature=[1, 0]
+    )
+    assert options == SamplingOptions(steps=4, guidance=2.5, seed=(3, 4), temperature=(1, 0))
+    assert json.loads(json.dumps(dataclasses.asdict(options)))["seed"] == [3, 4]
+    assert LocalizationOptions(layers=[np.int32(1), 2]).layers == (1, 2)
+    with pytest.raises(InputError, match="steps is"):
+        SamplingOptions(steps=np.float64(4))
 
 
 def test_defaults_are_the_published_ones():

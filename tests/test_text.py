@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -748,3 +749,10 @@ def test_importing_the_room_imports_no_transformers():
     code = "import sys, editmgt_lib.text.encoders; sys.exit('transformers' in sys.modules)"
     root = Path(__file__).resolve().parent.parent
     assert subprocess.run([sys.executable, "-c", code], cwd=root, timeout=120).returncode == 0
+
+
+def test_rows_outside_the_text_are_refused(encoders):
+    whole = encoders.encode(SENTENCES[0])
+    for row in (-1, whole.text_length):
+        with pytest.raises(InputError, match=f"rows .{row}. are outside its {whole.text_length}"):
+            replace(whole, content_rows=((row,),))

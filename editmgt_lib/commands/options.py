@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..choices import DTYPES, OFFLOAD
+from ..choices import ATTENTIONS, DTYPES, OFFLOAD
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -40,11 +40,15 @@ def add_device_option(parser: Any) -> None:
 
 
 def add_device_options(parser: Any) -> None:
-    """--device, --dtype and --offload."""
+    """--device, --dtype, --attention and --offload."""
     add_device_option(parser)
     parser.add_argument(
         "--dtype", choices=DTYPES, metavar="NAME", default="auto",
         help=f"{', '.join(DTYPES[1:])} or auto (default: auto)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--attention", choices=ATTENTIONS, metavar="NAME", default="sdpa",
+        help=f"kernel: {', '.join(ATTENTIONS)} (default: sdpa)",
     )  # fmt: skip
     parser.add_argument(
         "--offload", choices=OFFLOAD, metavar="MODE", default="none",
@@ -117,7 +121,10 @@ def load_model(args: argparse.Namespace) -> "EditMGT":
     """The model of --model, --device, --dtype and --offload."""
     from .. import load
 
-    return load(args.model, device=args.device, dtype=args.dtype, offload=args.offload)
+    return load(
+        args.model, device=args.device, dtype=args.dtype, attention=args.attention,
+        offload=args.offload,
+    )  # fmt: skip
 
 
 def find_folder(name: str) -> Path:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import require_choice
+from ..checks import require_choice, use_plain_values
 from ..choices import FILTERS, ROWS, STATES, UPDATES
 from ..errors import EditMGTError, InputError
 from .filters import smooth
@@ -53,6 +53,7 @@ class LocalizationOptions:
     state: str = "masked"
 
     def __post_init__(self) -> None:
+        use_plain_values(self)
         require_choice("rows", self.rows, ROWS)
         require_choice("update", self.update, UPDATES)
         require_choice("state", self.state, STATES)

@@ -13,7 +13,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from ..checks import checked_image, checked_mask, require_choice, require_number
+from ..checks import checked_image, checked_mask, require_choice, require_number, use_plain_values
 from ..choices import FITS
 from ..errors import InputError
 from .canvas import Canvas, Placement, Tokens
@@ -45,6 +45,7 @@ class FitOptions:
     context: float = 0.5
 
     def __post_init__(self) -> None:
+        use_plain_values(self)
         require_choice("mode", self.mode, FITS)
         require_number("factor", self.factor, 1, 64, whole=True)
         require_number("resolution", self.resolution, 2 * self.factor, 8192, whole=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..checks import require_choice, require_number
+from ..checks import require_choice, require_number, use_plain_values
 from ..choices import DRAWS, HOLD_RULES, REUSES, SCHEDULES
 from ..errors import InputError
 from ..models.attention import STRENGTH_SCOPES
@@ -58,6 +58,7 @@ class SamplingOptions:
     refresh: int = 8
 
     def __post_init__(self) -> None:
+        use_plain_values(self)
         require_number("steps", self.steps, 1, 1000, whole=True)
         require_number("guidance", self.guidance, 0, 100)
         require_number("strength", self.strength, 0.01, 100)

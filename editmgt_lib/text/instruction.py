@@ -69,6 +69,16 @@ class Instruction:
                     f"shape of its positive counterpart {tuple(other.shape)}"
                 )
 
+        self._check_rows()
+
+    def _check_rows(self) -> None:
+        for words, content in zip(self.rows, self.content_rows, strict=True):
+            named = {row for word in words for row in word.rows} | set(content)
+            if outside := sorted(row for row in named if not 0 <= row < self.text_length):
+                raise InputError(
+                    f"instruction: rows {outside[:4]} are outside its {self.text_length} text rows"
+                )
+
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.states.shape))
         first = self.prompt[0] if len(self.prompt[0]) <= 40 else self.prompt[0][:37] + "..."
