@@ -125,12 +125,13 @@ class MaskedTransformer(nn.Module):
         injection = injection or InjectionOptions()
         vector = self.embed_conditions(pooled, micro_conditions)
         embedding = self._embed_time(timesteps, vector)  # [S, B, C]
-        still = self._embed_time([injection.timestep], vector)[0]
-        target, reference = self._positions(grid), None
+        target, reference, still = self._positions(grid), None, ()
         origin = torch.zeros(text.shape[1], 3, dtype=torch.float32, device="cpu")
         positions = [origin, grid_positions(*target)]
         if reference_ids is not None:
             reference = self.embed_tokens(reference_ids)
+            fixed = self._embed_time([injection.timestep], vector)[0]  # [B, C]
+            still = tuple(block.modulation(fixed) for block in self.blocks)
             positions.append(grid_positions(*self._positions(tuple(reference_ids.shape[-2:]))))
         rotary = rotary_table(torch.cat(positions), self.config.axes_dims_rope)
         return Conditioning(
@@ -138,9 +139,7 @@ class MaskedTransformer(nn.Module):
             reference=reference,
             modulations=tuple(b.modulation(embedding) for b in self.blocks),
             text_modulations=tuple(b.text_modulation(embedding) for b in self.transformer_blocks),
-            reference_modulations=()
-            if reference is None
-            else tuple(b.modulation(still) for b in self.blocks),
+            reference_modulations=still,
             rotary=rotary.to(text.device),
             grid=target,
             injection=injection,
