@@ -1,16 +1,19 @@
-"""Writing files so that a reader never sees half of one."""
+"""Files that a reader never sees half of, and files of tensors with plain data in the header."""
 
 import errno
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from .errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _LONGEST_SUFFIX = 32  # bytes; beyond that it is no format
 
@@ -85,6 +88,56 @@ def json_bytes(value: Any, what: str) -> bytes:
         raise InputError(
             f"cannot write {what} as JSON: {error}; give plain finite values"
         ) from error
+
+
+def write_tensors(
+    target: str | Path, tensors: Mapping[str, "Tensor"], kind: str, plain: Mapping[str, Any]
+) -> Path:
+    """Write a safetensors file that holds `plain` as JSON in its header.
+
+    kind: what the file holds, "tokens" say, and no other kind reads. InputError: see `atomic_path`.
+    """
+    import torch
+    from safetensors.torch import save
+
+    # Clones: the writer refuses views and tensors that share memory.
+    own = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    return atomic_write_bytes(
+        target, save(own, {"format": _tensor_format(kind), kind: json.dumps(plain)})
+    )
+
+
+@contextmanager
+def open_tensors(
+    path: str | Path, kind: str, device: Any = "cpu"
+) -> Iterator[tuple[dict[str, "Tensor"], dict[str, Any]]]:
+    """Give the tensors and the plain data `write_tensors` wrote.
+
+    Raises InputError for any other file, also where the block cannot use what the file holds.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != _tensor_format(kind):
+                raise ValueError(f"its format is not {_tensor_format(kind)}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            plain = json.loads(metadata[kind])
+        yield tensors, plain
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {path}; give one of saved {kind}") from error
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"cannot read {path} as saved {kind}: {error}; give a file that `save` wrote"
+        ) from error
+
+
+def _tensor_format(kind: str) -> str:
+    return f"editmgt.{kind}.1"
 
 
 def _flush_to_disk(path: Path) -> None:

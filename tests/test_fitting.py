@@ -417,6 +417,51 @@ def test_an_item_is_its_picture_with_its_place_and_tokens(source):
             batch.item(3)
 
 
+@pytest.mark.parametrize("source", [True, False])
+def test_tokens_survive_a_file_bit_for_bit(source, tmp_path):
+    _, canvas = fit(_picture(2, 33, 61, 4), _options("crop"), _spots(2, 33, 61, seed=1, count=1))
+    if not source:
+        canvas = Canvas.blank(2, 32, 64, 8)
+    ids = torch.arange(2 * canvas.rows * canvas.cols).view(2, canvas.rows, canvas.cols)
+    tokens = Tokens(ids, canvas, ids + ids % 2 if source else None, ("a note",))
+    tokens.item(1).save(tmp_path / "new" / "one.safetensors")
+    assert torch.equal(Tokens.load(tmp_path / "new" / "one.safetensors").ids, ids[1:])
+    path = tmp_path / "new" / "two.safetensors"
+    tokens.save(path)
+    back = Tokens.load(path)
+    assert torch.equal(back.ids, ids) and torch.equal(back.changed, tokens.changed)
+    assert back.notes == ("a note",) and repr(back) == repr(tokens)
+    assert back.canvas.placements == canvas.placements and repr(back.canvas) == repr(canvas)
+    decoded = torch.rand(2, 3, *canvas.size, generator=_rng(1))
+    areas = [support(t.changed, t.canvas, 1) if source else None for t in (tokens, back)]
+    pictures = [composite(decoded, t.canvas, a) for t, a in zip((tokens, back), areas, strict=True)]
+    assert torch.equal(*pictures)
+
+
+def test_other_files_are_not_tokens(tmp_path):
+    canvas = Canvas.blank(1, 32, 32, 8)
+    ids = torch.zeros(1, 4, 4, dtype=torch.int64)
+    path = tmp_path / "tokens.safetensors"
+    Tokens(ids, canvas).save(path)
+    content = path.read_bytes()
+    damaged = {
+        "cut": content[: len(content) // 2],
+        "text": b"no tensors in here",
+        "instruction": content.replace(b"editmgt.tokens.1", b"editmgt.tockens1"),
+        "size": content.replace(b"[32, 32]", b"[32, 64]"),
+        "number": content.replace(b"[32, 32]", b"32      "),
+        "field": content.replace(b"placements", b"placement_"),
+    }
+    for name, data in damaged.items():
+        assert data != content
+        (tmp_path / name).write_bytes(data)
+    for name in (*damaged, "absent", "."):
+        with pytest.raises(InputError, match="saved tokens"):
+            Tokens.load(tmp_path / name)
+    with pytest.raises(InputError, match="cannot write"):
+        Tokens(ids, canvas).save(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

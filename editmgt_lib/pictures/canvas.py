@@ -8,6 +8,7 @@ ratio of integers per axis, so that going there and back loses no pixel to round
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -16,6 +17,9 @@ from torch import Tensor
 
 from ..checks import require_number
 from ..errors import InputError
+from ..files import open_tensors, write_tensors
+
+_KIND = "tokens"  # of file
 
 
 @dataclass(frozen=True)
@@ -170,6 +174,31 @@ class Tokens:
         k = range(self.canvas.batch)[k]
         source = None if self.source_ids is None else self.source_ids[k : k + 1]
         return Tokens(self.ids[k : k + 1], self.canvas.item(k), source)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file with all that `decode` and a further edit need.
+
+        That includes the source picture, in float32. Raises InputError when the place cannot be
+        written; an older file then stays as it was.
+        """
+        canvas = self.canvas
+        tensors = {"ids": self.ids, "source_ids": self.source_ids, "source": canvas.source}
+        plain = {name: getattr(canvas, name) for name in ("height", "width", "size", "factor")}
+        plain["placements"] = [(p.box, p.scaled, p.offset) for p in canvas.placements]
+        given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        write_tensors(path, given, _KIND, {**plain, "notes": self.notes})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Tokens:
+        """Read what `save` wrote, onto the CPU. Raises InputError for any other file."""
+        with open_tensors(path, _KIND) as (tensors, plain):
+            notes, source = tuple(plain.pop("notes")), tensors.pop("source", None)
+            placements = tuple(
+                Placement(*map(tuple, placement)) for placement in plain.pop("placements")
+            )
+            plain["size"] = tuple(plain["size"])
+            canvas = Canvas(**plain, placements=placements, source=source)
+            return cls(**tensors, canvas=canvas, notes=notes)
 
     def with_ids(self, ids: Tensor) -> Tokens:
         """The same canvas and source with other ids: the result of one more edit."""

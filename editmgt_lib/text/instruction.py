@@ -3,7 +3,6 @@
 It needs no text encoder any more: later stages use its tensors and plain fields alone.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -11,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 
 from ..errors import InputError
-from ..files import atomic_path
+from ..files import open_tensors, write_tensors
 from .words import WordRows, match_phrase, split_phrases, split_words
 
 DEFAULT_NEGATIVE = (
@@ -20,7 +19,7 @@ DEFAULT_NEGATIVE = (
 )
 """Negative prompt of the published example script."""
 
-_FORMAT = "editmgt.instruction.1"
+_KIND = "instruction"  # of file
 _TENSORS = ("states", "pooled", "negative_states", "negative_pooled")
 
 
@@ -165,29 +164,13 @@ class Instruction:
 
         Raises InputError when the place cannot be written; an older file then stays as it was.
         """
-        from safetensors.torch import save_file
-
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _TENSORS}
-        # Clones: an expanded or shared tensor cannot be written as it is.
-        tensors = {
-            name: getattr(self, name).detach().cpu().clone(memory_format=torch.contiguous_format)
-            for name in _TENSORS
-        }
-        with atomic_path(path) as unfinished:
-            save_file(tensors, unfinished, {"format": _FORMAT, "instruction": json.dumps(plain)})
+        write_tensors(path, {name: getattr(self, name) for name in _TENSORS}, _KIND, plain)
 
     @classmethod
     def load(cls, path: str | os.PathLike, device: torch.device | str = "cpu") -> "Instruction":
         """Read what `save` wrote. Raises InputError for any other file."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != _FORMAT:
-                    raise InputError(f"{path} is not a saved instruction (format {_FORMAT})")
-                plain = json.loads(metadata["instruction"])
-                tensors = {name: file.get_tensor(name) for name in _TENSORS}
+        with open_tensors(path, _KIND, device) as (tensors, plain):
             plain = {name: tuple(value) for name, value in plain.items()}
             for name in ("content_rows", "prompt_notes"):
                 plain[name] = tuple(map(tuple, plain.get(name, ())))
@@ -196,12 +179,6 @@ class Instruction:
                 for item in plain["rows"]
             )
             return cls(**plain, **tensors)
-        except FileNotFoundError as error:
-            raise InputError(f"no saved instruction at {path}") from error
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{path} is not a saved instruction: {error}") from error
 
 
 def _named_phrases(words: str | Sequence[str]) -> tuple[str, ...]:
