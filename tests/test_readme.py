@@ -1,4 +1,4 @@
-"""The README does what it says: its commands are understood, its example runs, its files exist."""
+"""README and docs do what they say: commands are understood, examples run, linked files exist."""
 
 import re
 import runpy
@@ -15,15 +15,15 @@ from editmgt_lib.toyworld.world import Scene, Thing, is_heldout, render
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+LIBRARY = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
 SCENE = Scene((Thing("star", "yellow", 0), Thing("circle", "red", 5), Thing("square", "green", 7)),
               "sky")  # fmt: skip
 PICTURE = "docs/images/scene.png"
-PENDING = set()  # files to come
 
 
-def blocks(language):
+def blocks(language, text=README):
     """The fenced code blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def shell_lines():
@@ -74,19 +74,64 @@ def test_the_picture_is_drawn_by_toyworld():
         assert np.array_equal(np.asarray(image), render(SCENE, 128))
 
 
-def test_the_python_example_runs(tmp_path, monkeypatch):
-    (example,) = blocks("python")
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A working directory that holds the example picture."""
     (tmp_path / PICTURE).parent.mkdir(parents=True)
     shutil.copyfile(ROOT / PICTURE, tmp_path / PICTURE)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "example.py").write_text(example, encoding="utf-8")
+    return tmp_path
+
+
+def test_the_python_example_runs(workplace):
+    (example,) = blocks("python")
+    (workplace / "example.py").write_text(example, encoding="utf-8")
     names = runpy.run_path("example.py")
     with Image.open("edited.png") as image:
         assert image.size == (128, 128)
     assert names["kept"].any() and not names["kept"].all()
 
 
-def test_files_that_are_linked_exist():
-    linked = {x for x in re.findall(r"\]\(([^)#]+)\)", README) if not x.startswith("http")}
-    missing = {x for x in linked if not (ROOT / x).exists()}
-    assert missing <= PENDING
+def recipes():
+    """Recipes of docs/library.md by heading, each once as the code that follows the preamble."""
+    found = re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", LIBRARY, re.MULTILINE | re.DOTALL)
+    return {title: "\n".join(blocks("python", body)) for title, body in found}
+
+
+@pytest.fixture(scope="module")
+def preamble():
+    """Names the first block defines; the model is loaded once."""
+    names = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        exec(blocks("python", LIBRARY)[0], names)
+    return names
+
+
+@pytest.mark.parametrize("title", recipes())
+def test_recipes_run(title, workplace, preamble, capsys):
+    names = dict(preamble)
+    exec(compile(recipes()[title], title, "exec"), names)
+    printed = capsys.readouterr().out
+    result = names.get("result")
+    if result is not None:  # the recipe's edit has had an effect, and not on everything
+        assert result.changed.any() and not result.changed.all()
+    expected = {"Progress and cancelling": "step 3 of 16", "Notes and errors": "its words are"}
+    assert expected.get(title, "") in printed
+    for written in re.findall(r'write_image\("([^"]+)"', recipes()[title]):
+        with Image.open(written) as image:
+            assert image.size == (128, 128)
+
+
+def test_links_to_recipes_lead_to_one():
+    anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in recipes()}
+    assert set(re.findall(r"\]\(#([\w-]+)\)", LIBRARY)) == anchors
+    assert all(recipes().values())
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/library.md"])
+def test_files_that_are_linked_exist(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    linked = {x for x in re.findall(r"\]\(([^)#]+)\)", text) if not x.startswith("http")}
+    missing = {x for x in linked if not (ROOT / name).parent.joinpath(x).exists()}
+    assert not missing
