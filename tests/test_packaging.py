@@ -80,7 +80,8 @@ def test_the_wheel_states_its_requirements_without_upper_pins(wheel):
     core = {line for line in required if "extra ==" not in line}
     names = {re.match(r"[\w.-]+", line)[0] for line in core}
     assert names == {
-        "torch", "transformers", "safetensors", "numpy", "einops", "pillow", "huggingface-hub", "tqdm"
+        "torch", "transformers", "safetensors", "numpy", "einops", "pillow", "huggingface-hub",
+        "tqdm",
     }  # fmt: skip
     assert not [line for line in required if "<" in line.split(";")[0] or "==" in
                 line.split(";")[0]]  # fmt: skip
