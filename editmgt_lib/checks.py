@@ -1,4 +1,4 @@
-"""Checks of what a caller gives; every message names the thing, its value and the way to fix it."""
+"""Argument checks; every message names the argument, its value and the fix."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -45,12 +45,12 @@ def use_plain_values(options: Any) -> None:
 
 
 def checked_image(image: Tensor) -> Tensor:
-    """Pictures [B, H, W, C] as float32; uint8 is taken as 0..255. InputError otherwise."""
+    """Check pictures [B, H, W, C]; float32 in 0..1, from floats or from uint8 (0..255)."""
     if not isinstance(image, Tensor):
         raise InputError(f"image is a {type(image).__name__}; give a tensor [B, H, W, C].")
     if image.ndim != 4 or image.shape[-1] not in (1, 3, 4) or not image.numel():
         raise InputError(
-            f"image has shape {tuple(image.shape)}; use [B, H, W, C] without a zero, C 1, 3 or 4."
+            f"image has shape {tuple(image.shape)}; use [B, H, W, C], none of them 0, C 1, 3 or 4."
         )
     if image.dtype == torch.uint8:
         return image.to(torch.float32) / 255
@@ -60,15 +60,16 @@ def checked_image(image: Tensor) -> Tensor:
     if not (low >= -1 and high <= 2):  # NaN and infinities fail too
         raise InputError(
             f"image holds values from {low:g} to {high:g}; use finite values in 0..1 "
-            "(divide 0..255 by 255; NaN mostly comes from a float16 VAE)."
+            "(divide 0..255 by 255; NaN often comes from a float16 VAE)."
         )
     return image.to(torch.float32)
 
 
 def checked_mask(mask: Tensor, batch: int, height: int, width: int) -> Tensor:
-    """bool [batch, height, width] of a mask's pixels above 0.5; InputError if it does not fit.
+    """Check a mask and binarize it at 0.5: bool [batch, height, width].
 
-    mask: [batch or 1, height, width], bool or float; one mask serves all items.
+    mask: [batch or 1, height, width], bool or float; one mask serves all items. InputError if it
+    does not fit.
     """
     if not isinstance(mask, Tensor) or mask.ndim != 3:
         got = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__

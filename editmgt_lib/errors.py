@@ -1,11 +1,11 @@
-"""The errors the library raises on purpose; anything else is a defect of ours.
+"""Errors the library raises on purpose; any other is a bug.
 
-Every message names the thing, the value that was given and the way to fix it.
+Every message names the thing, the value given and the fix.
 """
 
 import errno
 
-# How devices without an error class of their own say that they are full.
+# How out-of-memory errors read on devices without an error class of their own.
 _FULL = (
     "out of memory",  # CUDA, ROCm, MPS, XPU
     "allocate memory",  # the CPU's "can't allocate memory"
@@ -20,23 +20,23 @@ _FULL = (
 
 
 class EditMGTError(Exception):
-    """Base of all deliberate errors; catch this to catch them all."""
+    """Base class of all deliberate errors."""
 
 
 class InputError(EditMGTError, ValueError):
-    """A value given by the caller (option, picture, mask, prompt) cannot be used."""
+    """An argument (option, picture, mask, prompt) that cannot be used."""
 
 
 class CheckpointError(EditMGTError):
-    """A checkpoint folder is incomplete, corrupt, unsafe or contradicts its own config."""
+    """A checkpoint that is incomplete, corrupt, unsafe or contradicts its own config."""
 
 
 class OutOfMemory(EditMGTError, MemoryError):
-    """The device ran out of memory; the message says what to lower."""
+    """The device is out of memory; the message says what to lower."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch, or of the system, says that a device or the host is full."""
+    """Whether an error of torch or the system means that a device or the host is full."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, OSError):
@@ -45,4 +45,4 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class Cancelled(EditMGTError):
-    """The caller's callback asked to stop; nothing of the run is kept."""
+    """The callback asked to stop; the run's result is discarded."""

@@ -15,7 +15,7 @@ from .errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-_LONGEST_SUFFIX = 32  # bytes; beyond that it is no format
+_LONGEST_SUFFIX = 32  # bytes; anything longer is not a format
 
 
 @contextmanager
@@ -23,11 +23,11 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `target`; move it into place when the block succeeds.
 
     Missing parent folders are made. If the block raises, the temporary file is removed and an
-    older `target` stays as it was. The temporary name is hidden and short, whatever the target's,
-    and keeps the suffix, since some writers choose their format by it.
+    older `target` stays as it was. The temporary name is hidden, short, and keeps the suffix, from
+    which some writers choose their format.
 
-    Raises InputError when the place cannot be written: no permission, disk full, a name that is
-    too long or a folder's.
+    Raises InputError if the target cannot be written: no permission, disk full, a name that is too
+    long or a folder's.
     """
     target = Path(target)
     suffix = target.suffix if len(os.fsencode(target.suffix)) <= _LONGEST_SUFFIX else ""
@@ -49,7 +49,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
 
 
 def require_file_name(target: str | Path) -> None:
-    """Raise InputError where no file can have this name: a folder has it, or it is too long."""
+    """Raise InputError if no file can have this name: it is a folder's, or too long."""
     try:
         mode = os.stat(target).st_mode
     except ValueError as error:
@@ -65,28 +65,28 @@ def require_file_name(target: str | Path) -> None:
 
 
 def atomic_write_bytes(target: str | Path, data: bytes) -> Path:
-    """Write `data` as the whole content of `target`; see `atomic_path` for what can go wrong."""
+    """Write `data` as the whole content of `target`; errors as `atomic_path`."""
     with atomic_path(target) as temporary:
         temporary.write_bytes(data)
     return Path(target)
 
 
 def atomic_write_json(target: str | Path, value: Any) -> Path:
-    """Write `value` as indented UTF-8 JSON ending in a newline.
+    """Write `value` as indented UTF-8 JSON with a final newline.
 
-    Raises InputError when `value` holds something JSON has no form for (tensors, NaN, infinities).
+    Raises InputError if JSON cannot hold it (tensors, NaN, infinities).
     """
     return atomic_write_bytes(target, json_bytes(value, str(target)))
 
 
 def json_bytes(value: Any, what: str) -> bytes:
-    """`value` as indented UTF-8 JSON; `what` names it in the InputError if that cannot be."""
+    """Encode `value` as indented UTF-8 JSON; the InputError if JSON cannot hold it names `what`."""
     try:
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
         return (text + "\n").encode("utf-8")
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(
-            f"cannot write {what} as JSON: {error}; give plain finite values"
+            f"cannot write {what} as JSON: {error}; use plain, finite values"
         ) from error
 
 
@@ -141,6 +141,6 @@ def _tensor_format(kind: str) -> str:
 
 
 def _flush_to_disk(path: Path) -> None:
-    # Without this a crash of the machine can leave an empty file under the final name.
+    # Without this, a crash of the machine can leave an empty file under the final name.
     with open(path, "rb+") as file:
         os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""From a checkpoint's name to a ready `EditMGT`: the one place that decides device and dtype."""
+"""From a checkpoint's name to a ready `EditMGT`; the only place that picks device and dtype."""
 
 from pathlib import Path
 
@@ -44,46 +44,51 @@ def load(
 
     Args:
         name: `"toyworld"` (shipped), a folder in the published layout, or a hub id.
-        device: a torch device, or `"auto"`: the first there is of CUDA (or ROCm), XPU (Intel), MPS
-            (Apple), CPU.
+        device: a torch device, or `"auto"`: the first available of CUDA (or ROCm), XPU (Intel),
+            MPS (Apple), CPU.
         dtype: of transformer and text encoders: `"float32"`, `"bfloat16"`, `"float16"` or `"auto"`,
-            which is bfloat16 on devices with matrix units for it, else float32. The tokenizer is
-            float32: bfloat16 assigns other tokens. Whether float32 products may use TF32 is the
-            process's own setting in torch; the library leaves it alone.
-        offload: `"none"`: all weights are on the device. `"stages"`: they rest on the CPU, and each
-            stage brings its own network to the device for its call. `"layers"`: the language model,
-            the largest, even layer by layer. Less memory, the same results, more time; one call at
+            which is bfloat16 on devices with matrix units for it, else float32. The tokenizer
+            stays in float32, since bfloat16 assigns other tokens. TF32 is left as the process has
+            it.
+        offload: `"none"` keeps all weights on the device. `"stages"` keeps them on the CPU and
+            onloads each stage's network for its call. `"layers"` also onloads the language model,
+            the largest part, layer by layer. Less memory, more time, the same results; one call at
             a time.
         text: load the text encoders; without them only encoded instructions can be used.
-        local_dir, allow_download: see `checkpoints.resolve`; without `allow_download` the network
-            is never touched.
-        attention: the transformer's back end: `"sdpa"` (PyTorch's kernel), `"flash"` (the same
-            without a mask: faster on GPUs where strength is not 1), `"xformers"`, or `"math"`.
+        local_dir, allow_download: see `checkpoints.resolve`; the network is used only with
+            `allow_download`.
+        attention: the transformer's back end: `"sdpa"` (PyTorch's kernel), `"flash"` (no mask,
+            hence faster on GPUs where strength is not 1), `"xformers"` or `"math"`.
 
     Raises:
-        InputError: no such checkpoint, device, dtype or offload. CheckpointError: parts missing,
-        corrupt or contradicting each other. OutOfMemory.
+        InputError: no such checkpoint, device, dtype, offload mode or back end.
+        CheckpointError: parts are missing, corrupt or contradict each other. OutOfMemory.
     """
     require_choice("offload", offload, OFFLOAD)
     folder = resolve(name, local_dir=local_dir, allow_download=allow_download)
-    place = choose_device(device)
-    kind = choose_dtype(dtype, place)
-    home = place if offload == "none" else torch.device("cpu")
+    execution = choose_device(device)
+    precision = choose_dtype(dtype, execution)
+    storage = execution if offload == "none" else torch.device("cpu")
     settings = Settings.read(folder)
     transformer = load_transformer(
-        folder / "editmgt", home, kind, attention=choose_attention(attention, place, kind)
+        folder / "editmgt",
+        storage,
+        precision,
+        attention=choose_attention(attention, execution, precision),
     )
     check_mask_token(folder, transformer.config.mask_token_id)
-    vq = load_tokenizer(folder / "vqvae", home)
-    encoders = TextEncoders.from_folder(folder, home, kind, settings.text_length) if text else None
+    vq = load_tokenizer(folder / "vqvae", storage)
+    encoders = None
+    if text:
+        encoders = TextEncoders.from_folder(folder, storage, precision, settings.text_length)
     model = EditMGT(transformer, vq, encoders, settings, folder)
     if offload != "none":
-        offload_model(model, place, offload)
+        offload_model(model, execution, offload)
     return model
 
 
 def offload_model(model: EditMGT, device: torch.device, mode: str) -> None:
-    """Execute a model on `device` and keep its weights on the CPU; for modes see `load`."""
+    """Execute a model on `device` with its weights on the CPU; for modes see `load`."""
     offload_network(model.transformer, device)
     offload_network(model.vq, device)
     if model.text_encoders is not None:
@@ -97,7 +102,7 @@ def load_transformer(
     operations=nn,
     attention: AttentionFunction = sdpa,
 ) -> MaskedTransformer:
-    """The transformer of `editmgt/`; what its config leaves out is read off the tensors."""
+    """Load the transformer in `editmgt/`; what its config leaves out is read off the tensors."""
     shapes = {name: info.shape for name, info in read_headers(folder).items()}
     values = complete_config(read_config(folder), shapes, where=str(folder))
     config = TransformerConfig.from_dict(values, where=str(folder / "config.json"))
@@ -112,7 +117,7 @@ def load_transformer(
 
 
 def load_tokenizer(folder: Path, device: torch.device, operations=nn) -> VQModel:
-    """The picture tokenizer of `vqvae/`, in float32."""
+    """Load the picture tokenizer in `vqvae/`, in float32."""
     config = VQConfig.from_dict(read_config(folder), where=str(folder / "config.json"))
     return load_module(
         lambda: VQModel(config, operations),
@@ -124,7 +129,7 @@ def load_tokenizer(folder: Path, device: torch.device, operations=nn) -> VQModel
 
 
 def choose_device(device: str | torch.device) -> torch.device:
-    """The torch device a name stands for; for `"auto"` see `load`."""
+    """Resolve a device name; for `"auto"` see `load`. InputError if it cannot be used."""
     if str(device) == "auto":
         available = (("cuda", torch.cuda), ("xpu", torch.xpu), ("mps", torch.backends.mps))
         return torch.device(next((name for name, api in available if api.is_available()), "cpu"))
@@ -136,7 +141,7 @@ def choose_device(device: str | torch.device) -> torch.device:
 
 
 def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """The number format a name stands for; `"auto"` depends on the device."""
+    """Resolve a dtype name; `"auto"` depends on the device."""
     if isinstance(dtype, torch.dtype) and dtype in _DTYPES.values():
         return dtype
     if dtype == "auto":
@@ -146,16 +151,16 @@ def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
 
 
 def _computes_bfloat16(device: torch.device) -> bool:
-    """Whether this device, not merely some, multiplies bfloat16 in hardware.
+    """Whether this very device multiplies bfloat16 in hardware.
 
-    torch's own question also counts emulation, which is slower than float32, and asks about the
-    current device. float16 is no way out: the hidden states of Gemma-2 exceed its range.
+    torch's own test asks about the current device and counts emulation, which is slower than
+    float32. float16 is no alternative: the hidden states of Gemma-2 exceed its range.
     """
     if device.type == "cuda":
         return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "xpu":  # the matrix units of Arc and Data Center Max; iGPUs may lack them
         properties = torch.xpu.get_device_properties(device)
         return getattr(properties, "has_subgroup_matrix_multiply_accumulate", False)
-    # An M1 emulates bfloat16, and torch does not tell which chip there is; CPUs with units for it
-    # are few, and on the others it is many times slower than float32.
+    # An M1 emulates bfloat16, and torch does not tell chips apart. Few CPUs have units for it; on
+    # the others it is many times slower than float32.
     return False

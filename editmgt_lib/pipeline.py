@@ -1,4 +1,4 @@
-"""EditMGT: five stages in one direction, and `edit`, which is nothing but the five in a row.
+"""EditMGT: five stages in one direction, and `edit`, which runs them in a row.
 
 picture --encode_image--> Tokens --------+--localize--> Localization --+
                                          |                            |
@@ -43,12 +43,12 @@ from .text.instruction import Instruction
 
 
 class EditMGT:
-    """A loaded checkpoint; see the methods, one per stage. Nothing is kept between calls.
+    """A loaded checkpoint, with one method per stage. Calls leave no state behind.
 
     Attributes:
-        transformer, vq, text_encoders: the networks; the last is None once freed.
+        transformer, vq, text_encoders: the networks; text_encoders is None once freed.
         settings: the checkpoint's own defaults.
-        folder: where it was loaded from, or None for networks built by hand.
+        folder: where it was loaded from; None for networks built in code.
     """
 
     def __init__(
@@ -68,16 +68,16 @@ class EditMGT:
 
     @property
     def device(self) -> torch.device:
-        """Where the transformer computes."""
+        """Execution device of the transformer."""
         return execution_device(self.transformer)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Number format the transformer computes in."""
+        """Precision the transformer computes in."""
         return execution(self.transformer)[1]
 
     def to(self, device: torch.device | str) -> "EditMGT":
-        """Move execution to another device, in place. Offloaded weights stay where they are."""
+        """Move execution to another device, in place; offloaded weights stay where they are."""
         for network in (self.transformer, self.vq):
             move_execution(network, device)
         if self.text_encoders is not None:
@@ -85,7 +85,7 @@ class EditMGT:
         return self
 
     def free_text(self) -> None:
-        """Drop the text encoders; the largest part, and not needed once a prompt is encoded."""
+        """Drop the text encoders: most of the weights, and not needed once prompts are encoded."""
         self.text_encoders = None
 
     def encode_image(
@@ -95,7 +95,7 @@ class EditMGT:
 
         Args:
             fit_options: `"pad"`, `"native"`, `"crop"` (around `mask`), or options in full.
-            mask: [B or 1, H, W]; read where the fit is `"crop"`.
+            mask: [B or 1, H, W]; read only by `"crop"`.
 
         Raises:
             InputError: a picture, mask or fit that cannot be used; OutOfMemory.
@@ -106,7 +106,7 @@ class EditMGT:
         pixels, canvas = fit(image, fit_options, mask)
         device = execution_device(self.vq)
         with stage("tokenizing", "use a smaller picture or batch", self.vq):
-            # Item by item: the same ids whatever the batch, and no more memory than one needs.
+            # Item by item: ids do not depend on the batch, and memory stays that of one picture.
             ids = torch.cat([self.vq.encode(p[None].to(device)) for p in pixels])
         return Tokens(ids, canvas, ids, self._foreign(pixels, ids))
 
@@ -122,18 +122,20 @@ class EditMGT:
     def encode_instruction(
         self, prompt: str | Sequence[str], negative: str | Sequence[str] | None = None
     ) -> Instruction:
-        """Stage 2: prompt(s) -> text states, and which rows each word occupies.
+        """Stage 2: prompts -> text states, and the rows each word occupies.
 
         Args:
-            negative: negative prompt; None takes the checkpoint's own.
+            negative: negative prompts; the checkpoint's own by default.
 
         Raises:
             InputError: the text encoders were freed.
         """
         if self.text_encoders is None:
             raise InputError("the text encoders were freed; load the checkpoint again")
-        less = "" if self.text_encoders.device.type == "cpu" else "load with offload 'layers', or "
-        with memory_advice("encoding text", less + "use a smaller dtype or another device"):
+        advice = (
+            "" if self.text_encoders.device.type == "cpu" else "load with offload 'layers', or "
+        )
+        with memory_advice("encoding text", advice + "use a smaller dtype or another device"):
             return self.text_encoders.encode(prompt, negative, self.settings.negative)
 
     def localize(
@@ -145,11 +147,11 @@ class EditMGT:
         *,
         callback: Callback | None = None,
     ) -> Localization:
-        """Stage 3: where will this instruction act? One forward pass a picture, nothing sampled.
+        """Stage 3: map where the instruction will act. One forward pass per picture, no sampling.
 
         Args:
-            options: blocks, rows, filter, and the state to read in; the checkpoint's by default.
-            sampling: strength and step count of the run it stands for.
+            options: what to read, and how; the checkpoint's own by default.
+            sampling: strength and step count of the run the map is meant for.
             callback: called after each picture; see `sample`.
 
         Raises:
@@ -162,8 +164,8 @@ class EditMGT:
         with stage("localising", "use a smaller picture", self.transformer):
             for k, (item, prompt) in enumerate(items):
                 maps.append(read_map(self.transformer, item, prompt, options, sampling))
-                nothing = torch.zeros_like(item.ids, dtype=torch.bool)
-                event = StepEvent(0, 1, item.ids, item.ids, None, nothing, k, len(items))
+                pending = torch.zeros_like(item.ids, dtype=torch.bool)
+                event = StepEvent(0, 1, item.ids, item.ids, None, pending, k, len(items))
                 report(event, callback)
         return joined(maps)
 
@@ -180,39 +182,42 @@ class EditMGT:
         noise: ItemNoise | SharedNoise | None = None,
         batched: bool = False,
     ) -> tuple[Tokens, Localization | None]:
-        """Stage 4: re-predict the tokens the instruction is about; hold the others.
+        """Stage 4: predict anew the tokens the instruction is about; hold the others.
 
         Padding around a picture is always held.
 
         Args:
             tokens: the picture; from `encode_image`, from an earlier `sample` (edits chain), or
                 `blank_tokens` to generate.
-            options: every knob; the checkpoint's own by default.
-            localization: what a threshold above 0 is compared with: options, or a map whose
-                options count; `update` says whether a map is read at every step or stays as it
-                is. The checkpoint's own by default.
+            options: the checkpoint's own by default.
+            localization: what a threshold above 0 is compared with: options to read a map by, or
+                a map with its options. With `update="step"` the map is read anew at every step,
+                with `"once"` it stays. The checkpoint's own options by default.
             region: [B or 1, H, W] at picture size, above 0.5 where the picture may change.
             combine: whether a token must be in the region AND relevant, or either (`"union"`);
                 with a threshold of 0 the region alone counts.
             callback: called after every step of every picture; returning False or raising
                 `Cancelled` stops.
-            noise: random numbers of the whole batch, which then runs as with `batched`; by default
-                one CPU generator per item, from the seed.
-            batched: send the batch through the network together: faster on a GPU, but rounding,
-                and so a token now and then, depends on the rest of the batch. Without it, the
-                tokens of a picture and seed are the same in any batch.
+            noise: random numbers for the whole batch, which then runs as if `batched`; by default
+                each item has a CPU generator of its own, seeded from `options.seed`.
+            batched: send the batch through the network together. Faster on a GPU, but rounding,
+                and so now and then a token, depends on the rest of the batch; without it, a
+                picture and a seed give the same tokens in any batch.
 
         Returns:
             New tokens (the given ones are untouched) and the last map, or None.
 
         Raises:
-            InputError: anything that does not fit; Cancelled; OutOfMemory.
+            InputError: arguments that do not fit each other; Cancelled; OutOfMemory.
         """
         options = options or self.settings.sampling
         require_choice("combine", combine, COMBINATIONS)
         batch = tokens.canvas.batch
         if tokens.source_ids is None and (options.threshold > 0 or region is not None):
-            raise InputError("threshold and region hold parts of a picture; there is none here")
+            raise InputError(
+                "threshold and region hold parts of a picture, and there is none here; "
+                "use threshold 0 and no region"
+            )
         if isinstance(localization, Localization):
             grid = tokens.canvas.rows, tokens.canvas.cols
             localization = fitting(localization, batch, grid)
@@ -223,18 +228,18 @@ class EditMGT:
         if reading is None and options.threshold > 0:
             reading = self.settings.localization
         seeds, results = options.seeds(batch), []
-        less = "use a smaller picture, bfloat16 or guidance 1, or do without `batched`"
-        with stage("sampling", less, self.transformer):
+        advice = "use a smaller picture, bfloat16 or guidance 1, or do without `batched`"
+        with stage("sampling", advice, self.transformer):
             for k, (part, prompt) in enumerate(parts):
                 here = slice(k, k + part.canvas.batch)
-                ready = isinstance(reading, Localization) and not together
+                per_item = isinstance(reading, Localization) and not together
                 results.append(
                     run_sampling(
                         self.transformer,
                         part,
                         prompt,
                         options,
-                        reading.item(k) if ready else reading,
+                        reading.item(k) if per_item else reading,
                         noise or ItemNoise(seeds[here], options.draw),
                         region=None if masks is None else masks[here],
                         combine=combine,
@@ -248,13 +253,13 @@ class EditMGT:
     def decode(self, tokens: Tokens, *, feather: float = 0.0, grow: int = 1) -> Decoded:
         """Stage 5: tokens -> picture at the original size, identical outside the support.
 
-        The support is the changed tokens grown by `grow`. Beyond it the source's own pixels are
-        kept, bit for bit; the decoder's convolutions reach `vq.config.decoder_reach` tokens, so a
-        larger `grow` follows it further and keeps less.
+        The support is the changed tokens grown by `grow`; outside it the source's pixels are kept
+        bit for bit. The decoder's convolutions reach `vq.config.decoder_reach` tokens, so a larger
+        `grow` keeps more of what it decodes and less of the source.
 
         Args:
-            feather: pixels over which the decoded picture fades in, inside the support.
-            grow: tokens around each changed token.
+            feather: width in pixels of the fade-in inside the support.
+            grow: tokens added around each changed one.
 
         Raises:
             InputError: a negative feather or grow; OutOfMemory.
@@ -288,16 +293,16 @@ class EditMGT:
         batched: bool = False,
         **more: Any,
     ) -> EditResult:
-        """Run all stages in a row; arguments as there.
+        """Run all five stages; their arguments are described there.
 
         Args:
             seed, steps, guidance, strength, threshold, words, more: fields of `SamplingOptions`
-                and `LocalizationOptions`; whatever is not given is the checkpoint's own.
-            options, localization: a whole set of options in place of the checkpoint's own, or a
-                map to hold by.
+                and `LocalizationOptions`; those not given keep the checkpoint's own values.
+            options, localization: complete options in place of the checkpoint's own; the latter
+                may also be a map to hold by.
 
         Raises:
-            InputError: as the stages, an unknown option, and an empty prompt.
+            InputError: as the stages do; also an unknown option, an empty prompt.
         """
         prompts = [prompt] if isinstance(prompt, str) else prompt
         if not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):
@@ -321,7 +326,7 @@ class EditMGT:
         return EditResult(decoded.image, decoded.changed, edited, localization, notes)
 
     def blank_tokens(self, batch: int = 1, size: tuple[int, int] | None = None) -> Tokens:
-        """All-masked tokens of a picture yet to be made; `size` is height and width in pixels."""
+        """All-masked tokens for `generate`; size: height and width in pixels."""
         height, width = size or (self.settings.resolution,) * 2
         canvas = Canvas.blank(batch, height, width, self.vq.config.factor)
         shape = (batch, canvas.rows, canvas.cols)
@@ -340,8 +345,8 @@ class EditMGT:
     ) -> Tensor:
         """Text to image [B, H, W, 3]: the same path without a reference.
 
-        more: fields of `SamplingOptions`, such as seed, steps and guidance; whatever is not given
-        is the one of `options` or else the checkpoint's own.
+        more: fields of `SamplingOptions`, such as seed, steps and guidance; those not given come
+        from `options`, or else from the checkpoint.
         """
         settings = replace(self.settings, sampling=options or self.settings.sampling)
         sampling = settings.override(**{**more, "threshold": 0.0}).sampling

@@ -1,4 +1,4 @@
-"""Results of an edit, decoding to pixels, and the context every stage runs in."""
+"""Results, decoding to pixels, and the context every stage runs in."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from .pictures.fitting import Tokens
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Decoded:
-    """image: [B, H, W, C] in 0..1; changed: where it may differ from the source, bool [B, H, W]."""
+    """A picture [B, H, W, C] in 0..1; changed: where it may differ from the source, [B, H, W]."""
 
     image: Tensor
     changed: Tensor
@@ -28,9 +28,9 @@ class Decoded:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EditResult(Decoded):
-    """An edited picture, the tokens behind it and, where one was used, the last map.
+    """An edited picture, its tokens and, if one was used, the last relevance map.
 
-    notes: what the user should know, such as words that are unknown or an edit without effect.
+    notes: sentences for the user, about unknown words or an edit without effect, for example.
     """
 
     tokens: Tokens
@@ -46,7 +46,7 @@ def unchanged_notes(tokens: Tokens) -> tuple[str, ...]:
 
 
 def foreign_notes(pictures: Sequence[int], batch: int) -> tuple[str, ...]:
-    """A note on the pictures that are of another kind than the checkpoint was made for."""
+    """A note on pictures unlike those the checkpoint was trained on."""
     if not pictures:
         return ()
     return (
@@ -61,7 +61,7 @@ def _which(pictures: Sequence[int], batch: int) -> str:
 
 @contextmanager
 def memory_advice(doing: str, advice: str) -> Iterator[None]:
-    """Translate a device's out-of-memory error into one that says what to lower."""
+    """Translate out-of-memory errors into `OutOfMemory` with advice."""
     try:
         yield
     except Exception as error:
@@ -72,9 +72,9 @@ def memory_advice(doing: str, advice: str) -> Iterator[None]:
 
 @contextmanager
 def stage(doing: str, advice: str, network: nn.Module) -> Iterator[None]:
-    """Run a stage: its network onloaded, autocast shut out, memory errors with advice.
+    """Run a stage with its network onloaded, autocast off, and advice in memory errors.
 
-    Autocast is the caller's own setting, and its rounding would assign and draw other tokens.
+    The caller's autocast would round otherwise, and so assign and draw other tokens.
     """
     device = execution_device(network)
     if getattr(network, "execution", None) is None and device.type != "cpu":
@@ -87,8 +87,8 @@ def stage(doing: str, advice: str, network: nn.Module) -> Iterator[None]:
 def decode_pixels(vq: VQModel, ids: Tensor) -> Tensor:
     """Token ids [B, rows, cols] -> pixels [B, 3, H, W] float32 on the CPU, not clipped.
 
-    Item by item: the same pixels whatever the batch, and no more memory than one picture needs.
-    Where even that is too much, in bands (equal but for rounding).
+    Item by item: pixels do not depend on the batch, and memory stays that of one picture. If that
+    does not fit, in bands, which differs by rounding.
 
     Raises:
         OutOfMemory.
@@ -100,5 +100,5 @@ def decode_pixels(vq: VQModel, ids: Tensor) -> Tensor:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-        # Outside the handler: inside, the error would keep the failed attempt's tensors.
+        # Outside the handler, where the error would keep the failed attempt's tensors alive.
         return vq.decode_tiled(ids, storage="cpu").cpu()

@@ -1,4 +1,4 @@
-"""A checkpoint's own defaults: what its files state, the published values otherwise."""
+"""A checkpoint's own defaults: what its files state, else the published values."""
 
 import warnings
 from collections.abc import Mapping
@@ -14,20 +14,20 @@ from .sampling.options import SamplingOptions
 from .text.instruction import DEFAULT_NEGATIVE
 
 _KINDS = {"sampling": SamplingOptions, "localization": LocalizationOptions}
-# Options that older files name and this version does not have, with the values it always uses.
+# Options that older files hold and this version no longer has, with the values it always uses.
 _FIXED = {"localization": {"filter_strength": 1.0, "preserve_peaks": True}}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a checkpoint wants to be used.
+    """The defaults a checkpoint comes with.
 
     Attributes:
         resolution: side of the square canvas in pixels. text_length: text rows.
-        negative: negative prompt of an instruction that brings none.
-        sampling, localization: defaults of both kinds of options.
+        negative: negative prompt used unless another is given.
+        sampling, localization: default options.
         max_reconstruction_error: mean absolute error, 0..1, up to which the tokenizer reproduces
-            the pictures it was made for; beyond it a picture gets a note. None: of any kind.
+            the pictures it was trained on; a picture beyond that gets a note. None: no limit.
     """
 
     resolution: int = 1024
@@ -43,14 +43,14 @@ class Settings:
         require_number("resolution", self.resolution, 1, whole=True)
         require_number("text_length", self.text_length, 1, whole=True)
         if not isinstance(self.negative, str):
-            raise InputError(f"negative is {self.negative!r}; use a text")
+            raise InputError(f"negative is {self.negative!r}; use a string")
 
     @classmethod
     def read(cls, folder: Path) -> "Settings":
         """Read `editmgt.json` and `scheduler/`; what they leave out is as published.
 
         Raises:
-            CheckpointError: a value that cannot be, or a name that is unknown.
+            CheckpointError: an invalid value or an unknown name.
         """
         stated = read_settings(folder)
         where = folder / SETTINGS_FILE
@@ -65,14 +65,13 @@ class Settings:
             raise CheckpointError(f"{where}: {error}") from error
 
     def override(self, **values: Any) -> "Settings":
-        """These settings with some sampling and localization options replaced, one by one.
+        """Replace single sampling and localization options.
 
         Args:
-            values: fields of `SamplingOptions` and `LocalizationOptions`; None keeps the
-                checkpoint's own value.
+            values: fields of `SamplingOptions` and `LocalizationOptions`; None changes nothing.
 
         Raises:
-            InputError: an unknown name, or a value that cannot be.
+            InputError: an unknown name or an invalid value.
         """
         values = {name: value for name, value in values.items() if value is not None}
         changed = {}
@@ -85,14 +84,14 @@ class Settings:
         return replace(self, **changed)
 
     def to_dict(self) -> dict[str, Any]:
-        """What `editmgt.json` holds."""
+        """The content of `editmgt.json`."""
         return asdict(self)
 
 
 def _options(name: str, kind: type, values: Mapping[str, Any]) -> Any:
-    """An options object from JSON, whose lists are tuples here."""
+    """Build options from JSON, lists becoming tuples."""
     if not isinstance(values, Mapping):
-        raise InputError(f"{name} is {values!r}; use an object of options")
+        raise InputError(f"{name} is {values!r}; use a JSON object of options")
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     for option, fixed in _FIXED.get(name, {}).items():
         if (stated := values.pop(option, fixed)) != fixed:
