@@ -132,10 +132,10 @@ class EditMGT:
         """
         if self.text_encoders is None:
             raise InputError("the text encoders were freed; load the checkpoint again")
-        advice = (
-            "" if self.text_encoders.device.type == "cpu" else "load with offload 'layers', or "
-        )
-        with memory_advice("encoding text", advice + "use a smaller dtype or another device"):
+        advice = "use a smaller dtype or another device"
+        if self.text_encoders.device.type != "cpu":
+            advice = f"load with offload 'layers', or {advice}"
+        with memory_advice("encoding text", advice):
             return self.text_encoders.encode(prompt, negative, self.settings.negative)
 
     def localize(

@@ -24,14 +24,14 @@ class Segments(NamedTuple):
 
     @property
     def target_rows(self) -> slice:
-        """Where the target lies in the sequence."""
+        """Slice of the sequence that is the target."""
         return slice(self.text, self.text + self.target)
 
 
 class QueryGroup(NamedTuple):
-    """Query rows that share one bias: `bias` is added to their logits on the key columns `keys`.
+    """Query rows that share one bias, added to their logits at the key columns `keys`.
 
-    key_bias: the same as a row [1, 1, 1, L_k] for kernels that take a mask; None without bias.
+    key_bias: the bias as a row [1, 1, 1, L_k] for kernels that take a mask; None without bias.
     """
 
     rows: slice
@@ -46,14 +46,14 @@ AttentionFunction = Callable[[Tensor, Tensor, Tensor, Sequence[QueryGroup]], Ten
 def strength_groups(
     queries: Segments, keys: Segments, strength: float, scope: str, like: Tensor
 ) -> tuple[QueryGroup, ...]:
-    """Split query rows by the bias that reference strength gamma puts on their keys.
+    """Group query rows by the bias that reference strength gamma puts on their keys.
 
-    Logits between the reference and the rest get + log gamma: `"text+image"` for text and image
-    (published code), `"image"` for the image alone (paper). A softmax ignores a constant, so all
-    rows of a group share one bias over the keys and no [L, L] mask is built.
+    log gamma is added to logits between the reference and text and image (`"text+image"`,
+    published code) or the image alone (`"image"`, paper). Softmax ignores a constant, so the rows
+    of a group share one bias over the keys and no [L, L] mask is built.
 
     Args:
-        queries, keys: which tokens the query rows and key columns stand for.
+        queries, keys: segments of the query rows and key columns.
         strength: gamma > 0; 1 is no bias.
         scope: one of `STRENGTH_SCOPES`.
         like: a tensor with the device and dtype of the queries.
@@ -100,9 +100,9 @@ class Attention:
     """The attention of one forward pass, called by every block.
 
     Attributes:
-        function: the back end. groups: query rows by their bias; see `strength_groups`.
-        segments: what the keys stand for.
-        probe: reads text queries and text+target keys of `probed` blocks into `scores`.
+        function: the back end. groups: see `strength_groups`.
+        segments: of the keys.
+        probe: computes `scores` of the `probed` blocks from text queries and text+target keys.
     """
 
     function: AttentionFunction
@@ -113,13 +113,13 @@ class Attention:
     scores: dict[int, Tensor] = field(default_factory=dict)
 
     def of(self, block: int) -> Callable[..., Tensor]:
-        """The attention as block number `block` calls it."""
+        """The attention of block number `block`."""
         return partial(self, block)
 
     def __call__(
         self, block: int, q: Tensor, k: Tensor, v: Tensor, rows: slice | None = None
     ) -> Tensor:
-        """[B, heads, L, d] each -> [B, L, heads * d], of the query rows `rows` or all."""
+        """[B, heads, L, d] each -> [B, L, heads * d]; rows: of these query rows only."""
         if self.probe is not None and block in self.probed:
             text, target, _ = self.segments
             self.scores[block] = self.probe(q[:, :, :text], k[:, :, : text + target])
@@ -130,13 +130,13 @@ class Attention:
 
 
 def rotary_table(positions: Tensor, axes: Sequence[int], theta: float = 10000.0) -> Tensor:
-    """Cosines and sines of every position and channel, [2, L, sum(axes)] float32.
+    """Cosines and sines per position and channel, [2, L, sum(axes)] float32.
 
-    Computed in float64 and rounded once, so on the CPU: not every device has float64.
+    Computed in float64 and rounded once; on the CPU, since some devices lack float64.
 
     Args:
         positions: [L, len(axes)] integer coordinates, on the CPU.
-        axes: channels given to each coordinate.
+        axes: channels per coordinate.
     """
     angles = []
     for axis, channels in enumerate(axes):
@@ -148,7 +148,7 @@ def rotary_table(positions: Tensor, axes: Sequence[int], theta: float = 10000.0)
 
 
 def grid_positions(rows: int, cols: int) -> Tensor:
-    """Coordinates (0, row, column) of a grid in reading order, [rows * cols, 3] on the CPU."""
+    """Coordinates (0, row, column) in reading order, [rows * cols, 3] on the CPU."""
     axes = (torch.arange(n, device="cpu") for n in (1, rows, cols))
     return torch.cartesian_prod(*axes)
 
@@ -161,9 +161,9 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 
 
 def text_to_image(q_text: Tensor, k: Tensor) -> Tensor:
-    """Attention of text rows over text and image keys, image columns only.
+    """Attention of text rows over text and image keys; only the image columns are returned.
 
-    Reference keys are left out of the softmax, as in the published code, so strength has no effect.
+    The softmax leaves out reference keys (published code), so strength has no effect.
 
     Args:
         q_text: [B, heads, T, d].
@@ -179,11 +179,11 @@ def text_to_image(q_text: Tensor, k: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MeanOfRows:
-    """A probe: mean over heads, weighted mean over text rows, of the last items of the batch.
+    """A probe that averages text-to-image attention over heads and weighted text rows.
 
     Attributes:
-        row_weights: [b, T], each row summing to one. Only the last b items of the batch are read;
-            under guidance these are the conditional half.
+        row_weights: [b, T], summing to one per item. Only the last b items of the batch are read:
+            under guidance, the conditional half.
     """
 
     row_weights: Tensor
@@ -192,5 +192,5 @@ class MeanOfRows:
         """Scores [b, N] from text queries [B, heads, T, d] and text+target keys."""
         items = self.row_weights.shape[0]
         probabilities = text_to_image(q_text[-items:], k[-items:]).mean(dim=1)
-        # A plain sum: a matrix product over hundreds of rows rounds ten times worse in float32.
+        # Not a matrix product: over hundreds of rows its rounding is ten times worse in float32.
         return (self.row_weights.to(probabilities)[:, :, None] * probabilities).sum(dim=1)

@@ -1,7 +1,7 @@
-"""Attention back ends: which kernel computes softmax(q k^T + bias) v.
+"""Attention back ends: kernels for softmax(q k^T + bias) v.
 
-Every back end is a function `(q, k, v, groups) -> out` on [B, heads, L, d]; `groups` covers all
-query rows and says which of them add what to which keys (`attention.QueryGroup`).
+A back end is a function `(q, k, v, groups) -> out` on [B, heads, L, d]; `groups`, which cover all
+query rows, hold the bias (`attention.QueryGroup`).
 """
 
 import math
@@ -16,7 +16,7 @@ from .attention import AttentionFunction, QueryGroup
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, groups: Sequence[QueryGroup]) -> Tensor:
-    """PyTorch's kernel, once per group, with the bias as a mask of one row."""
+    """PyTorch's kernel, called per group, with the bias as a mask of one row."""
     parts = []
     for group in groups:
         mask = None if group.key_bias is None else group.key_bias.to(q.dtype)
@@ -25,7 +25,7 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, groups: Sequence[QueryGroup]) -> Tenso
 
 
 def math_attention(q: Tensor, k: Tensor, v: Tensor, groups: Sequence[QueryGroup]) -> Tensor:
-    """Plain products, softmax in float32: slow, runs everywhere, and trains fastest on a CPU."""
+    """Plain products and a float32 softmax: slow, runs everywhere, trains fastest on a CPU."""
     logits = ((q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2)).float()
     if any(g.key_bias is not None for g in groups):
         zero, rows = logits.new_zeros(1, 1, 1, k.shape[2]), []
@@ -37,11 +37,11 @@ def math_attention(q: Tensor, k: Tensor, v: Tensor, groups: Sequence[QueryGroup]
 
 
 def split_keys(partial: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]):
-    """A back end from a kernel without bias that also returns log-sum-exps.
+    """Build a back end from a kernel that takes no bias but returns log-sum-exps.
 
-    Attention over two sets of keys is a weighted mean of the attention over each, with weights
-    from the log-sum-exps; the bias, constant over a set, is added to these. Two calls for all
-    groups if their bias begins or ends at the same key, as for scope "text+image".
+    Attention over two sets of keys is a mean of the attention over each, weighted by the
+    log-sum-exps, to which the bias, constant over a set, is added. Two calls serve all groups if
+    their biases begin or end at the same key, as with scope "text+image".
 
     Args:
         partial: `(q, k, v) -> (out [B, heads, L, d], lse [B, heads, L])`.
@@ -52,7 +52,7 @@ def split_keys(partial: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]
             return partial(q, k, v)[0]
         if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
             # The kernels' log-sum-exps carry no gradient, so the result's would be wrong.
-            raise EditMGTError("this attention cannot train at a strength but 1; use 'sdpa'")
+            raise EditMGTError("this attention trains at strength 1 only; use 'sdpa'")
         inner = {edge for g in groups for edge in (g.keys.start, g.keys.stop)}
         edges, parts = sorted(inner | {0, k.shape[2]}), []
         for start, stop in zip(edges, edges[1:], strict=False):
@@ -93,26 +93,26 @@ BACKENDS: dict[str, AttentionFunction] = {
 
 
 def choose_attention(name: str, device: torch.device, dtype: torch.dtype) -> AttentionFunction:
-    """The back end of that name.
+    """Look up a back end.
 
     Raises:
-        InputError: unknown, not installed, or not for this device and dtype.
+        InputError: it is unknown, not installed, or does not run on this device and dtype.
     """
     if name not in BACKENDS:
         raise InputError(f"attention is {name!r}; use one of {', '.join(BACKENDS)}")
-    wants = None
+    missing = None
     if name == "flash" and device.type == "cuda" and dtype == torch.float32:
-        wants = "float16 or bfloat16"
+        missing = "float16 or bfloat16"
     elif name == "flash" and device.type not in ("cpu", "cuda"):
-        wants = "a CPU or a CUDA device"
+        missing = "a CPU or a CUDA device"
     elif name == "xformers":
-        wants = _xformers_problem(device)
-    if wants:
-        raise InputError(f"attention {name!r} needs {wants}, not {device} in {dtype}; use 'sdpa'")
+        missing = _missing_for_xformers(device)
+    if missing:
+        raise InputError(f"attention {name!r} needs {missing}, not {device} in {dtype}; use 'sdpa'")
     return BACKENDS[name]
 
 
-def _xformers_problem(device: torch.device) -> str | None:
+def _missing_for_xformers(device: torch.device) -> str | None:
     if device.type != "cuda":
         return "a CUDA device"
     try:

@@ -1,7 +1,7 @@
 """The two kinds of transformer block (paper section 3).
 
-The image stream is the target followed by the reference, if there is one: attention injection is
-nothing but further tokens that go through the same weights with a modulation of their own.
+The image stream is the target, followed by the reference if there is one: attention injection
+means further tokens that go through the same weights with a modulation of their own.
 """
 
 import functools
@@ -20,7 +20,7 @@ from .conditioning import Modulation
 Attend = Callable[..., Tensor]  # (q, k, v, rows=None) -> [B, L, C]; see `attention.Attention`
 
 SHIFT, SCALE, GATE = range(3)
-ATTENTION, MLP = 0, 3  # where the parts of each half of a double block begin
+ATTENTION, MLP = 0, 3  # first part of each half of a double block
 
 
 def modulate(x: Tensor, modulation: Modulation, half: int = ATTENTION) -> Tensor:
@@ -32,7 +32,7 @@ def modulate(x: Tensor, modulation: Modulation, half: int = ATTENTION) -> Tensor
 
 
 def add_gated(x: Tensor, update: Tensor, modulation: Modulation, half: int = ATTENTION) -> Tensor:
-    """x + gate * update, each segment with its own gate."""
+    """Add gate * update to x, each segment with its own gate."""
     return _by_segment(
         lambda m, part, new: torch.addcmul(part, m[half + GATE], new), modulation, x, update
     )
@@ -46,7 +46,7 @@ def _by_segment(function: Callable[..., Tensor], modulation: Modulation, *x: Ten
 
 
 def within_half(x: Tensor) -> Tensor:
-    """Clip to what float16 can hold; other types pass unchanged."""
+    """Clip float16 to its finite range; other types pass unchanged."""
     return x.clip(-65504, 65504) if x.dtype == torch.float16 else x
 
 
@@ -59,7 +59,7 @@ class ModulationLayer(nn.Module):
         self.linear = operations.Linear(width, self.parts * width)
 
     def forward(self, embedding: Tensor) -> Tensor:
-        """[..., B, C] -> [..., parts, B, 1, C]; scales come back as 1 + scale."""
+        """[..., B, C] -> [..., parts, B, 1, C], with 1 + scale for scale."""
         m = rearrange(self.linear(F.silu(embedding)), "... b (p c) -> ... p b 1 c", p=self.parts)
         one = torch.zeros(self.parts, 1, 1, 1, dtype=m.dtype, device=m.device)
         one[SCALE::3] = 1
@@ -67,19 +67,18 @@ class ModulationLayer(nn.Module):
 
 
 class GeluProjection(nn.Module):
-    """Linear followed by tanh-GELU, under the name `proj`."""
+    """Linear (named `proj`) followed by tanh-GELU."""
 
     def __init__(self, in_width: int, out_width: int, operations=nn) -> None:
         super().__init__()
         self.proj = operations.Linear(in_width, out_width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., in] -> [..., out]."""
         return F.gelu(self.proj(x), approximate="tanh")
 
 
 class FeedForward(nn.Module):
-    """Two-layer MLP of four times the width; the list keeps the published indices 0 and 2."""
+    """Two-layer MLP of four times the width, with the published indices 0 and 2 in its list."""
 
     def __init__(self, width: int, operations=nn) -> None:
         super().__init__()
@@ -90,12 +89,11 @@ class FeedForward(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., C] -> [..., C]."""
         return self.net(x)
 
 
 class AttentionLayers(nn.Module):
-    """Projections and query/key norms of one block; with `text` it has a second, text-only set."""
+    """Projections and query/key norms of one block; `text` adds a second set for the text."""
 
     def __init__(self, width: int, heads: int, *, text: bool, operations=nn) -> None:
         super().__init__()
@@ -116,12 +114,12 @@ class AttentionLayers(nn.Module):
             self.to_add_out = operations.Linear(width, width)
 
     def image(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values [B, heads, L, d] of [B, L, C], not yet rotated."""
+        """Project the image stream [B, L, C] to q, k and v [B, heads, L, d], not yet rotated."""
         q, k, v = (self._heads(layer(x)) for layer in (self.to_q, self.to_k, self.to_v))
         return self.norm_q(q), self.norm_k(k), v
 
     def text(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The same for the text stream."""
+        """Project the text stream."""
         layers = self.add_q_proj, self.add_k_proj, self.add_v_proj
         q, k, v = (self._heads(layer(x)) for layer in layers)
         return self.norm_added_q(q), self.norm_added_k(k), v
@@ -133,24 +131,24 @@ class AttentionLayers(nn.Module):
 class Block(nn.Module):
     """A block in two halves, before and after attention, each of which can be compiled.
 
-    Attention between them stays a call of its own: it belongs to the back end, reads scores, and
-    may be handed keys and values of earlier steps.
+    Attention stays outside them: it depends on the back end, records scores, and may use cached
+    keys and values.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        # Functions of the class, called with the block, so that a copy runs with its own weights.
+        # Functions of the class, not bound methods, so that a copy runs with its own weights.
         self.halves = (type(self).before, type(self).after)
 
     def compile_halves(self, **options: Any) -> None:
-        """Run both halves through `torch.compile(**options)`, at their first call."""
+        """Compile both halves on first use with `torch.compile(**options)`."""
         halves = (type(self).before, type(self).after)
         self.halves = tuple(_compiled(half, tuple(options.items())) for half in halves)
 
 
-@functools.cache  # one for all blocks of a kind, so that it compiles once
+@functools.cache  # compile once for all blocks of a kind
 def _compiled(function: Callable, options: tuple[tuple[str, Any], ...]) -> Callable:
-    # fullgraph: a graph break, or a shape too many, raises instead of going on uncompiled.
+    # fullgraph: a graph break or too many shapes raise instead of running uncompiled.
     compiled = torch.compile(function, fullgraph=True, dynamic=True, **dict(options))
 
     @functools.wraps(function)
@@ -164,7 +162,7 @@ def _compiled(function: Callable, options: tuple[tuple[str, Any], ...]) -> Calla
 
 
 class DoubleBlock(Block):
-    """Text and image streams with their own weights, joined in one attention."""
+    """Text and image streams with weights of their own and joint attention."""
 
     def __init__(self, width: int, heads: int, operations=nn) -> None:
         super().__init__()
@@ -175,11 +173,11 @@ class DoubleBlock(Block):
         self.ff_context = FeedForward(width, operations)
 
     def modulation(self, embedding: Tensor) -> Tensor:
-        """Of the image stream, from [..., B, C]."""
+        """Modulation of the image stream, from conditions [..., B, C]."""
         return self.norm1(embedding)
 
     def text_modulation(self, embedding: Tensor) -> Tensor:
-        """Of the text stream."""
+        """Modulation of the text stream, from conditions [..., B, C]."""
         return self.norm1_context(embedding)
 
     def forward(
@@ -191,20 +189,20 @@ class DoubleBlock(Block):
         rotary: Tensor,
         attend: Attend,
     ) -> tuple[Tensor, Tensor]:
-        """Text [B, T, C] and image [B, L, C] -> the same; rotary: of all T + L tokens."""
+        """Update text [B, T, C] and image [B, L, C]; rotary: of all T + L tokens."""
         before, after = self.halves
         q, k, v = before(self, text, image, text_modulation, modulation, rotary)
         return after(self, text, image, attend(q, k, v), text_modulation, modulation)
 
     def before(self, text, image, text_modulation, modulation, rotary):
-        """Queries, keys and values of both streams, [B, heads, T + L, d]."""
+        """Compute q, k and v of both streams, [B, heads, T + L, d]."""
         from_text = self.attn.text(modulate(text, text_modulation))
         from_image = self.attn.image(modulate(image, modulation))
         q, k, v = (torch.cat(pair, dim=2) for pair in zip(from_text, from_image, strict=True))
         return rotate(q, rotary), rotate(k, rotary), v
 
     def after(self, text, image, attended, text_modulation, modulation):
-        """Both streams after attention and MLP."""
+        """Apply attention's result and the MLP to both streams."""
         for_text, for_image = attended.split([text.shape[1], image.shape[1]], dim=1)
         text = add_gated(text, self.attn.to_add_out(for_text), text_modulation)
         image = add_gated(image, self.attn.to_out[0](for_image), modulation)
@@ -215,7 +213,7 @@ class DoubleBlock(Block):
 
 
 class SingleBlock(Block):
-    """Text and image as one stream; attention and MLP side by side."""
+    """Text and image as one stream, attention and MLP in parallel."""
 
     def __init__(self, width: int, heads: int, operations=nn) -> None:
         super().__init__()
@@ -225,7 +223,7 @@ class SingleBlock(Block):
         self.attn = AttentionLayers(width, heads, text=False, operations=operations)
 
     def modulation(self, embedding: Tensor) -> Tensor:
-        """Of the one stream, from [..., B, C]."""
+        """Modulation of the stream, from conditions [..., B, C]."""
         return self.norm(embedding)
 
     def forward(
@@ -236,7 +234,7 @@ class SingleBlock(Block):
         attend: Attend,
         rows: slice | None = None,
     ) -> Tensor:
-        """[B, L, C] -> the same, or only `rows` of it, which lie in the first segment."""
+        """Update [B, L, C]; rows: compute only these, which lie in the first segment."""
         before, after = self.halves
         q, k, v, normed = before(self, x, modulation, rotary)
         attended = attend(q, k, v, rows)
@@ -245,13 +243,13 @@ class SingleBlock(Block):
         return after(self, x, normed, attended, modulation)
 
     def before(self, x, modulation, rotary):
-        """Queries, keys, values [B, heads, L, d], and the normed stream, which the MLP needs."""
+        """Compute q, k and v [B, heads, L, d], and the normed stream, which the MLP needs."""
         normed = modulate(x, modulation)
         q, k, v = self.attn.image(normed)
         return rotate(q, rotary), rotate(k, rotary), v, normed
 
     def after(self, x, normed, attended, modulation):
-        """The stream after attention and MLP."""
+        """Apply attention's result and the MLP to the stream."""
         mlp = F.gelu(self.proj_mlp(normed), approximate="tanh")
         update = self.proj_out(torch.cat([attended, mlp], dim=2))
         return within_half(add_gated(x, update, modulation))

@@ -1,4 +1,4 @@
-"""What one run of the transformer is given besides token ids; made by `prepare`."""
+"""Inputs of a run of the transformer besides token ids; see `MaskedTransformer.prepare`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -14,7 +14,7 @@ Modulation = tuple[tuple[int, Tensor], ...]
 
 @dataclass(frozen=True)
 class InjectionOptions:
-    """How the reference takes part.
+    """How the reference is injected.
 
     Attributes:
         strength: gamma > 0; 1 adds no bias.
@@ -32,14 +32,14 @@ class Conditioning:
     """The step-independent inputs of one run.
 
     Attributes:
-        text: the text stream's input [B, T, C].
-        reference: the reference's part of the image stream [B, R, C], or None (text to image).
+        text: input of the text stream [B, T, C].
+        reference: its part of the image stream [B, R, C]; None for text to image.
         modulations: of every block at every timestep, [S, parts, B, 1, C].
-        text_modulations: the same of the text stream of every double block.
+        text_modulations: the same for the text stream of every double block.
         reference_modulations: of every block at the reference's timestep, [parts, B, 1, C].
         rotary: `rotary_table` of text, target and reference, [2, L, d] or [2, B, 1, L, d].
         grid: rows and columns of target positions.
-        injection: how the reference takes part.
+        injection: how the reference is injected.
     """
 
     text: Tensor
@@ -61,17 +61,17 @@ class Conditioning:
         return Segments(self.text.shape[1], self.grid[0] * self.grid[1], reference)
 
     def modulation(self, block: int, step: int, length: int) -> Modulation:
-        """Of a stream of `length` tokens that ends in the reference, if there is one."""
+        """Modulation of a stream of `length` tokens, the reference last if there is one."""
         reference = self.segments.reference
         own = ((length - reference, self.modulations[block][step]),)
         return own + ((reference, self.reference_modulations[block]),) if reference else own
 
     def text_modulation(self, block: int, step: int) -> Modulation:
-        """Of the text stream of a double block."""
+        """Modulation of a double block's text stream."""
         return ((self.segments.text, self.text_modulations[block][step]),)
 
     def last(self, items: int) -> "Conditioning":
-        """That of the last items of the batch."""
+        """Conditioning of the last items of the batch."""
         if items == len(self.text):
             return self
         return replace(

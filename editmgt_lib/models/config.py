@@ -1,4 +1,4 @@
-"""The transformer's hyper-parameters: what `editmgt/config.json` states and the tensors confirm."""
+"""The transformer's hyperparameters, as `editmgt/config.json` states and tensors confirm."""
 
 import re
 import warnings
@@ -24,9 +24,9 @@ PUBLISHED_AXES = (16, 56, 56)
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes of one masked generative transformer; no silent defaults for what a checkpoint decides.
+    """Sizes of a masked generative transformer, without defaults for what a checkpoint decides.
 
-    `patch_size`, `in_channels` and `guidance_embeds` are stored by the published config but unused.
+    `patch_size`, `in_channels` and `guidance_embeds` are in the published config, but unused.
     """
 
     num_layers: int
@@ -77,12 +77,12 @@ class TransformerConfig:
 
     @property
     def width(self) -> int:
-        """Channels of every hidden state."""
+        """Channels of hidden states."""
         return self.num_attention_heads * self.attention_head_dim
 
     @property
     def mask_token_id(self) -> int:
-        """The id that marks a token still to be predicted: the last row of the embedding."""
+        """Id of a masked token: the last row of the embedding."""
         return self.vocab_size - 1
 
     @property
@@ -99,11 +99,11 @@ class TransformerConfig:
     def from_dict(
         cls, values: Mapping[str, Any], where: str = "transformer config"
     ) -> "TransformerConfig":
-        """Read a `config.json`; keys it does not know are ignored with a warning.
+        """Read a `config.json`; unknown keys are ignored with a warning.
 
-        where: what messages call the source, normally the file.
+        where: name of the source in messages, normally the file.
 
-        Raises CheckpointError for missing keys and for values that are not supported.
+        Raises CheckpointError for missing keys and unsupported values.
         """
         try:
             return cls(**known_keys(cls, values, where))
@@ -111,16 +111,16 @@ class TransformerConfig:
             raise CheckpointError(f"{where}: {error}") from None
 
     def to_dict(self) -> dict:
-        """The same, as `config.json` stores it."""
+        """The content of `config.json`."""
         return asdict(self) | {"axes_dims_rope": list(self.axes_dims_rope)}
 
 
 def known_keys(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The values that are fields of a config class.
+    """Select the values that are fields of a config class.
 
-    Training tools leave keys of their own in a config (`decay`, `optimization_step`, ...). They
-    cannot change a shape without the tensors contradicting the rest, so they only get a warning;
-    keys starting with "_" are diffusers' bookkeeping and get none.
+    Training tools leave keys of their own in a config (`decay`, `optimization_step`, ...). One that
+    changed a shape would make tensors contradict the config, so a warning is enough. Keys starting
+    with "_" are diffusers' bookkeeping and get none.
     """
     known = {f.name for f in fields(kind)}
     surplus = sorted(k for k in values if k not in known and not k.startswith("_"))
@@ -130,9 +130,9 @@ def known_keys(kind: type, values: Mapping[str, Any], where: str) -> dict[str, A
 
 
 def infer_connector(names: Iterable[str]) -> str:
-    """The connector that tensors of these names belong to, `"linear"` or `"none"`.
+    """Infer the connector from tensor names: `"linear"` or `"none"`.
 
-    Raises CheckpointError for connector tensors of another kind; no EditMGT checkpoint has one.
+    Raises CheckpointError for a connector of another kind; no EditMGT checkpoint has one.
     """
     found = sorted(name for name in names if name.startswith("connector."))
     if not found:
@@ -149,14 +149,14 @@ def complete_config(
 ) -> dict[str, Any]:
     """Check a config against the tensors and fill in what it leaves out.
 
-    The published `config.json` may lack `connector_type`, and the published class then silently
-    drops the connector's weights. Absent and null keys that shapes determine are therefore read off
-    the tensors. Without a connector nothing depends on `joint_attention_dim`; it is not checked.
+    The published `config.json` may lack `connector_type`; the published class then silently drops
+    the connector's weights. So keys that are absent or null are read off the tensors if shapes
+    determine them. `joint_attention_dim` is not checked without a connector, which alone uses it.
 
     shapes: tensor name -> shape.
 
-    Raises CheckpointError naming a tensor that every EditMGT transformer has and this one lacks, or
-    listing every key that the tensors contradict, with both values.
+    Raises CheckpointError, naming a missing tensor that every EditMGT transformer has, or every key
+    that the tensors contradict, with both values.
     """
     completed = {k: v for k, v in config.items() if v is not None}
     facts = _facts(shapes, where)
@@ -195,7 +195,7 @@ def _published_axes(head_dim: int, where: str) -> list[int]:
 
 
 def _facts(shapes: Shapes, where: str) -> dict[str, Any]:
-    """Config values that shapes determine, and `width`."""
+    """Config values determined by shapes, and `width`."""
 
     def size(pattern: str, axis: int) -> int:
         name = next((n for n in shapes if re.fullmatch(pattern, n)), None)
@@ -227,7 +227,7 @@ def _facts(shapes: Shapes, where: str) -> dict[str, Any]:
 
 
 def _depth(shapes: Shapes, stack: str) -> int:
-    """One more than the highest block number; a hole is left for the loader to report."""
+    """One more than the highest block number; the loader reports gaps."""
     numbers = [re.match(rf"{stack}\.(\d{{1,6}})\.", name) for name in shapes]
     return max((int(m[1]) + 1 for m in numbers if m), default=0)
 

@@ -1,4 +1,4 @@
-"""Everything that turns ids, timesteps and conditions into hidden states, and back into logits."""
+"""Embeddings of ids, timesteps and conditions, and the head that gives logits."""
 
 import math
 
@@ -12,7 +12,7 @@ def sinusoid(values: Tensor, width: int) -> Tensor:
     """Sinusoidal embedding [n, width] float32 of scalars [n], cosines first.
 
     Frequencies are rounded once, from float64: float32 exponentials differ between processors in
-    the last place, which is 1e-3 of an embedding at 35,000 radians, enough to flip tokens.
+    the last place, which at 35,000 radians moves an embedding by 1e-3, enough to flip tokens.
     """
     exponent = torch.arange(width // 2, dtype=torch.float64, device="cpu") / (width // 2)
     frequency = torch.exp(-math.log(10000) * exponent).float()
@@ -31,7 +31,7 @@ def from_positions(parts: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 class TwoLayer(nn.Module):
-    """Linear, SiLU, linear."""
+    """MLP: linear, SiLU, linear."""
 
     def __init__(self, in_width: int, out_width: int, *, bias: bool = True, operations=nn) -> None:
         super().__init__()
@@ -39,19 +39,17 @@ class TwoLayer(nn.Module):
         self.linear_2 = operations.Linear(out_width, out_width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., in_width] -> [..., out_width]."""
         return self.linear_2(F.silu(self.linear_1(x)))
 
 
 class Connector(nn.Module):
-    """Linear map from the language model's width to the transformer's, named `projector`."""
+    """Linear map (named `projector`) from the language model's width D to the transformer's, C."""
 
     def __init__(self, in_width: int, out_width: int, operations=nn) -> None:
         super().__init__()
         self.projector = operations.Linear(in_width, out_width)
 
     def forward(self, text: Tensor) -> Tensor:
-        """Text states [B, T, D] -> [B, T, C]."""
         return self.projector(text)
 
 
@@ -84,15 +82,14 @@ class TokenEmbedding(nn.Module):
         self.conv = operations.Conv2d(width, width, 1, bias=False)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Embed ids."""
         return self.conv(self.layer_norm(self.embeddings(ids)).permute(0, 3, 1, 2))
 
 
 class TokenHead(nn.Module):
-    """Features [B, C, H, W] -> what logits are linear in, and those logits over the codebook.
+    """Head in two parts: features, then a projection without bias to logits over the codebook.
 
-    The last projection, which is the costly one, has no bias: guidance may be applied before it,
-    and it need only be made for the tokens that are to be drawn.
+    The projection is the costly part. As it is linear, guidance can be applied before it, and it is
+    computed only for tokens to be drawn.
     """
 
     def __init__(self, width: int, codebook_size: int, operations=nn) -> None:
@@ -102,21 +99,21 @@ class TokenHead(nn.Module):
         self.conv2 = operations.Conv2d(width, codebook_size, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features [B, C, H, W] -> [B, H, W, C], one projection before logits."""
+        """Features [B, C, H, W] -> [B, H, W, C], which logits are linear in."""
         return self.layer_norm(self.conv1(x).permute(0, 2, 3, 1))
 
     def logits(self, rows: Tensor) -> Tensor:
-        """Rows of the above, [M, C] -> logits [M, V], in the dtype of the projection's weights."""
+        """Rows [M, C] of these features -> logits [M, V], in the dtype of the weights."""
         if not len(rows):
             return rows.new_empty(0, self.conv2.out_channels)
-        # As one picture of M x 1 pixels, channels last: a matrix product in all but name.
+        # As a picture of M x 1 pixels, channels last, the 1x1 convolution is a matrix product.
         pixels = rearrange(rows.to(self.conv2.weight.dtype), "m c -> 1 c m 1")
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         return self.conv2(pixels).permute(0, 2, 3, 1).flatten(0, 2)
 
 
 class Resample(nn.Module):
-    """Norm and a strided 2x2 convolution (or its transpose) between token grid and positions."""
+    """Norm and strided 2x2 convolution, or its transpose, between tokens and positions."""
 
     def __init__(self, width: int, *, up: bool, operations=nn) -> None:
         super().__init__()
@@ -125,7 +122,6 @@ class Resample(nn.Module):
         self.conv = layer(width, width, 2, stride=2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> half or twice the height and width."""
         return self.conv(channels_last_norm(self.norm, x))
 
 
@@ -137,7 +133,6 @@ class DownBlock(nn.Module):
         self.downsample = Resample(width, up=False, operations=operations) if enabled else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Token grid -> position grid."""
         return x if self.downsample is None else self.downsample(x)
 
 
@@ -149,5 +144,4 @@ class UpBlock(nn.Module):
         self.upsample = Resample(width, up=True, operations=operations) if enabled else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Position grid -> token grid."""
         return x if self.upsample is None else self.upsample(x)

@@ -1,7 +1,7 @@
 """The masked generative transformer with attention injection (paper section 3).
 
-`step` reads as the architecture: embed, double blocks, join, single blocks, unembed the target.
-What does not depend on the tokens is computed once per run by `prepare`.
+`step` is the architecture: embed, double blocks, join, single blocks, unembed the target. `prepare`
+computes once per run what does not depend on tokens.
 """
 
 from collections.abc import Collection, Sequence
@@ -35,7 +35,7 @@ from .embeddings import (
     sinusoid,
 )
 
-TIME_SCALE = 1000  # the model multiplies its timestep by this, in training and in sampling
+TIME_SCALE = 1000  # factor on timesteps, in training and in sampling
 
 
 class MaskedTransformer(nn.Module):
@@ -43,8 +43,8 @@ class MaskedTransformer(nn.Module):
 
     Args:
         config: sizes.
-        operations: namespace the layers are built from (`torch.nn`, or ComfyUI's).
-        attention: a back end, see `backends`; PyTorch's scaled dot-product attention by default.
+        operations: namespace of layer classes (`torch.nn`, or ComfyUI's).
+        attention: a back end, see `backends`.
     """
 
     def __init__(
@@ -79,22 +79,22 @@ class MaskedTransformer(nn.Module):
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """Double-stream then single-stream blocks, in the numbering of localisation layers."""
+        """Double-stream, then single-stream blocks: the numbering of localization layers."""
         return [*self.transformer_blocks, *self.single_transformer_blocks]
 
     def embed_tokens(self, ids: Tensor) -> Tensor:
-        """Token ids [B, H, W] -> their part of an image stream [B, positions, C]."""
+        """Embed token ids [B, H, W] as part of an image stream [B, positions, C]."""
         x = rearrange(self.down_block(self.embed(ids)), "b c h w -> b (h w) c")
         return self.project_to_hidden(self.project_to_hidden_norm(x))
 
     def embed_conditions(self, pooled: Tensor, micro_conditions: Tensor) -> Tensor:
-        """Pooled text [B, P] and micro-conditions [B, 5] -> vector [B, C]."""
+        """Embed pooled text [B, P] and micro-conditions [B, 5] as a vector [B, C]."""
         micro = rearrange(sinusoid(micro_conditions.flatten(), MICRO_WIDTH), "(b m) w -> b (m w)",
                           m=MICRO_CONDITIONS)  # fmt: skip
         return self.cond_embed(torch.cat([pooled, micro.to(pooled.dtype)], dim=1))
 
     def embed_text(self, text: Tensor) -> Tensor:
-        """Text states [B, T, D] -> the text stream's input [B, T, C]."""
+        """Embed text states [B, T, D] as the text stream's input [B, T, C]."""
         if self.connector is not None:
             text = self.connector(text)
         return self.encoder_proj_layer_norm(self.context_embedder(text))
@@ -109,15 +109,14 @@ class MaskedTransformer(nn.Module):
         reference_ids: Tensor | None = None,
         injection: InjectionOptions | None = None,
     ) -> Conditioning:
-        """Compute what the steps of a run have in common.
+        """Compute what all steps of a run share.
 
         Args:
             text: [B, T, D] states. pooled: [B, P]. micro_conditions: [B, 5].
-            timesteps: [S] or [S, B], one for each `step`, as the sampler counts them (multiplied
-                by `TIME_SCALE` here).
+            timesteps: [S] or [S, B], one for each `step`, before `TIME_SCALE`.
             grid: rows and columns of target tokens; even numbers where the config downsamples.
-            reference_ids: [B, H', W'] tokens of the picture to edit; any grid.
-            injection: how strongly the reference takes part.
+            reference_ids: [B, H', W'] tokens of the picture to edit, on any grid.
+            injection: how the reference is injected.
 
         Raises:
             InputError: a token grid that does not divide into positions.
@@ -155,10 +154,10 @@ class MaskedTransformer(nn.Module):
         """Predict every token.
 
         Args:
-            ids: [B, H, W] tokens, unknown ones being `config.mask_token_id`.
-            step: which of the timesteps given to `prepare`.
+            ids: [B, H, W] tokens, `config.mask_token_id` where masked.
+            step: index into the timesteps given to `prepare`.
             conditioning: from `prepare`, for the same batch and grid.
-            attention: see `attention_of`, whose result without a probe is the default.
+            attention: from `attention_of`; by default without a probe.
         """
         c, attention = conditioning, attention or self.attention_of(conditioning)
         words, image, doubles = c.text, self.embed_tokens(ids), len(self.transformer_blocks)
@@ -171,7 +170,7 @@ class MaskedTransformer(nn.Module):
             )
         x = torch.cat([words, image], dim=1)  # [B, text + target + reference, C]
         for i, block in enumerate(self.single_transformer_blocks, doubles):
-            # Of the last block only the target is computed, as nothing else is read.
+            # The last block computes only the target; nothing else is read.
             rows = c.segments.target_rows if i == len(self.blocks) - 1 else None
             x = block(x, c.modulation(i, step, x.shape[1]), c.rotary, attention.of(i), rows)
         return Prediction(self._unembed(x, c.grid), attention.scores)
@@ -179,22 +178,22 @@ class MaskedTransformer(nn.Module):
     def attention_of(
         self, conditioning: Conditioning, probe: Probe | None = None, probed: Collection[int] = ()
     ) -> Attention:
-        """The attention of one `step`; `probe` reads the blocks of the numbers `probed`."""
+        """Attention for one `step`; `probe` reads scores of the blocks numbered in `probed`."""
         lengths, i = conditioning.segments, conditioning.injection
         groups = strength_groups(lengths, lengths, i.strength, i.scope, conditioning.text)
         return Attention(self.attention, groups, lengths, probe, probed)
 
     def compile_blocks(self, **options: Any) -> None:
-        """Compile both halves of every block with `torch.compile(**options)`, at their first call.
+        """Compile both halves of every block on first use with `torch.compile(**options)`.
 
-        The same up to rounding. Sizes are dynamic: other batches and grids do not compile again.
-        A call raises EditMGTError where there is no compiler, or it fails.
+        Results differ by rounding. Sizes are dynamic, so other batches and grids do not recompile.
+        Calls raise EditMGTError if compiling fails.
         """
         for block in self.blocks:
             block.compile_halves(**options)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Features of any tokens [..., C], of a `Prediction` or a linear mix -> logits [..., V]."""
+        """Features [..., C] of a `Prediction`, or a linear mix of them -> logits [..., V]."""
         return self.mlm_layer.logits(features.flatten(0, -2)).unflatten(0, features.shape[:-1])
 
     def _embed_time(self, timesteps: Tensor | Sequence[float], vector: Tensor) -> Tensor:
@@ -210,7 +209,7 @@ class MaskedTransformer(nn.Module):
         return grid[0] // stride, grid[1] // stride
 
     def _unembed(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """The target's stream [B, N, C] -> features [B, H, W, C]."""
+        """Target stream [B, N, C] -> features [B, H, W, C]."""
         x = self.project_from_hidden(self.project_from_hidden_norm(x))
         x = rearrange(x, "b (h w) c -> b c h w", h=grid[0], w=grid[1])
         return self.mlm_layer(self.up_block(x))
@@ -227,7 +226,7 @@ class MaskedTransformer(nn.Module):
         probe: Probe | None = None,
         probed: Collection[int] = (),
     ) -> Prediction:
-        """`prepare` and one `step`, at a timestep [B] per item; what training calls."""
+        """`prepare` and one `step`, with a timestep [B] per item; used in training."""
         c = self.prepare(
             text, pooled, micro_conditions, timestep[None], tuple(ids.shape[-2:]), reference_ids,
             injection,

@@ -1,11 +1,11 @@
 """The picture tokenizer: pictures to token ids and back.
 
-Numbers and parameter names are those of the published VQModel (aMUSEd family). Pixels are
+Architecture and parameter names are those of the published VQModel (aMUSEd family). Pixels are
 [B, 3, H, W] in 0..1 without normalisation; ids are int64 [B, H / factor, W / factor].
 
-Precision: low-precision encoding assigns other tokens (bf16) or overflows to NaN (fp16), hence
-`force_upcast` in the published config: every encode and decode computes in float32. Weights stored
-in a lower precision are upcast anew for each call, so keep this module in float32.
+Precision: encoding in bfloat16 assigns other tokens, in float16 it overflows to NaN. Hence
+`force_upcast` in the published config: encode and decode compute in float32. Weights in a lower
+precision are upcast for every call, so keep this module in float32.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -40,22 +40,22 @@ class VQModel(nn.Module):
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
-        """pixels [B, 3, H, W] in 0..1 -> ids int64 [B, H / factor, W / factor].
+        """Encode pixels [B, 3, H, W] in 0..1 to ids int64 [B, H / factor, W / factor].
 
-        Raises InputError for a wrong shape, sides that are not multiples of the factor, and
-        latents that are not finite.
+        Raises InputError for a wrong shape, sides that are not multiples of the factor, or latents
+        that are not finite.
         """
         return self.quantize_ids(self.latents(pixels))
 
     def latents(self, pixels: Tensor) -> Tensor:
-        """pixels [B, 3, H, W] in 0..1 -> latents [B, width, rows, cols] before quantisation."""
+        """Encode pixels [B, 3, H, W] in 0..1 to latents [B, width, rows, cols]."""
         self._check_pixels(pixels)
         with self._exact(pixels):
             x = F.pixel_unshuffle(pixels, self.config.patch_size)
             return self._call(self.quant_conv, self._call(self.encoder, x))
 
     def quantize_ids(self, latents: Tensor) -> Tensor:
-        """latents [B, width, rows, cols] -> ids int64 [B, rows, cols] of the nearest codes."""
+        """Quantize latents [B, width, rows, cols] to ids int64 [B, rows, cols]."""
         if not bool(torch.isfinite(latents).all()):
             raise InputError(
                 "the picture's latents hold NaN or infinity: give finite pixels and keep the "
@@ -64,12 +64,12 @@ class VQModel(nn.Module):
         return self.quantize.nearest(latents)
 
     def lookup(self, ids: Tensor) -> Tensor:
-        """ids int64 [B, rows, cols] -> code vectors [B, width, rows, cols]."""
+        """Look up the code vectors [B, width, rows, cols] of ids int64 [B, rows, cols]."""
         self._check_ids(ids)
         return self.quantize(ids)
 
     def decode(self, ids: Tensor) -> Tensor:
-        """ids int64 [B, rows, cols] -> pixels float32 [B, 3, H, W], not clipped to 0..1."""
+        """Decode ids int64 [B, rows, cols] to pixels float32 [B, 3, H, W], not clipped to 0..1."""
         codes = self.lookup(ids)
         with self._exact(codes):
             x = self._call(self.decoder, self._call(self.post_quant_conv, codes))
@@ -79,11 +79,12 @@ class VQModel(nn.Module):
     def decode_tiled(
         self, ids: Tensor, tile: int = 8, storage: torch.device | str | None = None
     ) -> Tensor:
-        """`decode` in little memory: item by item, `tile` token rows at a time.
+        """Decode in little memory: item by item, `tile` token rows at a time.
 
-        Equal to `decode` up to rounding (relative 1e-5): see `vq_blocks`. Whole feature maps are
-        kept on `storage`, by default the device of the ids. Published model at 1024x1024, tile 8:
-        2.2 GiB where `decode` needs 2.5; with storage="cpu" 0.4 GiB of the device (tile 2: 0.1).
+        Equal to `decode` up to rounding (relative 1e-5); see `vq_blocks`. Whole feature maps are
+        kept on `storage`, by default the device of the ids. For the published model at 1024x1024
+        and tile 8 this takes 2.2 GiB where `decode` takes 2.5, with storage="cpu" 0.4 GiB of the
+        device (tile 2: 0.1).
         """
         require_whole("tile", tile)
         device = ids.device
@@ -97,11 +98,11 @@ class VQModel(nn.Module):
         return torch.cat(pixels)
 
     def _call(self, module: nn.Module, x: Tensor, *more: Any) -> Tensor:
-        """module(x) in float32 under `force_upcast`, else in the precision of its weights."""
+        """Call in float32 under `force_upcast`, else in the precision of the weights."""
         if not self.config.force_upcast:
             return module(x.to(next(module.parameters()).dtype), *more)
         if any(p.dtype != torch.float32 for p in module.parameters()):
-            module = deepcopy(module).float()  # not in place: other threads use the module, too
+            module = deepcopy(module).float()  # a copy: other threads use the module
         return module(x.float(), *more)
 
     def _exact(self, x: Tensor) -> AbstractContextManager:

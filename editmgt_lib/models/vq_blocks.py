@@ -4,9 +4,9 @@ Layout and parameter names are those of the published VQModel (the aMUSEd family
 weights load strictly without renaming. All maps are [B, channels, height, width]; every GroupNorm
 has eps 1e-6 and its statistics run over the whole map.
 
-The decoder can also work in bands of rows (see `Decoder.forward`): each GroupNorm takes its
-statistics from the whole map first, then each convolution runs band by band with one halo row, so
-the temporaries are as small as a band and the result differs by rounding only.
+The decoder can work in bands of rows: each GroupNorm takes its statistics from the whole map, then
+each convolution runs band by band with one halo row. Temporaries are as small as a band, and the
+result differs only by rounding.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,18 +21,18 @@ DISTANCE_ROWS = 1024  # positions per block of the distance matrix: 32 MiB with 
 
 
 def group_norm(groups: int, channels: int, operations: Any) -> nn.Module:
-    """GroupNorm, or nothing where `groups` is 0."""
+    """GroupNorm, or the identity if `groups` is 0."""
     return operations.GroupNorm(groups, channels, eps=NORM_EPS) if groups else nn.Identity()
 
 
 def activated(norm: nn.Module, x: Tensor) -> Tensor:
-    """SiLU(norm(x)), in the memory of norm(x) when no gradient is recorded."""
+    """SiLU(norm(x)), in place of norm(x) if no gradient is recorded."""
     y = norm(x)
     return F.silu(y, inplace=y is not x and not torch.is_grad_enabled())
 
 
 class ResnetBlock(nn.Module):
-    """Two normalised convolutions around a shortcut: [B, in, h, w] -> [B, out, h, w]."""
+    """Two normalized convolutions with a shortcut: [B, in, h, w] -> [B, out, h, w]."""
 
     def __init__(
         self, channels_in: int, channels_out: int, groups: int, operations: Any, kernel: int = 3
@@ -46,15 +46,15 @@ class ResnetBlock(nn.Module):
         if channels_in != channels_out:
             self.conv_shortcut = operations.Conv2d(channels_in, channels_out, 1)
         else:
-            self.conv_shortcut = nn.Identity()  # holds no parameters, hence no key
+            self.conv_shortcut = nn.Identity()  # no parameters, hence no key
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(activated(self.norm1, x))
-        h = self.conv2(activated(self.norm2, h))  # before the shortcut: fewer maps at a time
+        h = self.conv2(activated(self.norm2, h))  # before the shortcut: fewer maps at once
         return self.conv_shortcut(x) + h
 
     def in_bands(self, x: Tensor, bands: "Bands") -> Tensor:
-        """The same in bands; without a shortcut convolution the result overwrites x."""
+        """Compute in bands; without a shortcut convolution the result overwrites x."""
         h = bands.apply(self.conv1, x, bands.activated(self.norm1, x))
         if not isinstance(self.conv_shortcut, nn.Identity):
             x = bands.apply(self.conv_shortcut, x)
@@ -104,14 +104,14 @@ class Level(nn.Module):
         self.upsamplers = nn.ModuleList()
 
     def steps(self) -> tuple[nn.Module, ...]:
-        """What to run, in order. The caller runs it, lest its frame keeps the level's input."""
+        """Modules in order. Run by the caller, so that no frame keeps the level's input alive."""
         return (*self.resnets, *self.downsamplers, *self.upsamplers)
 
 
 class Encoder(nn.Module):
     """[B, channels_in, h, w] -> [B, channels_out, h / 2^(levels-1), w / 2^(levels-1)].
 
-    With `kernel` 1 and one level every output sees its own input cell alone.
+    With `kernel` 1 and one level, an output depends on its own input cell only.
     """
 
     def __init__(
@@ -148,8 +148,8 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """[B, channels_in, h, w] -> [B, channels_out, h * 2^(levels-1), w * 2^(levels-1)].
 
-    `widths` is in the encoder's order (finest resolution first); each level has one residual block
-    more than in the encoder.
+    `widths` is in the encoder's order, finest resolution first; each level has one more residual
+    block than in the encoder.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class Decoder(nn.Module):
         self.conv_out = operations.Conv2d(order[-1], channels_out, 3, padding=1)
 
     def forward(self, x: Tensor, bands: "Bands | None" = None) -> Tensor:
-        """The decoded map; if asked in bands of rows (equal but for rounding, no gradient)."""
+        """Decode; bands: in bands of rows, equal up to rounding, without gradient."""
         if bands is not None:
             return self._in_bands(x, bands)
         x = self.conv_in(x)
@@ -197,13 +197,13 @@ class Decoder(nn.Module):
 
 
 class Bands:
-    """How to work in bands: `rows` rows at a time on `device`, whole maps kept on `storage`."""
+    """Work in bands: `rows` rows at a time on `device`, whole maps on `storage`."""
 
     def __init__(self, rows: int, device: torch.device, storage: torch.device):
         self.rows, self.device, self.storage = rows, device, storage
 
     def activated(self, norm: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
-        """SiLU(norm(.)) of a band of x, with the statistics of the whole of x."""
+        """SiLU(norm(.)) for bands of x, with statistics of all of x."""
         if isinstance(norm, nn.Identity):
             return F.silu
         b, channels = x.shape[:2]
@@ -225,10 +225,10 @@ class Bands:
         scale: int = 1,
         add_to: Tensor | None = None,
     ) -> Tensor:
-        """conv(prepare(x)), for a conv that sees one row up and down and enlarges `scale` times.
+        """conv(prepare(x)), for a conv that reaches one row up and down and enlarges `scale` times.
 
-        The sum with `add_to`, in its memory, if that is given. The convolution pads each band with
-        zeros; the rows this spoils belong to the halo and are dropped.
+        The result is added to `add_to` in place, if given. Each band is padded with zeros; the rows
+        this spoils are halo rows, which are dropped.
         """
         out, height = add_to, x.shape[2]
         for top in range(0, height, self.rows):
@@ -252,13 +252,13 @@ class Codebook(nn.Module):
         nn.init.uniform_(self.embedding.weight, -1 / codes, 1 / codes)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """ids [B, rows, cols] -> code vectors [B, width, rows, cols]."""
+        """Code vectors [B, width, rows, cols] of ids [B, rows, cols]."""
         return self.embedding(ids).permute(0, 3, 1, 2).contiguous()
 
     def nearest(self, latents: Tensor) -> Tensor:
-        """latents [B, width, rows, cols] -> ids int64 [B, rows, cols]."""
+        """Nearest codes of latents [B, width, rows, cols]: int64 [B, rows, cols]."""
         _, width, rows, cols = latents.shape
-        # item by item, so that no distance depends on the batch around an item
+        # Item by item, so that no distance depends on the rest of the batch.
         items = latents.permute(0, 2, 3, 1).reshape(-1, rows * cols, width)
         codes = self.embedding.weight.to(latents.device)
         return torch.stack([nearest_codes(item, codes) for item in items]).view(-1, rows, cols)
@@ -266,7 +266,7 @@ class Codebook(nn.Module):
 
 @torch.no_grad()
 def nearest_codes(vectors: Tensor, codes: Tensor, rows: int = DISTANCE_ROWS) -> Tensor:
-    """Index of the nearest code for each vector, by |z|^2 + |e|^2 - 2 z.e in float32.
+    """Index of each vector's nearest code, by |z|^2 + |e|^2 - 2 z.e in float32.
 
     vectors [N, D], codes [K, D] -> int64 [N]. At most `rows` x K distances exist at a time.
     """

@@ -1,4 +1,4 @@
-"""Drawing tokens: options, noise, one step, the loop, and the network as the loop sees it."""
+"""Sampling tokens: options, noise, one step, the loop, and the predictor it calls."""
 
 from .loop import StepEvent, sample_tokens
 from .noise import ItemNoise, SharedNoise

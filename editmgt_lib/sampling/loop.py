@@ -18,12 +18,12 @@ Predict = Callable[[Tensor, int], tuple[Tensor, Localization | None]]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class StepEvent:
-    """What a callback sees after a step.
+    """What a callback gets after a step.
 
-    step: 0..steps - 1; the last one comes even if all tokens were known before.
-    ids: int64 [B, H, W] with masks; proposal: the whole picture as now guessed.
-    held: bool [B, H, W], tokens following the source, or None; pending: bool, still masked.
-    item: place of the first of these B items in the whole batch of `items`.
+    step: 0..steps - 1; the last one is reported even if no token was left to draw.
+    ids: int64 [B, H, W] with masks; proposal: the same with all masked tokens predicted.
+    held: bool [B, H, W], tokens that follow the source, or None; pending: bool, still masked.
+    item: index of the first of these B items in the batch of `items`.
     """
 
     step: int
@@ -43,7 +43,7 @@ Callback = Callable[[StepEvent], bool | None]
 
 
 class SampleResult(NamedTuple):
-    """ids: int64 [B, H, W], none masked; localization: of the last step that had one, or None."""
+    """Final ids, int64 [B, H, W], and the last relevance map, or None."""
 
     ids: Tensor
     localization: Localization | None
@@ -69,21 +69,21 @@ def sample_tokens(
             the map to hold by.
         start_ids: int64 [B, H, W], mask_id where tokens are to be drawn.
         source: int64 [B, H, W], tokens of the picture.
-        region: bool [B, H, W], True may change; the rest starts as the source (published
+        region: bool [B, H, W], where tokens may change; the rest starts as the source (published
             inpainting, mask counts per item).
-        never_held: bool [B, H, W], free whatever its relevance.
-        callback: called after each step; where it returns False, nothing is kept.
+        never_held: bool [B, H, W], tokens that may change however irrelevant.
+        callback: called after each step; returning False cancels.
 
     Raises:
-        InputError: a missing source, or one with ids that are no picture tokens; Cancelled.
+        InputError: a missing source, or ids in it that are not picture tokens; Cancelled.
     """
     if source is None and (region is not None or options.threshold > 0):
-        raise InputError("source is None; region and threshold > 0 need tokens to keep")
+        raise InputError("source is None; give one, or neither a region nor a threshold")
     ids = start_ids if region is None else torch.where(region, start_ids, source)
     free, localization, event = ids == mask_id, None, None
     for step in range(options.steps):
         if options.hold_rule == "proposal" and not (ids == mask_id).any():
-            break  # nothing left to draw, and this rule puts nothing back
+            break  # nothing left to draw, and this rule restores nothing
         logits, current = predict(ids, step)
         localization = current or localization
         codes, size = logits.shape[1], ids[0].numel()
@@ -107,13 +107,13 @@ def sample_tokens(
 
 
 def report(event: StepEvent, callback: Callback | None) -> None:
-    """Tell the callback. Raises Cancelled where it returns False."""
+    """Call the callback. Raises Cancelled if it returns False."""
     if callback is not None and callback(event) is False:
         raise Cancelled(f"the callback stopped the run at step {event.step + 1} of {event.steps}")
 
 
 def of_item(callback: Callback | None, item: int, items: int) -> Callback | None:
-    """The callback of one item of a batch that is sampled item by item."""
+    """Wrap a callback so that events name the item of a batch sampled item by item."""
     if callback is None:
         return None
     return lambda event: callback(replace(event, item=item, items=items))
@@ -125,7 +125,7 @@ def _held(
     never_held: Tensor | None,
     grid: tuple[int, int],
 ) -> Tensor | None:
-    """The tokens held at a step, bool [B, H, W]; None where nothing asks for any."""
+    """Tokens held at a step, bool [B, H, W]; None without a map or a threshold."""
     if localization is None or threshold == 0:
         return None
     held = localization.held(threshold, *grid)

@@ -1,4 +1,4 @@
-"""Random numbers of a sampling run, always drawn on the CPU, and the token draw."""
+"""Random numbers of a sampling run, always generated on the CPU, and the token draw."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,24 +8,24 @@ from torch import Tensor
 
 from ..errors import InputError
 
-_PLAIN: Mapping[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever torch's defaults
+_PLAIN: Mapping[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # not torch's defaults
 
 
 class StepNoise(NamedTuple):
-    """tokens: uniform [B, HW] or exponential [B, HW, V]; ranking: uniform [B, HW]. Float32, CPU."""
+    """tokens: uniform [B, HW] or exponential [B, HW, V]; ranking: uniform [B, HW]; CPU."""
 
     tokens: Tensor
     ranking: Tensor
 
 
 class SharedNoise:
-    """One generator for the whole batch: with "race" the published layout at any batch size."""
+    """One generator for the whole batch; with "race", numbers in the published order."""
 
     def __init__(self, generator: torch.Generator, draw: str = "race") -> None:
         self._generator, self._draw = generator, draw
 
     def draw(self, batch: int, positions: int, codes: int, last: bool) -> StepNoise:
-        """Numbers of the next step; the last step of a run draws none for the ranking (zeros)."""
+        """Draw the numbers of the next step; the last step's ranking draws none (zeros)."""
         shape, generator = (batch, positions), self._generator
         if self._draw == "race":  # order and shape of torch.multinomial's own draw
             tokens = torch.empty(*shape, codes, **_PLAIN).exponential_(1, generator=generator)
@@ -37,7 +37,7 @@ class SharedNoise:
 
 
 class ItemNoise:
-    """One CPU generator per item: the same numbers for item k in any batch, on any device."""
+    """One generator per item: the same numbers for it in any batch, on any device."""
 
     def __init__(self, seeds: Sequence[int], draw: str = "inverse") -> None:
         self._items = [SharedNoise(torch.Generator("cpu").manual_seed(s), draw) for s in seeds]
@@ -45,19 +45,19 @@ class ItemNoise:
     def draw(self, batch: int, positions: int, codes: int, last: bool) -> StepNoise:
         """As SharedNoise.draw; InputError unless there is one seed per item."""
         if batch != len(self._items):
-            raise InputError(f"noise has {len(self._items)} seeds for {batch} items; give as many")
+            raise InputError(f"noise has {len(self._items)} seeds for {batch} items; give {batch}")
         each = [item.draw(1, positions, codes, last) for item in self._items]
         return StepNoise(*(torch.cat(parts) for parts in zip(*each, strict=True)))
 
 
 def draw_tokens(probs: Tensor, noise: Tensor) -> Tensor:
-    """One token per row of probs [M, V]: int64 [M].
+    """Draw one token per row of probs [M, V]: int64 [M].
 
-    noise: uniform [M], inverse cumulative sum; or exponential [M, V], race argmax(p / q).
+    noise: uniform [M] for the inverse cumulative sum, or exponential [M, V] for argmax(p / q).
     """
     if noise.ndim == probs.ndim:
         return (probs / noise).argmax(-1)
-    upto = probs.cumsum(-1)
-    # A share of the row's own sum, and strictly above it: a token of probability 0 is never met.
-    goal = noise[:, None] * upto[:, -1:]
-    return torch.searchsorted(upto, goal, right=True)[:, 0].clamp(max=probs.shape[-1] - 1)
+    cumulative = probs.cumsum(-1)
+    # Scaled by the row's own sum and searched strictly above: probability 0 is never drawn.
+    target = noise[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=probs.shape[-1] - 1)

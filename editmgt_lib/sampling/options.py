@@ -1,4 +1,4 @@
-"""Options of a sampling run: one frozen record, checked when it is made."""
+"""Options of a sampling run: one frozen dataclass, checked when built."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,36 +11,36 @@ from ..choices import DRAWS, HOLD_RULES, REUSES, SCHEDULES
 from ..errors import InputError
 from ..models.attention import STRENGTH_SCOPES
 
-# What of the approximations paid, see benchmarks/README.md.
+# The approximations worth their error, see benchmarks/README.md.
 FAST: Mapping[str, Any] = {"reuse": "known", "refresh": 8, "guidance_interval": (0.0, 0.5)}
 
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """Every knob of a sampling run; defaults reproduce the published inference. Raises InputError.
+    """Options of a sampling run; defaults reproduce published inference. Raises InputError.
 
     steps: forward passes, 1..1000. Published: 36 (its README: 16 for simple tasks).
-    guidance: text guidance, 0..100. Published: 6; active only above 1 (`guided`), as there.
+    guidance: text guidance, 0..100; active only above 1 (published code). Published: 6.
     strength: gamma, 0.01..100; log(gamma) is added to attention logits to and from the
         reference. Published: 1.1; 1 is neutral.
     strength_scope: "text+image" (published code: text rows too) or "image" (paper).
-    temperature: Gumbel weight of the ranking at the first and last step, 0..1000. Published:
-        (2, 0); one number t is (t, 0.01), as there.
-    schedule: share of tokens masked after a step, "cosine" (published) or "linear".
-    threshold: lambda, 0..1; tokens of lower relevance are held. Published: 0, off; the paper's
-        ablation is best at 0.05 to 0.1.
+    temperature: Gumbel weight of the ranking at the first and last step, 0..1000; one number t
+        stands for (t, 0.01) (published code). Published: (2, 0).
+    schedule: fraction of tokens masked after a step, "cosine" (published) or "linear".
+    threshold: lambda, 0..1; tokens of lower relevance are held. Published: 0, off; best in the
+        paper's ablation: 0.05 to 0.1.
     hold_rule: "proposal" (published code: a held token that is still masked takes the source
         token as proposal and competes in the ranking) or "restore" (paper: after each step every
         held token is the source token; mask counts then refer to the other tokens).
-    draw: "inverse" (one uniform number a token, inverse cumulative sum) or "race" (number for
-        number torch.multinomial on a CPU generator: the published draws). Same law.
-    seed: 0..2**64 - 1, item k of a batch using seed + k, or a tuple with one per item.
-    guidance_interval: share of the steps, from and to, 0..1, in which guidance acts; the others
-        take half the time. Not in the paper; (0, 1), all of them, is exact.
-    reuse: whose keys and values a step takes from earlier ones, nobody's ("none", exact), the
-        "reference" stream's, or those of the reference and all "known" tokens: a step then takes
-        time in proportion to the tokens still masked. Not in the paper.
-    refresh: with reuse, every k-th step computes everything; 1..1000.
+    draw: "inverse" (inverse cumulative sum of one uniform number per token) or "race" (the numbers
+        torch.multinomial draws on a CPU generator, as published). Same distribution.
+    seed: 0..2**64 - 1, item k of a batch using seed + k; or a tuple with one seed per item.
+    guidance_interval: part of the run, 0..1, in which guidance acts; steps outside it take half
+        the time. Not in the paper; (0, 1), all steps, is exact.
+    reuse: which keys and values are reused from earlier steps: "none" (exact), those of the
+        "reference", or those of the reference and all "known" tokens, so that a step's time is
+        proportional to the tokens still masked. Not in the paper.
+    refresh: with reuse, every k-th step recomputes everything; 1..1000.
     """
 
     steps: int = 36
@@ -87,16 +87,16 @@ class SamplingOptions:
 
     @property
     def guided(self) -> bool:
-        """Whether the negative half is needed: guidance above 1."""
+        """Whether the negative half is needed."""
         return self.guidance > 1.0
 
     def guided_at(self, step: int) -> bool:
-        """Whether it is needed at that step."""
+        """Whether the negative half is needed at this step."""
         first, last = self.guidance_interval
         return self.guided and first <= (step + 0.5) / self.steps <= last
 
     def reuses_at(self, step: int) -> bool:
-        """Whether that step takes keys and values from the one before."""
+        """Whether this step reuses keys and values."""
         return self.reuse != "none" and 0 < step < self.steps and step % self.refresh != 0
 
     @property
@@ -104,15 +104,15 @@ class SamplingOptions:
         return self.temperature if isinstance(self.temperature, tuple) else (self.temperature, 0.01)
 
     def temperature_at(self, step: int) -> float:
-        """Gumbel weight of a step, in float32."""
+        """Gumbel weight of a step, rounded to float32 (published code)."""
         first, last = self._temperatures
         weights = torch.linspace(first, last, self.steps, dtype=torch.float32, device="cpu")
         return float(weights[step])
 
     def seeds(self, batch: int) -> tuple[int, ...]:
-        """One seed per item; InputError when a tuple of another length was given."""
+        """One seed per item; InputError for a tuple of another length."""
         if isinstance(self.seed, int):
             return tuple((self.seed + k) % 2**64 for k in range(batch))
         if len(self.seed) != batch:
-            raise InputError(f"seed has {len(self.seed)} entries for {batch} items; give as many")
+            raise InputError(f"seed has {len(self.seed)} entries for {batch} items; give {batch}")
         return self.seed

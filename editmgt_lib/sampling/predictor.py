@@ -1,4 +1,4 @@
-"""The transformer as the sampler sees it: token ids in, guided logits and a relevance map out."""
+"""The transformer as a predictor: token ids in, guided logits and a relevance map out."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,18 +27,18 @@ def micro_conditions(batch: int, height: int, width: int) -> Tensor:
 
 
 def row_weights(instruction: Instruction, options: LocalizationOptions) -> Tensor:
-    """Weight of every text row in the consolidated map, [B, L], each row summing to one.
+    """Weight of every text row in the map, [B, L], summing to one per item.
 
     Raises:
         InputError: words that are not in the prompt.
     """
     length = instruction.text_length
-    everything = [list(range(length))] * instruction.batch
-    rows: Sequence[Sequence[int]] = everything
+    all_rows = [list(range(length))] * instruction.batch
+    rows: Sequence[Sequence[int]] = all_rows
     if options.words:
         rows = instruction.rows_of(options.words)
     elif options.rows == "content":
-        rows = [r or e for r, e in zip(instruction.content_rows, everything, strict=True)]
+        rows = [r or a for r, a in zip(instruction.content_rows, all_rows, strict=True)]
     weights = torch.zeros(instruction.batch, length, dtype=torch.float32, device="cpu")
     for weight, chosen in zip(weights, rows, strict=True):
         weight[list(chosen)] = 1 / len(chosen)
@@ -46,10 +46,10 @@ def row_weights(instruction: Instruction, options: LocalizationOptions) -> Tenso
 
 
 def fitting(localization: Localization, batch: int, grid: tuple[int, int]) -> Localization:
-    """A ready map for `batch` pictures of a token grid; one map serves them all.
+    """Expand a map to `batch` pictures of a token grid.
 
     Raises:
-        InputError: a map of other pictures.
+        InputError: a map of another grid or number of pictures.
     """
     shape = tuple(localization.relevance.shape)
     if len(shape) != 3 or shape[0] not in (1, batch) or shape[1] * grid[1] != shape[2] * grid[0]:
@@ -61,20 +61,18 @@ def fitting(localization: Localization, batch: int, grid: tuple[int, int]) -> Lo
 
 
 class Predictor:
-    """One run's conditioning with the two halves of guidance; call it once per step.
+    """Conditioning of one run, with both halves of guidance; called once per step.
 
-    Under guidance the batch is doubled: negative half first, then the conditional one, both seeing
-    the reference (published code). The relevance map reads the conditional half alone.
+    Under guidance the batch is doubled: negative half first, then the conditional one, both with
+    the reference (published code). The relevance map is read from the conditional half only.
 
     Args:
-        transformer: the network.
-        tokens: those of a picture are the reference, blank ones have none.
+        tokens: those of a picture become the reference; blank ones have none.
         instruction: one prompt, or one for each picture.
-        options: guidance, strength and steps.
-        localization: options to read a map at every step; a ready map, passed through; or None.
+        localization: options to read a map by at every step; a map to return as it is; or None.
 
     Raises:
-        InputError: words that are not in the prompt, blocks that do not exist, a map, grid or
+        InputError: words that are not in the prompt, blocks that do not exist, or a map, grid or
         number of prompts that does not fit.
     """
 
@@ -116,7 +114,7 @@ class Predictor:
             states,
             pooled,
             micro_conditions(len(states), *canvas.size).to(states.device),
-            range(options.steps - 1, -1, -1),  # published: the first step is at the highest
+            range(options.steps - 1, -1, -1),  # published: step indices, the highest first
             (canvas.rows, canvas.cols),
             reference,
             InjectionOptions(options.strength, options.strength_scope),
@@ -124,11 +122,11 @@ class Predictor:
 
     @torch.no_grad()
     def __call__(self, ids: Tensor, step: int) -> tuple[Tensor, Localization | None]:
-        """Guided logits [M, V] float32 of the M masked tokens, and the map; for `sample_tokens`."""
+        """Guided logits [M, V] float32 of the M masked tokens, and the map."""
         prediction = self.predict(ids, step)
         masked = ids == self.transformer.config.mask_token_id
         rows = [part[masked].float() for part in prediction.features.split(len(ids))]
-        # Logits are linear in the features: guided before the one costly projection, not after two.
+        # Logits are linear in the features, so guidance comes before the costly projection.
         features = guide(*rows, self.options.guidance) if len(rows) == 2 else rows[0]
         return self.transformer.logits(features).float(), self._localization(prediction)
 
@@ -138,7 +136,7 @@ class Predictor:
         return self._localization(self.predict(ids, step))
 
     def predict(self, ids: Tensor, step: int) -> Prediction:
-        """Run the network on both halves, or on the conditional one where guidance is off."""
+        """Run the network on both halves, or on the conditional one if guidance is off."""
         halves = 2 if self.options.guided_at(step) else 1
         conditioning = self.conditioning.last(halves * len(ids))
         return self.transformer.step(
@@ -146,7 +144,7 @@ class Predictor:
         )
 
     def attention(self, conditioning: Conditioning) -> Attention:
-        """The attention of one step, with the probe of this run."""
+        """Attention for one step, with this run's probe."""
         return self.transformer.attention_of(conditioning, self.probe, self.blocks)
 
     def _localization(self, prediction: Prediction) -> Localization | None:

@@ -1,8 +1,8 @@
-"""Reuse of keys and values between steps: an approximation around the exact predictor.
+"""Key-value reuse between steps: an approximation around the exact predictor.
 
 Every stream attends to every other, so keys and values change at each step, but those of the
-reference and of known tokens change little. A step that reuses them computes the text and the
-tokens that are masked or new, as a picture of their own, and attends to the others as they were.
+reference and of known tokens change little. A reusing step computes only the text and the tokens
+that are masked or new, as a picture of their own, and attends to cached keys and values.
 """
 
 from dataclasses import dataclass, replace
@@ -20,12 +20,12 @@ KeysValues = tuple[Tensor, Tensor]  # of target and reference, [B, heads, N + R,
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CachedAttention(Attention):
-    """Attention over fresh and cached keys and values; leaves those of this step in `cache`.
+    """Attention over fresh and cached keys and values, which updates `cache`.
 
     Attributes:
-        cache: per block, of an earlier step; empty where this one computes all.
-        positions: [B, n] target positions that are fresh; None: all of them.
-        record: whether a later step will need the cache.
+        cache: keys and values per block; empty if this step computes all.
+        positions: [B, n] target positions computed by this step; None: all of them.
+        record: whether to update the cache, for a later step.
     """
 
     cache: dict[int, KeysValues] | None = None
@@ -35,7 +35,6 @@ class CachedAttention(Attention):
     def __call__(
         self, block: int, q: Tensor, k: Tensor, v: Tensor, rows: slice | None = None
     ) -> Tensor:
-        """As the base, with the missing keys and values from the cache."""
         if block in self.cache:
             k, v = (self._complete(*pair) for pair in zip((k, v), self.cache[block], strict=True))
         text = self.segments.text
@@ -53,7 +52,7 @@ class CachedAttention(Attention):
 
 
 class ReusingPredictor(Predictor):
-    """A `Predictor` that takes keys and values from earlier steps as `options.reuse` says."""
+    """A `Predictor` that reuses keys and values as `options.reuse` says."""
 
     def __init__(self, *args, **named) -> None:
         super().__init__(*args, **named)
@@ -61,12 +60,12 @@ class ReusingPredictor(Predictor):
         self.previous_ids: Tensor | None = None
 
     def predict(self, ids: Tensor, step: int) -> Prediction:
-        """As the base; the first step, every `refresh`-th and one that guides anew compute all."""
+        """As the base; computes all at the first, every `refresh`-th and newly guided steps."""
         options = self.options
         halves = 2 if options.guided_at(step) else 1
         ids = ids.repeat(halves, 1, 1)
-        known = len(self.previous_ids) if self.previous_ids is not None else 0
-        if not options.reuses_at(step) or not self.cache or known < len(ids):
+        cached = 0 if self.previous_ids is None else len(self.previous_ids)
+        if not options.reuses_at(step) or not self.cache or cached < len(ids):
             self.cache = {}
         self.cache = {b: (k[-len(ids) :], v[-len(ids) :]) for b, (k, v) in self.cache.items()}
         record = options.reuses_at(step + 1)
@@ -105,9 +104,9 @@ class ReusingPredictor(Predictor):
 
 
 def stale_positions(ids: Tensor, previous_ids: Tensor, mask_id: int, side: int) -> Tensor:
-    """Positions whose tokens [B, H, W] are masked or not those of the step before, [B, n], n > 0.
+    """Positions [B, n], n > 0, whose tokens [B, H, W] are masked or changed since the last step.
 
-    side: tokens along a position. An item with fewer of them than another repeats its first.
+    side: tokens along a position. Items with fewer positions than others repeat their first.
     """
     tokens = (ids == mask_id) | (ids != previous_ids)
     stale = to_positions(tokens, side).flatten(2).any(-1)
@@ -118,14 +117,14 @@ def stale_positions(ids: Tensor, previous_ids: Tensor, mask_id: int, side: int) 
 
 
 def _picture_of(ids: Tensor, rows: Tensor, side: int) -> Tensor:
-    """The tokens of positions [B, n], as a picture of n x 1 positions."""
+    """Gather the tokens of positions [B, n] as a picture of n x 1 positions."""
     parts = to_positions(ids, side)
     parts = parts.gather(1, rows[..., None, None].expand(-1, -1, side, side))
     return from_positions(parts, (rows.shape[1], 1))
 
 
 def _at(c: Conditioning, rows: Tensor) -> Conditioning:
-    """For that picture: every item has rotary tables of its own."""
+    """Conditioning for that picture, each item with rotary tables of its own."""
     text = c.segments.text
     words = c.rotary[:, None, None, :text].expand(-1, len(rows), -1, -1, -1)  # [2, B, 1, T, d]
     image = c.rotary[:, text:][:, rows][:, :, None]  # [2, B, 1, n, d]
@@ -133,9 +132,9 @@ def _at(c: Conditioning, rows: Tensor) -> Conditioning:
 
 
 def _spread(features: Tensor, rows: Tensor, grid: tuple[int, int], ids: Tensor) -> Tensor:
-    """Features of that picture -> [B, H, W, C], zero where nothing was computed."""
+    """Scatter its features to [B, H, W, C], zero where nothing was computed."""
     side = ids.shape[1] // grid[0]
     parts = to_positions(features, side)  # [B, n, side, side, C]
-    every = parts.new_zeros(len(ids), grid[0] * grid[1], *parts.shape[2:])
+    spread = parts.new_zeros(len(ids), grid[0] * grid[1], *parts.shape[2:])
     index = rows[..., None, None, None].expand_as(parts)
-    return from_positions(every.scatter(1, index, parts), grid)
+    return from_positions(spread.scatter(1, index, parts), grid)

@@ -1,4 +1,4 @@
-"""One run of the network over pictures that go through it together: a map, or new tokens."""
+"""One run of the network on pictures that go through it together: a map, or new tokens."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,14 +19,14 @@ from .reuse import ReusingPredictor
 
 
 def one_by_one(tokens: Tokens, instruction: Instruction) -> list[tuple[Tokens, Instruction]]:
-    """Each picture with its prompt: rounding, and so every token, then depends on it alone."""
+    """Split a batch into pictures with their prompts, so that none affects another's rounding."""
     batch = tokens.canvas.batch
     expanded = instruction.expand(batch)
     return [(tokens.item(k), expanded.item(k)) for k in range(batch)]
 
 
 def joined(maps: Sequence[Localization]) -> Localization:
-    """Maps of single pictures as those of the batch."""
+    """Join maps of single pictures into one of the batch."""
     return replace(maps[0], relevance=torch.cat([m.relevance for m in maps]))
 
 
@@ -41,8 +41,8 @@ def read_map(
     ids, step = tokens.ids.to(execution_device(transformer)), sampling.steps - 1
     if reading.state == "masked":
         ids, step = torch.full_like(ids, transformer.config.mask_token_id), 0
-    alone = replace(sampling, guidance=1.0)  # a map reads the conditional half
-    return Predictor(transformer, tokens, instruction, alone, reading).read(ids, step)
+    conditional = replace(sampling, guidance=1.0)  # the half a map is read from
+    return Predictor(transformer, tokens, instruction, conditional, reading).read(ids, step)
 
 
 def run_sampling(
@@ -93,7 +93,7 @@ def _hold_by(
     options: SamplingOptions,
     given: Localization | LocalizationOptions | None,
 ) -> Localization | LocalizationOptions | None:
-    """A map that stays, options to read one at every step, or None where nobody asks for one."""
+    """A map for all steps, options to read one at every step, or None."""
     if given is None:
         return None
     reading = given.options if isinstance(given, Localization) else given

@@ -1,7 +1,7 @@
 """One sampling step: mask schedule, token draw, region hold, ranking.
 
-Pure functions (logits, ids, noise) -> ids; nothing here knows images, text or devices.
-Where the paper and the published scheduler differ, an option names both.
+Pure functions (logits, ids, noise) -> ids that know nothing of images, text or devices. Where the
+paper and the published scheduler differ, there is an option.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from .options import SamplingOptions
 
 
 def mask_ratio(step: int, steps: int, schedule: str = "cosine") -> float:
-    """Share of tokens masked after step index `step` of `steps`, 0..1.
+    """Fraction of tokens masked after step index `step` of `steps`, 0..1.
 
     Float32, as published: after index 23 of 36, 2047 of 4096 tokens are masked, in float64 2048.
     """
@@ -24,14 +24,14 @@ def mask_ratio(step: int, steps: int, schedule: str = "cosine") -> float:
 
 
 def n_masked(ratio: float, start_ratio: Tensor | float, masked: Tensor, positions: int) -> Tensor:
-    """How many tokens to mask again: floor(positions * start_ratio * ratio) in 1..masked - 1.
+    """Number of tokens to mask again, int64 [B]: floor(positions * start_ratio * ratio).
 
-    start_ratio: share masked at the start, [B] or a number; masked: int64 [B], now masked.
-    Returns int64 [B]. A single masked token waits for the last step (published code).
+    start_ratio: fraction masked at the start, [B] or a number; masked: int64 [B], masked now.
+    Clipped to 1..masked - 1; a single masked token waits for the last step (published code).
     """
     start = torch.as_tensor(start_ratio, dtype=torch.float32, device=masked.device)
-    wanted = (positions * (start * ratio)).floor().long()
-    return torch.minimum(wanted, masked - 1).clamp(min=1)
+    count = (positions * (start * ratio)).floor().long()
+    return torch.minimum(count, masked - 1).clamp(min=1)
 
 
 def guide(negative: Tensor, positive: Tensor, scale: float) -> Tensor:
@@ -40,7 +40,7 @@ def guide(negative: Tensor, positive: Tensor, scale: float) -> Tensor:
 
 
 class StepResult(NamedTuple):
-    """ids: int64 [B, H, W] after the step; proposal: the same before masking again."""
+    """ids: int64 [B, H, W] after the step; proposal: before masking again."""
 
     ids: Tensor
     proposal: Tensor
@@ -58,11 +58,11 @@ def reveal_step(
     source: Tensor | None = None,
     held: Tensor | None = None,
 ) -> StepResult:
-    """One step: draw the masked tokens, hold, rank by confidence, mask the least sure again.
+    """Draw the masked tokens, hold, rank by confidence, and mask the least confident again.
 
     logits: guided, [M, V] of the M masked tokens in reading order. ids, source: int64 [B, H, W];
-    held: bool [B, H, W], with source. start_ratio: share masked at the start, [B] or a number.
-    Known tokens stay known; the last step masks none. EditMGTError when logits are not finite.
+    held: bool [B, H, W], with source. start_ratio: fraction masked at the start, [B] or a number.
+    Known tokens stay known; the last step masks none. EditMGTError if logits are not finite.
     """
     flat = ids.flatten(1)
     pending = flat == mask_id
@@ -70,31 +70,32 @@ def reveal_step(
     drawn = draw_tokens(probs, noise.tokens[pending.to(noise.tokens.device)].to(probs.device))
     proposal, ranked = flat.masked_scatter(pending, drawn), pending
     if held is not None and source is not None:
-        kept, restore = held.flatten(1), options.hold_rule == "restore"
-        proposal = torch.where(kept if restore else kept & pending, source.flatten(1), proposal)
-        ranked = pending & ~kept if restore else pending
-    chance = probs.gather(-1, proposal[pending][:, None])[:, 0]
-    if not torch.isfinite(chance).all():
+        hold, restore = held.flatten(1), options.hold_rule == "restore"
+        proposal = torch.where(hold if restore else hold & pending, source.flatten(1), proposal)
+        ranked = pending & ~hold if restore else pending
+    drawn_probs = probs.gather(-1, proposal[pending][:, None])[:, 0]
+    if not torch.isfinite(drawn_probs).all():
         raise EditMGTError(f"logits of step {step} are not finite; compute in float32 or bfloat16")
-    following = proposal
+    next_ids = proposal
     if step < options.steps - 1:
-        known = torch.ones(flat.shape, dtype=torch.float32, device=flat.device)
-        chances = known.masked_scatter(pending, chance)
-        sure = _confidence(chances, noise.ranking.to(flat.device), options.temperature_at(step))
+        ones = torch.ones(flat.shape, dtype=torch.float32, device=flat.device)
+        token_probs = ones.masked_scatter(pending, drawn_probs)
+        uniform = noise.ranking.to(flat.device)
+        confidence = _confidence(token_probs, uniform, options.temperature_at(step))
         ratio = mask_ratio(step, options.steps, options.schedule)
         count = n_masked(ratio, start_ratio, ranked.sum(-1), flat.shape[1])
-        following = proposal.masked_fill(_least_sure(sure, ranked, count), mask_id)
-    return StepResult(following.view_as(ids), proposal.view_as(ids))
+        next_ids = proposal.masked_fill(_least_confident(confidence, ranked, count), mask_id)
+    return StepResult(next_ids.view_as(ids), proposal.view_as(ids))
 
 
-def _confidence(chance: Tensor, uniform: Tensor, temperature: float) -> Tensor:
-    """log p + temperature * Gumbel noise, every logarithm kept finite as in the published code."""
+def _confidence(probs: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+    """log p + temperature * Gumbel noise, logarithms clamped as in the published code."""
     gumbel = -torch.log((-torch.log(uniform.clamp(1e-20))).clamp(1e-20))
-    return torch.log(chance.clamp(1e-20)) + temperature * gumbel
+    return torch.log(probs.clamp(1e-20)) + temperature * gumbel
 
 
-def _least_sure(sure: Tensor, ranked: Tensor, count: Tensor) -> Tensor:
-    """The `count` [B] positions of lowest confidence among the ranked ones, bool [B, HW]."""
-    sure = sure.where(ranked, torch.inf)
-    cut = sure.sort(-1).values.gather(1, count.clamp(max=sure.shape[1] - 1)[:, None])
-    return sure < cut
+def _least_confident(confidence: Tensor, ranked: Tensor, count: Tensor) -> Tensor:
+    """The `count` [B] ranked positions of lowest confidence, bool [B, HW]."""
+    confidence = confidence.where(ranked, torch.inf)
+    index = count.clamp(max=confidence.shape[1] - 1)[:, None]
+    return confidence < confidence.sort(-1).values.gather(1, index)
