@@ -1,7 +1,7 @@
-"""How ToyWorld paints: shapes, colours and backgrounds on a 16 x 16 token grid.
+"""Drawing of shapes, colours and backgrounds on a 16 x 16 token grid.
 
-Every pattern repeats after one token and every object starts on a token, so that the pixels of an
-object on a background are the same wherever it lies and a small VQ codebook holds the whole world.
+Patterns repeat after one token and objects start on one, so that an object on a background has the
+same pixels in every slot and a small codebook holds the whole world.
 """
 
 from functools import lru_cache
@@ -52,7 +52,7 @@ _SUPERSAMPLE = 4
 # Lengths in pixels of a 64-pixel box.
 _BOX_PX = 64.0
 _OUTLINE_PX = 3.0
-_LINE_PX = 6.0  # of a style that draws lines only; thinner ones get lost in a token
+_LINE_PX = 6.0  # in styles that draw lines only; thinner lines get lost in a token
 _ROUNDING_PX = 2.5
 _EXTENT_PX = {"square": 52.0, "diamond": 60.0}
 _EXTENT_DEFAULT_PX = 58.0
@@ -65,9 +65,9 @@ def check_size(size: int) -> None:
 
 
 def slot_box(slot: int, size: int) -> tuple[int, int, int, int]:
-    """Pixel box (y0, y1, x0, x1), ends exclusive, of a slot 0..8 (row by row).
+    """Pixel box (y0, y1, x0, x1), ends exclusive, of a slot 0..8 in reading order.
 
-    Raises InputError on an unknown slot or size.
+    Raises InputError for an unknown slot or size.
     """
     check_size(size)
     if slot not in range(9):
@@ -78,7 +78,7 @@ def slot_box(slot: int, size: int) -> tuple[int, int, int, int]:
 
 
 def _outline_points(shape: str) -> np.ndarray:
-    """Corners [n, 2] (x, y with y down) of a shape in any scale and position."""
+    """Corners [n, 2] of a shape, (x, y) with y down, at any scale and position."""
     if shape == "square":
         return np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], float)
     if shape == "diamond":
@@ -101,7 +101,7 @@ def _outline_points(shape: str) -> np.ndarray:
 
 
 def _polygon_distance(points: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Signed distance of each (x, y) to a closed polygon, negative inside (even-odd rule)."""
+    """Signed distance of points to a closed polygon, negative inside (even-odd rule)."""
     nearest = np.full(x.shape, np.inf)
     inside = np.zeros(x.shape, bool)
     for (ax, ay), (bx, by) in zip(points, np.roll(points, -1, 0), strict=True):
@@ -141,7 +141,7 @@ def _coverage(shape: str, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
 def thing_mask(shape: str, size: int) -> np.ndarray:
     """Antialiased coverage of a shape in its slot: float64 [box, box], 0..1, box = size / 4.
 
-    Read-only (shared between calls). Raises InputError on an unknown shape or size.
+    Read-only, shared between calls. Raises InputError for an unknown shape or size.
     """
     check_size(size)
     if shape not in SHAPES:
@@ -150,7 +150,7 @@ def thing_mask(shape: str, size: int) -> np.ndarray:
 
 
 def _pattern(background: str, edge: int) -> np.ndarray:
-    """Share [edge, edge] in 0..1 of the second tone in one token of a background."""
+    """Weight of the second tone in one token of a background, [edge, edge] in 0..1."""
     n = edge * _SUPERSAMPLE
     axis = (np.arange(n) + 0.5) / n
     x, y = axis[None, :], axis[:, None]
@@ -167,7 +167,7 @@ def _pattern(background: str, edge: int) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def ground_picture(background: str, style: str, size: int) -> np.ndarray:
-    """The empty picture: uint8 [size, size, 3], read-only; a style overrides the background."""
+    """Draw an empty picture: uint8 [size, size, 3], read-only; styles override the background."""
     edge = size // GRID
     if style == "plain":
         first, second = GROUND[background]
@@ -184,7 +184,7 @@ def ground_picture(background: str, style: str, size: int) -> np.ndarray:
 
 @lru_cache(maxsize=1024)
 def sprite(shape: str, color: str, background: str, style: str, size: int) -> np.ndarray:
-    """A slot with an object in it, background included: uint8 [box, box, 3], read-only."""
+    """Draw a slot with an object and its background: uint8 [box, box, 3], read-only."""
     whole, inner, inside = (mask[..., None] for mask in _coverage(shape, size))
     box = whole.shape[0]
     under = ground_picture(background, style, size)[:box, :box].astype(float)

@@ -1,4 +1,4 @@
-"""What ToyWorld can say: word lists, wordings of edits and captions. Strings only, no pictures."""
+"""ToyWorld's language: word lists, wordings of edits, captions."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -95,40 +95,40 @@ CAPTION_TOKENS = 30
 
 
 def article(phrase: str) -> str:
-    """The phrase with its indefinite article: "an orange star", "a red circle"."""
+    """Add the indefinite article: "an orange star", "a red circle"."""
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
 def place(slot: int) -> str:
-    """Where a slot 0..8 is, with its preposition: "at the top left", "in the center"."""
+    """Name a slot 0..8 with its preposition: "at the top left", "in the center"."""
     return f"{'in' if SLOT_NAMES[slot] == 'center' else 'at'} the {SLOT_NAMES[slot]}"
 
 
 def ground(background: str) -> str:
-    """A background as an adjective; "sky" alone is none in English."""
+    """Turn a background into an adjective, which "sky" is not."""
     return "sky blue" if background == "sky" else background
 
 
 def enumerate_things(parts: Sequence[str]) -> str:
-    """Join to "a", "a and b", "a, b and c"."""
+    """Join to "a", "a and b" or "a, b and c"."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def length(text: str) -> int:
-    """Words and punctuation marks of a text, each counted once."""
+    """Number of words and punctuation marks."""
     return len(text.split()) + sum(text.count(mark) for mark in ",.:")
 
 
 def thing_phrases(noun: str, slot: int) -> tuple[str, str]:
-    """The full and the terse way to name an object and its place in a caption."""
+    """Name an object and its place for a caption, in full and tersely."""
     return f"{article(noun)} {place(slot)}", f"{noun} {SLOT_NAMES[slot]}"
 
 
 def caption_choices(things: Sequence[tuple[str, int]], background: str, style: str) -> list[str]:
-    """All captions of a picture that fit CAPTION_TOKENS.
+    """List all captions of a picture that fit CAPTION_TOKENS.
 
-    things: (noun, slot) of every object, the noun as visible ("red circle"; in a whole-picture
-    style only "circle").
+    things: (noun, slot) of every object; the noun is "red circle", or "circle" in a whole-picture
+    style.
     """
     templates = PLAIN_CAPTIONS if style == "plain" else STYLE_CAPTIONS
     phrases = [thing_phrases(noun, slot) for noun, slot in things]
@@ -144,10 +144,10 @@ def caption_choices(things: Sequence[tuple[str, int]], background: str, style: s
 
 
 def corpus() -> list[str]:
-    """Sorted sentences that together hold every word the world can say.
+    """Sorted sentences that together hold every word of the language.
 
-    Every wording of every category occurs, so that word frequencies and neighbours are those of
-    the real instructions; every shape, colour, place, background and style occurs in at least one.
+    Every wording of every category occurs, as does every shape, colour, place, background and
+    style, so that word frequencies and neighbours are those of real instructions.
     """
     nouns = [f"{color} {shape}" for color, shape in product(COLORS, SHAPES)]
     texts: set[str] = set(nouns)

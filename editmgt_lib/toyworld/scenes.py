@@ -1,4 +1,4 @@
-"""The nouns of ToyWorld: objects, scenes, edit pairs, and their pictures."""
+"""ToyWorld's objects, scenes and edit pairs, and their pictures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True)
 class Thing:
-    """An object: shape, colour and slot 0..8 (row by row from the top left)."""
+    """An object: shape, colour and slot 0..8 in reading order."""
 
     shape: str
     color: str
@@ -67,9 +67,9 @@ class Scene:
 
 @dataclass(frozen=True)
 class EditPair:
-    """One edit: what is asked, and the scene before and after.
+    """An edit: instruction, and the scenes before and after.
 
-    words: the parts of the instruction, verbatim, that say where to act.
+    words: parts of the instruction, verbatim, that say where to act.
     """
 
     category: str
@@ -86,16 +86,16 @@ class EditPair:
 
 
 def is_heldout(scene: Scene) -> bool:
-    """Whether a scene belongs to the held-out split (a fixed hash, the same everywhere)."""
+    """Whether a scene belongs to the held-out split, by a hash that is the same everywhere."""
     things = ";".join(f"{thing.slot}:{thing.color}:{thing.shape}" for thing in scene.things)
     text = f"{scene.style}|{scene.background}|{things}"
     return zlib.crc32(text.encode("ascii")) % HELDOUT_MODULUS == 0
 
 
 def render(scene: Scene, size: int = 256) -> np.ndarray:
-    """The picture of a scene: uint8 [size, size, 3].
+    """Draw a scene: uint8 [size, size, 3].
 
-    Deterministic to the bit. size: a multiple of 16 from 64 to 2048, else InputError.
+    Deterministic, bit for bit. size: a multiple of 16 from 64 to 2048, else InputError.
     """
     check_size(size)
     size = int(size)  # one cache entry for numpy and plain integers
@@ -108,5 +108,5 @@ def render(scene: Scene, size: int = 256) -> np.ndarray:
 
 
 def change_mask(pair: EditPair, size: int = 256) -> np.ndarray:
-    """Exactly the pixels in which the two pictures of a pair differ: bool [size, size]."""
+    """Pixels in which the two pictures of a pair differ: bool [size, size]."""
     return (render(pair.source, size) != render(pair.target, size)).any(-1)

@@ -1,7 +1,7 @@
-"""Small text encoders for the toy world: same classes, same folder layout, a vocabulary of its own.
+"""Small text encoders for ToyWorld: published classes and layout, a vocabulary of their own.
 
-Every word of the corpus is one token, so that a word of a prompt is one text row; other words fall
-back to characters and bytes, so that no prompt fails.
+Every word of the corpus is one token, hence one text row; other words fall back to characters and
+bytes, so that no prompt fails.
 """
 
 import copy
@@ -21,7 +21,7 @@ from ..text.encoders import TextEncoders
 from ..text.loading import isolated_build, second_last_gemma
 from ..text.tokens import WHOLE_WORDS
 
-# What is written of a config: what says how the model is built, the same for every transformers.
+# Config fields that are written: those that define the model in every version of transformers.
 _SHARED_FIELDS = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads"),
     *("max_position_embeddings", "attention_dropout"),
@@ -56,11 +56,11 @@ def build_text_encoders(
     pooled: int = 64,
     seed: int = 0,
 ) -> TextEncoders:
-    """Randomly initialised encoders, ready to train, whose vocabulary is the words of `corpus`.
+    """Build randomly initialized encoders whose vocabulary is the words of `corpus`.
 
     text_length: text rows L, also the CLIP length; width: D of the states, a multiple of 4;
-    pooled: P of the pooled vector. The same arguments give the same weights; the global random
-    state is left alone. Raises InputError for a length or width that cannot be.
+    pooled: P of the pooled vector. The same arguments give the same weights, and the global random
+    state is not used. Raises InputError for an invalid length or width.
     """
     if not 2 <= text_length <= _MOST_ROWS or width < 4 or width % 4:
         raise InputError(
@@ -81,7 +81,7 @@ def build_text_encoders(
 def write_text_folders(
     folder: str | os.PathLike, corpus: Iterable[str], **options: Any
 ) -> TextEncoders:
-    """Build encoders (options of `build_text_encoders`) and save them; returns them."""
+    """Build encoders (options: see `build_text_encoders`), save and return them."""
     encoders = build_text_encoders(corpus, **options)
     save_text_folders(folder, encoders)
     return encoders
@@ -91,7 +91,7 @@ def save_text_folders(folder: str | os.PathLike, encoders: TextEncoders) -> None
     """Write `text_encoder/`, `tokenizer/` and `llm_encoder/` in the published layout.
 
     The language model's last layer and final norm, which are never used, are written as zeros, so
-    that the folder is a complete model to other software too.
+    that other software finds a complete model.
     """
     folder = Path(folder)
     clip = _settings(encoders.clip, "clip_text_model", "CLIPTextModelWithProjection", _CLIP_FIELDS)
@@ -141,7 +141,7 @@ def _gemma_config(vocabulary: int, width: int) -> Any:
 
 
 def _gemma_tokenizer(corpus: list[str]) -> Any:
-    """Start mark in front, padding on the left: as the published one."""
+    """Start token first, padding on the left, as published."""
     vocabulary, merges = _vocabulary(corpus)
     return _tokenizer(
         [*_GEMMA_MARKS.values(), *vocabulary], merges, _GEMMA_MARKS, "<bos> $A", "left"
@@ -149,9 +149,9 @@ def _gemma_tokenizer(corpus: list[str]) -> Any:
 
 
 def _clip_tokenizer(corpus: list[str]) -> Any:
-    """Wrapped in its marks, padded on the right with the end mark: as the published one.
+    """Start and end token, padded on the right with the end token, as published.
 
-    CLIP pools at the first end mark; that one has the highest id of all.
+    CLIP pools at the first end token, which has the highest id.
     """
     vocabulary, merges = _vocabulary(corpus)
     tokens = [*vocabulary, *dict.fromkeys(_CLIP_MARKS.values())]
@@ -159,12 +159,12 @@ def _clip_tokenizer(corpus: list[str]) -> Any:
 
 
 def _vocabulary(corpus: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Bytes, characters and learnt pieces, and the merges that make every corpus word one piece."""
+    """Bytes, characters and pieces, and merges that make every word of the corpus one piece."""
     from tokenizers import Tokenizer, models, trainers
 
     learner = _with_splitting(Tokenizer(models.BPE()))
     trainer = trainers.BpeTrainer(
-        vocab_size=1 << 16,  # more than any corpus needs: merging ends when every word is one piece
+        vocab_size=1 << 16,  # a bound: merging ends when every word is one piece
         min_frequency=0,
         initial_alphabet=["\u2581", *map(chr, range(33, 127))],
         show_progress=False,
@@ -177,7 +177,7 @@ def _vocabulary(corpus: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def _with_splitting(tokenizer: Any) -> Any:
-    """Lower case; a word starts with the mark of the space before it; punctuation stands alone."""
+    """Lower case; words start with a space mark; punctuation is separate."""
     from tokenizers import decoders, normalizers, pre_tokenizers
 
     tokenizer.normalizer = normalizers.Lowercase()
@@ -218,9 +218,9 @@ def _tokenizer(
 
 
 def _save_tokenizer(folder: Path, tokenizer: Any) -> None:
-    """tokenizer.json and tokenizer_config.json as every supported transformers reads them.
+    """Write tokenizer files that every supported version of transformers reads.
 
-    `save_pretrained` of newer versions names a class that older ones do not have.
+    `save_pretrained` of newer versions names a class that older ones lack.
     """
     from tokenizers import Tokenizer
 
@@ -252,12 +252,12 @@ def _settings(
 
 
 def _rope_theta(config: Any) -> float:
-    """Newer transformers keep it in a table."""
+    """Read RoPE theta, which newer transformers keep in a table."""
     return (getattr(config, "rope_parameters", None) or vars(config))["rope_theta"]
 
 
 def _whole_gemma(gemma: nn.Module) -> nn.Module:
-    """The parameters of the causal model around `second_last_gemma`, the unused end as zeros."""
+    """Complete `second_last_gemma` to the causal model, its unused end as zeros."""
     whole = nn.Module()
     whole.model = nn.Module()
     whole.model.embed_tokens = gemma.embed_tokens

@@ -1,8 +1,7 @@
-"""ToyWorld: random scenes, edit pairs and captions, each fully determined by its generator.
+"""ToyWorld: random scenes, edit pairs and captions, each determined by its generator.
 
 The seven edit categories are those of CrispEdit-2M: add, replace, remove, color, background, style
-and motion. This module is the front door of the room; pictures come from `scenes` and `drawing`,
-sentences from `language`.
+and motion. Import from here; pictures are drawn by `scenes` and `drawing`, sentences by `language`.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ def sample_scene(
 
 
 def _sample_scene(rng: np.random.Generator, counts: Sequence[int], heldout: bool) -> Scene:
-    count = _pick_count(rng, counts)  # outside the loop: the split must not bend the weights
+    count = _pick_count(rng, counts)  # outside the loop, or the split would skew the weights
     while True:
         scene = _any_scene(rng, count)
         if is_heldout(scene) == heldout:
@@ -82,7 +81,7 @@ def _sample_scene(rng: np.random.Generator, counts: Sequence[int], heldout: bool
 
 
 def _reference(rng: np.random.Generator, scene: Scene, thing: Thing) -> str:
-    """A name for an object that fits no other object of the scene."""
+    """Name an object so that the name fits no other object of the scene."""
     unique = sum(other.shape == thing.shape for other in scene.things) == 1
     return thing.shape if rng.random() < SHAPE_ONLY and unique else thing.name
 
@@ -90,7 +89,7 @@ def _reference(rng: np.random.Generator, scene: Scene, thing: Thing) -> str:
 def _new_thing(
     rng: np.random.Generator, scene: Scene, slot: int, shapes: Sequence[str], colors: Sequence[str]
 ) -> Thing:
-    """A new object for a slot, of one of these shapes and colours, unlike all of the scene."""
+    """Draw a new object for a slot, unlike all objects of the scene."""
     names = {thing.name for thing in scene.things}
     options = [Thing(shape, color, slot) for shape in shapes for color in colors]
     return _pick(rng, [thing for thing in options if thing.name not in names])
@@ -104,7 +103,7 @@ def _others(options: Sequence[str], used: str) -> tuple[str, ...]:
     return tuple(option for option in options if option != used)
 
 
-# What an edit draws: the target, the fields of its wording, and the words that say where to act.
+# Target scene, fields of the wording, and the words that say where to act.
 Draft = tuple[Scene, dict[str, str], tuple[str, ...]]
 
 
@@ -120,7 +119,7 @@ def _replace(rng: np.random.Generator, scene: Scene) -> Draft:
     colors = (old.color,) if keep_color else _others(COLORS, old.color)
     new = _new_thing(rng, scene, old.slot, _others(SHAPES, old.shape), colors)
     name = _reference(rng, scene, old)
-    # A kept colour may stay unsaid: "replace the red circle with a star" means a red one.
+    # An unchanged colour may be left out: "replace the red circle with a star" means a red one.
     noun = new.shape if keep_color and rng.random() < 0.5 else new.name
     things = [new if thing == old else thing for thing in scene.things]
     return _with_things(scene, things), {"thing": name, "new": language.article(noun)}, (name,)
@@ -170,10 +169,10 @@ _EDITS: dict[str, Callable[[np.random.Generator, Scene], Draft]] = {
 def sample_pair(
     rng: np.random.Generator, category: str | None = None, heldout: bool = False
 ) -> EditPair:
-    """A valid edit pair; the object it names is the only one the name fits.
+    """Draw an edit pair; the name of an object fits no other.
 
-    category: one of CATEGORIES (InputError otherwise); None draws one, all alike. heldout: take
-    the source from the held-out split instead of the training split.
+    category: one of CATEGORIES (InputError otherwise); None draws one, equally likely. heldout:
+    take the source from the held-out split.
     """
     if category is None:
         category = _pick(rng, CATEGORIES)
@@ -190,19 +189,19 @@ def sample_pair(
 
 
 def pair_at(seed: int, index: int, heldout: bool, category: str | None = None) -> EditPair:
-    """Pair number `index` of the endless data set `seed`; always the same.
+    """Pair number `index` of the endless data set `seed`.
 
-    Same numpy generator stream, same pair; InputError as in sample_pair.
+    Always the same, as far as numpy's generator is. InputError as in sample_pair.
     """
     rng = np.random.default_rng([int(heldout), seed, index])
     return sample_pair(rng, category, heldout)
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """A text that says everything visible in a scene: objects, places, background or style.
+    """Describe everything visible in a scene: objects, places, background or style.
 
-    At most language.CAPTION_TOKENS words and punctuation marks. The order of the objects and the
-    wording vary with the generator. Raises InputError on a scene without objects.
+    At most language.CAPTION_TOKENS words and punctuation marks; the order of objects and the
+    wording are random. Raises InputError for a scene without objects.
     """
     if not scene.things:
         raise InputError("things is empty; a caption needs a scene with 1 to 4 objects")

@@ -1,4 +1,4 @@
-"""`editmgt train`: the stages of a recipe one after the other, each going on where it stopped."""
+"""`editmgt train`: the stages of a recipe in order, each resumed where it stopped."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,7 +32,7 @@ from .text import TextStage
 from .tokenizer import TokenizerStage
 
 CHECKPOINT = "checkpoint"
-# The folder a stage writes and the stages after it read.
+# The folder a stage writes, for later stages to read.
 PART = {
     "text": "llm_encoder",
     "tokenizer": "vqvae",
@@ -53,25 +53,25 @@ def run_training(
     device: str | torch.device = "cpu",
     compiled: bool = False,
 ) -> Path:
-    """Train the named stages into `out`; returns the folder of the checkpoint.
+    """Train stages into `out` and return the checkpoint's folder.
 
-    Stages that are done are left alone; one that was stopped goes on where it was saved.
+    Finished stages are skipped, interrupted ones resumed.
 
     Args:
         recipe: a name in `RECIPES`.
         out: holds a folder per stage (state, pictures) and `checkpoint`.
         stages: names out of `STAGES`, trained in that order.
-        minutes: stop after so long in a stage; run again to go on.
-        threads: of the CPU, for this call.
-        steps: replaces every stage's.
-        device: where to train, `"auto"` for the fastest there is; only the CPU resumes bit for bit.
-        compiled: run the transformer through `torch.compile`, for GPUs, where starting its many
-            small kernels takes longer than they do; rounding differs from that of plain steps.
+        minutes: time limit per stage; run again to resume.
+        threads: CPU threads of this call.
+        steps: overrides every stage's.
+        device: where to train, or `"auto"`; only the CPU resumes bit for bit.
+        compiled: run the transformer through `torch.compile`. For GPUs, where launching its many
+            small kernels takes longer than running them; rounding differs.
 
     Raises:
-        InputError: unknown recipe, stage or device, a number that cannot be.
-        CheckpointError: a stage needs one that did not run, or a saved state cannot be read.
-        EditMGTError: nothing can be compiled here.
+        InputError: unknown recipe, stage or device, or a number out of range.
+        CheckpointError: an earlier stage is missing, or a saved state cannot be read.
+        EditMGTError: compiling fails.
     """
     require_choice("recipe", recipe, tuple(RECIPES))
     for name in stages:
@@ -79,7 +79,7 @@ def run_training(
     require_number("minutes", minutes or 0, 0)
     for name, value in (("steps", steps), ("threads", threads)):
         require_number(name, 1 if value is None else value, 1, whole=True)
-    chosen, folder, place = RECIPES[recipe], out / CHECKPOINT, choose_device(device)
+    chosen, folder, device = RECIPES[recipe], out / CHECKPOINT, choose_device(device)
     trained = False
     with cpu_threads(threads):
         for name in (s for s in STAGES if s in stages):
@@ -88,7 +88,7 @@ def run_training(
             if exported and not trained:
                 continue
             trained = True
-            stage = build_stage(name, chosen, folder, place)
+            stage = build_stage(name, chosen, folder, device)
             if compiled and isinstance(stage, GenerationStage):
                 stage.transformer.compile_blocks()
             run = Run(stage, loop, out / name)
@@ -100,13 +100,13 @@ def run_training(
 
 
 def shortened(loop: LoopOptions, steps: int | None) -> LoopOptions:
-    """The schedule with another number of steps."""
+    """Change a schedule's number of steps; None or 0 keeps it."""
     return replace(loop, steps=steps, cooldown=min(loop.cooldown, steps // 2)) if steps else loop
 
 
 @contextmanager
 def cpu_threads(count: int | None) -> Iterator[None]:
-    """Use so many threads inside the block; None leaves the number as it is."""
+    """Set torch's CPU threads inside the block; None changes nothing."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -118,9 +118,9 @@ def cpu_threads(count: int | None) -> Iterator[None]:
 def build_stage(
     name: str, recipe: Recipe, folder: Path, device: torch.device | str = "cpu"
 ) -> TextStage | TokenizerStage | GenerationStage | DecoderStage:
-    """A stage, starting from what the stages before it left in `folder`.
+    """Build a stage from the results of earlier stages in `folder`.
 
-    Raises CheckpointError when that is missing or does not fit the recipe.
+    Raises CheckpointError if these are missing or do not fit the recipe.
     """
     if name == "text":
         encoders = new_text_encoders(recipe.transformer, recipe.text_length, seed=0)
@@ -129,9 +129,10 @@ def build_stage(
         return TokenizerStage(recipe.tokenizer, recipe.size, 0, recipe.continuous, device)
     _require_part(folder, name, "tokenizer")
     config = VQConfig.from_dict(read_config(folder / "vqvae"))
-    # A checkpoint to go on from may be stored in float16, which no optimiser gets far in.
-    whole = torch.float32
-    vq = load_module(lambda: VQModel(config), read_state_dict(folder / "vqvae"), dtype=whole)
+    # A checkpoint to continue may be stored in float16, which is too coarse to train in.
+    vq = load_module(
+        lambda: VQModel(config), read_state_dict(folder / "vqvae"), dtype=torch.float32
+    )
     if name == "decoder":
         return DecoderStage(vq, recipe.size, device)
     _require_part(folder, name, "text")
@@ -147,10 +148,10 @@ def build_stage(
             lambda: MaskedTransformer(recipe.transformer),
             read_state_dict(folder / "editmgt"),
             where=str(folder / "editmgt"),
-            dtype=whole,
+            dtype=torch.float32,
         ).requires_grad_(True)
         options = recipe.edit
-    # On short sequences a CPU is faster at the backward pass of plain products.
+    # On short sequences, CPUs compute the backward pass of plain products faster.
     transformer.attention = math_attention if torch.device(device).type == "cpu" else sdpa
     return GenerationStage(transformer, encoders, vq, options, device)
 
@@ -159,12 +160,12 @@ def _require_part(folder: Path, name: str, earlier: str) -> None:
     part = folder / PART[earlier]
     if not part.is_dir():
         raise CheckpointError(
-            f"stage {name!r} goes on from {part}, which is missing; train stage {earlier!r} first"
+            f"stage {name!r} starts from {part}, which is missing; train stage {earlier!r} first"
         )
 
 
 def export(run: Run, folder: Path) -> None:
-    """Write what a stage trained, averaged, with the settings and the scheduler that go with it."""
+    """Write a stage's averaged weights, with settings and scheduler."""
     stage = run.stage
     run.with_averages(lambda: stage.export(folder))
     if isinstance(stage, GenerationStage):

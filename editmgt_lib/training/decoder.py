@@ -1,7 +1,7 @@
-"""Last stage: the tokenizer's decoder once more, alone, on pictures as edits make them.
+"""Last stage: the tokenizer's decoder alone, on pictures like those of edits.
 
-Encoder and codebook stay, so no token changes its meaning. A codebook is learnt best on crowded
-pictures, but from those the decoder never learns how wide and even a background is.
+Encoder and codebook are frozen, so tokens keep their meaning. A codebook is learnt best on crowded
+pictures, but from those the decoder does not learn large, even backgrounds.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ class DecoderStage:
     """Reconstruction from fixed tokens.
 
     Args:
-        vq: the trained tokenizer. size: picture side in pixels. device: where it trains.
+        vq: the trained tokenizer. size: picture side in pixels.
     """
 
     def __init__(self, vq: VQModel, size: int, device: torch.device | str = "cpu") -> None:
@@ -32,11 +32,11 @@ class DecoderStage:
 
     @property
     def model(self) -> VQModel:
-        """The tokenizer under training."""
+        """The tokenizer being trained."""
         return self.modules["vqvae"]
 
     def loss(self, random: StepRandom, batch: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Absolute and squared error of the pixels; every fourth picture is a crowded one."""
+        """Absolute and squared pixel error; every fourth picture is crowded."""
         rng = random.data
         scenes = [(crowded_scene if i % 4 == 0 else training_scene)(rng) for i in range(batch)]
         pixels = to_pixels(scenes, self.size, self.device)
@@ -50,7 +50,7 @@ class DecoderStage:
 
     @torch.no_grad()
     def sheet(self, path: Path) -> None:
-        """Pictures above their reconstructions."""
+        """Draw pictures above their reconstructions."""
         rng = StepRandom.of(1, 0).data
         pixels = to_pixels([training_scene(rng) for _ in range(PICTURES)], self.size, self.device)
         save_grid([pixels, self.model.decode(self.model.encode(pixels))], path)

@@ -1,4 +1,4 @@
-"""Stages three and four: the masked transformer, first from text, then by attention injection.
+"""Stages three and four: the masked transformer, on text to image, then on edits.
 
 Both stages train the same parameters; the edit stage only adds the reference stream (paper,
 training section). Loss: cross-entropy on masked tokens, mask ratio cos(u pi/2) with u uniform
@@ -32,32 +32,32 @@ from .loop import StepRandom
 from .pictures import to_pixels, training_pair, training_scene
 from .progress import draw_edits, draw_generated
 
-# Held-out ToyWorld pictures of 64 to 512 pixels are reproduced within 0.03, photographs within 0.05
-# or worse.
+# Reconstruction errors: up to 0.03 on held-out ToyWorld pictures of 64 to 512 pixels, 0.05 or more
+# on photographs.
 MAX_RECONSTRUCTION_ERROR = 0.04
-GUIDANCE = 1.0  # what a ToyWorld checkpoint is sampled with: more than that helped no edit
+GUIDANCE = 1.0  # of a ToyWorld checkpoint: more helped no edit
 
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """What a generation stage optimises besides plain cross-entropy. Raises InputError.
+    """How a generation stage trains. Raises InputError.
 
     Attributes:
-        edit: train edits with a reference; else text to image.
+        edit: train edits with a reference, else text to image.
         size: picture side in pixels.
-        text_dropout: share of samples whose prompt is replaced by the empty one, for guidance.
-        steps: the sampler's step count whose timesteps are trained. (The published code feeds the
-            mask ratio times 1000 in training but the step index in sampling; we train what we use.)
-        changed_weight: weight of tokens that differ from the reference where these are few, falling
-            to 1 where all do; 1 is the published loss.
-        alignment: weight of a term that draws the text-to-image attention of `aligned_blocks`, mean
-            over the prompt's rows, to the tokens that change. Not in the paper; 0 turns it off.
+        text_dropout: fraction of samples with an empty prompt, for guidance.
+        steps: step count whose timesteps are trained. (The published code trains on the mask ratio
+            times 1000 but samples with the step index; this trains what is sampled.)
+        changed_weight: weight of tokens that differ from the reference if these are few, falling to
+            1 if all do; 1 is the published loss.
+        alignment: weight of a term that supervises the text-to-image attention of `aligned_blocks`,
+            averaged over the prompt's rows, with the changed tokens. Not in the paper; 0 is off.
         strength: reference strength during training.
-        first_step: share of samples with everything masked, as at the sampler's first step, where
-            the text alone decides; 0 is the published law.
-        patches: share of samples whose masked tokens lie together instead of being scattered.
-        generate_share: share of edit-stage steps that generate from a caption instead, so that
-            text to image is not forgotten.
+        first_step: fraction of samples with all tokens masked, as at the first sampling step, where
+            the text alone decides; 0 is the published distribution.
+        patches: fraction of samples whose masked tokens are contiguous instead of scattered.
+        generate_share: fraction of edit-stage steps that train text to image instead, so that it is
+            not forgotten.
     """
 
     edit: bool
@@ -80,12 +80,12 @@ class GenerationOptions:
         require_number("alignment", self.alignment, 0)
         require_number("strength", self.strength, 0.01, 100)
         if self.alignment and not self.aligned_blocks:
-            raise InputError("aligned_blocks is empty; name the blocks that alignment is about")
+            raise InputError("aligned_blocks is empty; name blocks to align, or use alignment 0")
 
 
 @dataclass(frozen=True, repr=False)
 class Batch:
-    """Token ids [B, H, W] and prompts of one step; source is None for text to image."""
+    """Token ids [B, H, W] and prompts of a step; source is None for text to image."""
 
     target: Tensor
     source: Tensor | None
@@ -93,7 +93,7 @@ class Batch:
 
     @property
     def changed(self) -> Tensor:
-        """bool [B, H, W]: where the target differs from the source; nowhere without one."""
+        """Where the target differs from the source, bool [B, H, W]; nowhere without a source."""
         if self.source is None:
             return torch.zeros_like(self.target, dtype=torch.bool)
         return self.target != self.source
@@ -106,10 +106,10 @@ def mask_tokens(
     first_step: float = 0.0,
     patches: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Mask a share cos(u pi/2) of each item's tokens, at least one; all for `first_step` of them.
+    """Mask a fraction cos(u pi/2) of each item's tokens, at least one; see `GenerationOptions`.
 
-    The generator is on the CPU. Returns the masked ids [B, H, W] and u [B], the share of sampling
-    that is over at that ratio.
+    The generator is on the CPU. Returns the masked ids [B, H, W] and u [B], the fraction of
+    sampling done at that mask ratio.
     """
     batch, positions = len(target), target[0].numel()
     u = torch.rand(batch, generator=generator)
@@ -118,7 +118,7 @@ def mask_tokens(
     count = (torch.cos(u * torch.pi / 2) * positions).round().clamp(min=1)
     noise = torch.rand(target.shape, generator=generator)
     if patches:
-        # The sampler reveals what is certain first and leaves whole objects to the end.
+        # The sampler reveals certain tokens first and leaves whole objects to the end.
         coarse = torch.rand(batch, 1, 5, 5, generator=generator)
         smooth = F.interpolate(coarse, target.shape[1:], mode="bilinear")[:, 0]
         chosen = torch.rand(batch, 1, 1, generator=generator) < patches
@@ -129,11 +129,11 @@ def mask_tokens(
 
 
 def alignment_loss(scores: Sequence[Tensor], changed: Tensor, stride: int) -> Tensor:
-    """Cross-entropy between the normalised score maps [B, N] and the changed positions.
+    """Cross-entropy between normalized score maps [B, N] and the changed positions.
 
     Args:
         scores: one map per block, N positions in reading order.
-        changed: bool [B, H, W] on the token grid; items where nothing changes add 0 to the mean.
+        changed: bool [B, H, W] on the token grid; items without changes count as 0.
         stride: tokens per position, along each side.
     """
     wanted = F.max_pool2d(changed.float()[:, None], stride).flatten(1)
@@ -147,8 +147,8 @@ class GenerationStage:
     """Text-to-image or edit training of the transformer.
 
     Args:
-        encoders, vq: the trained text encoders and tokenizer; both stay as they are.
-        device: where everything is moved to and trains.
+        encoders, vq: the trained text encoders and tokenizer; both are frozen.
+        device: where all networks are moved.
     """
 
     def __init__(
@@ -166,16 +166,15 @@ class GenerationStage:
 
     @property
     def transformer(self) -> MaskedTransformer:
-        """The transformer under training."""
+        """The transformer being trained."""
         return self.modules["transformer"]
 
     @property
     def config(self) -> TransformerConfig:
-        """Its sizes."""
         return self.transformer.config
 
     def draw(self, random: StepRandom, batch: int) -> Batch:
-        """Sample pictures or edit pairs of the training split and tokenize them."""
+        """Draw pictures or edit pairs of the training split and tokenize them."""
         size = self.options.size
         if not self.options.edit or random.data.random() < self.options.generate_share:
             scenes = [training_scene(random.data) for _ in range(batch)]
@@ -187,7 +186,7 @@ class GenerationStage:
         return Batch(target, source, [p.instruction for p in pairs])
 
     def loss(self, random: StepRandom, batch: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted cross-entropy on masked tokens, plus the alignment term where asked for."""
+        """Weighted cross-entropy on masked tokens, plus the alignment term."""
         o, data = self.options, self.draw(random, batch)
         drop = torch.rand(batch, generator=random.masks) < o.text_dropout
         prompts = ["" if d else p for p, d in zip(data.prompts, drop.tolist(), strict=True)]
@@ -207,7 +206,7 @@ class GenerationStage:
             return loss, figures
         figures["new"] = losses.detach()[changed[masked]].mean().nan_to_num()
         if prediction.scores:
-            # A dropped prompt says nothing about where to act.
+            # An empty prompt does not say where to act.
             told = changed & ~drop.to(self.device)[:, None, None]
             scores = [prediction.scores[i] for i in o.aligned_blocks]
             aligned = alignment_loss(scores, told, self.config.stride)
@@ -226,7 +225,7 @@ class GenerationStage:
             states, pooled = self.text_encoders.encode_ids(clip_ids, text_ids)
         said = (text_ids != self.text_encoders.gemma_tokenizer.pad_token_id).float().to(self.device)
         rows = said / said.sum(dim=1, keepdim=True)
-        # CPUs and GPUs have fast bfloat16 products; weights, optimiser and loss stay in float32.
+        # For fast bfloat16 products; weights, optimizer and loss stay in float32.
         with torch.autocast(self.device.type, torch.bfloat16):
             return self.transformer(
                 ids, timestep, states, pooled, micro, source, injection,
@@ -238,7 +237,7 @@ class GenerationStage:
 
     @property
     def settings(self) -> Settings:
-        """How a checkpoint of this stage wants to be used."""
+        """Default settings of a checkpoint this stage exports."""
         o = self.options
         sampling = SamplingOptions(steps=o.steps, guidance=GUIDANCE, strength=o.strength)
         localization = LocalizationOptions(rows="content")
@@ -249,7 +248,7 @@ class GenerationStage:
         return Settings(o.size, length, "", sampling, localization, MAX_RECONSTRUCTION_ERROR)
 
     def sheet(self, path: Path) -> None:
-        """Held-out edits, or pictures of held-out captions, as the stage makes them now."""
+        """Draw held-out edits, or pictures of held-out captions."""
         model = EditMGT(self.transformer, self.vq, self.text_encoders, self.settings)
         (draw_edits if self.options.edit else draw_generated)(model, path)
 

@@ -1,4 +1,4 @@
-"""Initial weights of a transformer trained from nothing, and the attention it trains with."""
+"""Initial weights of a transformer trained from scratch."""
 
 import numpy as np
 import torch
@@ -17,14 +17,14 @@ from .pictures import crowded_scene, to_pixels
 
 SPREAD = 0.02  # of embeddings and head
 RESIDUAL = 0.5  # scale of the layers that write to the residual stream
-PICTURES = 400  # drawn to find out what each code stands for
+PICTURES = 400  # drawn to learn what each code looks like
 
 
 def new_transformer(config: TransformerConfig, seed: int) -> MaskedTransformer:
-    """A transformer with fan-in-scaled weights whose blocks start as plain pre-norm blocks.
+    """Build a transformer with fan-in-scaled weights whose blocks start as plain pre-norm blocks.
 
-    Modulation starts at shift 0, scale 0, gate 1 for every condition: gates that start at 0 leave
-    the blocks without gradient for the first hundreds of steps, which a short run can't spare.
+    Modulation starts at shift 0, scale 0, gate 1: gates of 0 would leave the blocks without
+    gradient for hundreds of steps, which a short run cannot spare.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -42,7 +42,7 @@ def new_transformer(config: TransformerConfig, seed: int) -> MaskedTransformer:
 
 
 def new_text_encoders(config: TransformerConfig, text_length: int, seed: int) -> TextEncoders:
-    """Small text encoders with ToyWorld's vocabulary, scaled like the transformer they feed."""
+    """Build small text encoders with ToyWorld's vocabulary, sized for a transformer."""
     encoders = build_text_encoders(
         corpus(),
         text_length=text_length,
@@ -59,9 +59,9 @@ def new_text_encoders(config: TransformerConfig, text_length: int, seed: int) ->
 
 @torch.no_grad()
 def scale_by_fan_in(module: nn.Module) -> None:
-    """Normal weights of variance 1 / fan-in, zero biases; residual writers start smaller.
+    """Draw normal weights of variance 1 / fan-in, smaller in residual outputs; zero the biases.
 
-    At these small widths the usual 0.02 would all but close the way from the text to the picture.
+    At these small widths the usual 0.02 would all but cut the picture off from the text.
     """
     writers = ("to_out.0.weight", "to_add_out.weight", "net.2.weight", "proj_out.weight")
     for name, parameter in module.named_parameters():
@@ -74,10 +74,10 @@ def scale_by_fan_in(module: nn.Module) -> None:
 
 @torch.no_grad()
 def code_features(vq: VQModel, size: int, width: int, seed: int) -> Tensor:
-    """What each code looks like, [codes, width] unit rows; similar codes get similar rows.
+    """Describe what each code looks like: unit rows [codes, width], alike for similar codes.
 
-    A row is the code's mean patch of pixels on the principal axes of all of them, halfway to white,
-    so that a transformer need not learn every code alone. Codes never seen get random rows.
+    A row is the code's mean pixel patch on the principal axes of all patches, half whitened; it
+    spares a transformer learning every code separately. Codes never seen get random rows.
     """
     rng, factor = np.random.default_rng(seed), vq.config.factor
     codes = vq.config.num_vq_embeddings
@@ -99,10 +99,10 @@ def code_features(vq: VQModel, size: int, width: int, seed: int) -> Tensor:
 
 @torch.no_grad()
 def seed_with_codes(model: MaskedTransformer, features: Tensor, seed: int) -> None:
-    """Start embedding and head from the codes' features [codes, width / tokens per position].
+    """Initialize embedding and head from code features [codes, width / tokens per position].
 
-    Each of a position's tokens gets a slice of the hidden channels, on the way in and on the way
-    out, so that a hidden state carried through unchanged already predicts the token it came from.
+    Each token of a position gets a slice of the hidden channels, in embedding and head alike, so
+    that an unchanged hidden state already predicts its own token.
     """
     codes, part = features.shape
     identity = torch.eye(model.config.width)

@@ -1,4 +1,4 @@
-"""Ctrl-C during training: finish the step instead of tearing it."""
+"""Ctrl-C during training: finish the step first."""
 
 import signal
 import threading
@@ -9,23 +9,23 @@ from typing import Any
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Only note the first Ctrl-C; the function given says whether there was one. A second raises.
+    """Record the first Ctrl-C, which the function given reports; a second one raises.
 
-    Does nothing outside the main thread, or where a program handles the signal in its own way.
+    Does nothing outside the main thread, or if the program has a handler of its own.
     """
-    seen: list[int] = []
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    received: list[int] = []
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield lambda: False
         return
 
     def note(number: int, frame: Any) -> None:
-        if seen:
+        if received:
             signal.default_int_handler(number, frame)
-        seen.append(number)
+        received.append(number)
 
     signal.signal(signal.SIGINT, note)
     try:
-        yield lambda: bool(seen)
+        yield lambda: bool(received)
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)

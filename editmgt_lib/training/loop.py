@@ -1,7 +1,7 @@
-"""The training loop every stage shares: optimise, average, save, resume, show.
+"""The training loop of all stages: optimize, average, save, resume, show.
 
-Everything random in a step comes from generators seeded by (seed, step), so on the CPU a resumed
-run repeats an uninterrupted one bit for bit.
+Random numbers of a step come from generators seeded by (seed, step), so on the CPU a resumed run
+equals an uninterrupted one bit for bit.
 """
 
 import time
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 EARLY = 10  # steps over which the average's decay rises
-SHOWN = 10  # steps from one to the next whose figures are read
+SHOWN = 10  # read the figures every so many steps
 
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """One stage's optimisation. Raises InputError.
+    """Optimization of one stage. Raises InputError.
 
     Attributes:
-        steps: optimiser steps in all, 1 or more.
+        steps: optimizer steps in all, 1 or more.
         batch: samples per step, 1 or more.
-        learning_rate: its plateau, above 0; linear warm-up before, linear cool-down to 0 after.
-        muon: plateau for the matrices inside transformer blocks, which Muon then moves instead of
-            AdamW (twice the progress per step at these sizes); 0 leaves them to AdamW.
+        learning_rate: plateau, above 0, after a linear warm-up and before a linear cool-down to 0.
+        muon: plateau for matrices inside transformer blocks, which then train with Muon instead of
+            AdamW (twice the progress per step at these sizes); 0 trains them with AdamW.
         warmup, cooldown: steps of each.
         weight_decay, betas: of AdamW.
-        average: decay of the moving average of the weights, 0..1; the average is what is exported.
+        average: decay of the moving average of the weights, 0..1, which is exported.
         clip: largest gradient norm, above 0.
         seed: of data and masks.
         checkpoint_every, sheet_every: steps between saved states and pictures.
@@ -70,7 +70,7 @@ class LoopOptions:
         require_number("average", self.average, 0, 1)
 
     def schedule(self, step: int) -> float:
-        """Share of the plateau, 0..1, that learning rates have at a step."""
+        """Factor on the learning rates at a step, 0..1."""
         rise = min(1.0, (step + 1) / max(1, self.warmup))
         fall = min(1.0, (self.steps - step) / max(1, self.cooldown))
         return min(rise, fall)
@@ -78,41 +78,41 @@ class LoopOptions:
 
 @dataclass(frozen=True)
 class StepRandom:
-    """The random numbers of one training step; both generators are on the CPU."""
+    """Random generators of one training step, on the CPU."""
 
     data: np.random.Generator
     masks: torch.Generator
 
     @classmethod
     def of(cls, seed: int, step: int) -> "StepRandom":
-        """Generators that depend on (seed, step) alone."""
+        """Seed generators from (seed, step)."""
         data = np.random.default_rng([seed, step])
         return cls(data, torch.Generator().manual_seed(int(data.integers(2**62))))
 
 
 class Stage(Protocol):
-    """What the loop needs from a stage; `modules` holds all that a resumed run needs of it."""
+    """A stage as the loop sees it; `modules` holds the state a resumed run needs."""
 
     modules: nn.ModuleDict
 
     def loss(self, random: StepRandom, batch: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of one batch, and figures for the progress bar: numbers, left on the device."""
+        """Loss of a batch, and figures for the progress bar, left on the device."""
 
     def after_step(self) -> None:
-        """Anything to do once the weights moved."""
+        """Run after each optimizer step."""
 
     def sheet(self, path: Path) -> None:
-        """Draw a picture of what the stage can do now."""
+        """Draw what the stage can do now."""
 
     def export(self, folder: Path) -> None:
         """Write the trained parts in the published layout."""
 
 
-# The layers that embed time and pooled text see large inputs: at the full rate a step of AdamW
-# moves their output by more than its size, until all is negative and SiLU lets nothing through.
+# The layers that embed time and pooled text have large inputs: at the full rate, an AdamW step
+# moves their output by more than its size, until it is all negative and SiLU passes nothing.
 CONDITIONING, CONDITIONING_RATE = ("time_text_embed.", "cond_embed."), 0.05
 
-# What an optimiser keeps of a parameter.
+# Optimizer state of a parameter.
 KEPT = {torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq")}
 if hasattr(torch.optim, "Muon"):
     KEPT[torch.optim.Muon] = ("momentum_buffer",)
@@ -121,9 +121,9 @@ if hasattr(torch.optim, "Muon"):
 def build_optimizers(
     parameters: dict[str, nn.Parameter], options: LoopOptions
 ) -> list[torch.optim.Optimizer]:
-    """AdamW, and Muon for the matrices inside blocks where `options.muon` asks for it.
+    """Build AdamW, and Muon for matrices inside blocks if `options.muon` is set.
 
-    Raises InputError where this torch has no Muon.
+    Raises InputError if this torch has no Muon.
     """
     o = options
     if o.muon and not hasattr(torch.optim, "Muon"):
@@ -146,15 +146,15 @@ def build_optimizers(
 
 
 def _is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Matrices between hidden states; a modulation maps a condition to many small vectors."""
+    """Whether a matrix maps hidden states; modulation layers, which map conditions, do not."""
     return parameter.ndim == 2 and "_blocks." in name and ".norm" not in name
 
 
 class Run:
-    """A stage under training: its weights, their average, optimiser state and step count.
+    """A stage being trained: weights, their average, optimizer state and step count.
 
     Args:
-        folder: where `save` writes; a state found there is restored.
+        folder: where `save` writes; a state saved there is restored.
 
     Raises:
         CheckpointError: a state that cannot be read or belongs to another network.
@@ -174,9 +174,9 @@ class Run:
         return {n: t for n, t in self.stage.modules.state_dict().items() if t.is_floating_point()}
 
     def advance(self) -> dict[str, Tensor]:
-        """One optimiser step; returns the figures to show.
+        """Take one optimizer step; returns the figures to show.
 
-        They are left on the device: to read one is to wait for it.
+        They stay on the device, since reading them waits for it.
         """
         o = self.options
         for optimizer in self.optimizers:
@@ -195,21 +195,21 @@ class Run:
 
     @torch.no_grad()
     def _average(self) -> None:
-        # An average over fewer steps at first, or the initial weights would linger in it.
+        # Shorter at first, or the initial weights would linger in the average.
         decay = min(self.options.average, self.step / (self.step + EARLY))
         weights = self._weights()
         old = list(self.averages.values())
         torch._foreach_lerp_(old, [weights[n] for n in self.averages], 1 - decay)
 
     def save(self) -> None:
-        """Write everything needed to go on, replacing the state before it."""
+        """Write everything needed to resume, replacing the previous state."""
         groups: Groups = {"weight": self.stage.modules.state_dict(), "average": self.averages}
         states = {n: o.state.get(p, {}) for o in self.optimizers for n, p in self._of(o)}
         groups["optimizer"] = {f"{k}.{n}": t for n, s in states.items() for k, t in s.items()}
         write_state(self.folder, self.step, self.options.steps, groups)
 
     def _of(self, optimizer: torch.optim.Optimizer) -> list[tuple[str, nn.Parameter]]:
-        """Names and parameters one optimiser is in charge of."""
+        """Names and parameters of one optimizer."""
         owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
         return [(n, p) for n, p in self.parameters.items() if id(p) in owned]
 
@@ -237,7 +237,7 @@ class Run:
         self.step = step
 
     def with_averages(self, action: Callable[[], Any]) -> Any:
-        """Run `action` on the averaged weights, then put the trained ones back."""
+        """Run `action` with the averaged weights in place of the trained ones."""
         kept = {n: t.clone() for n, t in self.stage.modules.state_dict().items()}
         try:
             self.stage.modules.load_state_dict(kept | self.averages)
@@ -247,9 +247,9 @@ class Run:
 
 
 def train(run: Run, *, name: str, minutes: float | None = None) -> None:
-    """Train to the end, or for `minutes`, going on from the step the run is at.
+    """Train to the end, or for `minutes`, from the run's current step.
 
-    The first Ctrl-C ends the step and saves before it raises KeyboardInterrupt.
+    The first Ctrl-C finishes the step and saves, then raises KeyboardInterrupt.
     """
     from tqdm import tqdm
 
@@ -280,7 +280,7 @@ def train(run: Run, *, name: str, minutes: float | None = None) -> None:
 
 
 def _show(bar: "tqdm", smooth: dict[str, float], figures: dict[str, Tensor]) -> None:
-    """Put the figures, smoothed over some fifty steps, on the bar."""
+    """Show the figures, smoothed over about fifty steps."""
     for key, value in figures.items():
         smooth[key] = 0.8 * smooth.get(key, float(value)) + 0.2 * float(value)
     bar.set_postfix({k: f"{v:.4f}" for k, v in smooth.items()}, refresh=False)

@@ -15,7 +15,7 @@ from ..toyworld.scenes import EditPair, Scene, Thing, is_heldout
 from ..toyworld.world import BACKGROUNDS, COLORS, SHAPES, STYLES, sample_pair, sample_scene
 
 STYLED = 0.15  # share of training pictures in one of the styles
-CROWDED_STYLED = 0.3  # more of them where there is a codebook to fill
+CROWDED_STYLED = 0.3  # more of them, to fill the codebook
 
 
 Look = tuple[str, str, str, str]  # style, background, shape, colour: what pixels depend on
@@ -23,10 +23,10 @@ THING_CELLS = np.arange(BOX * BOX).reshape(BOX, BOX)
 
 
 def to_pixels(scenes: Sequence[Scene], size: int, device: torch.device | str = "cpu") -> Tensor:
-    """Scenes as `render` draws them, [B, 3, size, size] in 0..1.
+    """Render scenes, equal to `render`: [B, 3, size, size] in 0..1.
 
-    Put together on the device from cells that are there already: drawn on the host and copied, the
-    pictures of a step would take longer than the step does on a GPU.
+    They are assembled on the device from cells already there; drawing on the host and copying would
+    take longer than a training step on a GPU.
     """
     cells, first = _atlas(size, str(device))
     numbers = np.empty((len(scenes), GRID, GRID), np.int64)
@@ -35,16 +35,16 @@ def to_pixels(scenes: Sequence[Scene], size: int, device: torch.device | str = "
         for thing in scene.things:
             row, col = (SLOT_OFFSETS[i] for i in divmod(thing.slot, 3))
             cell[row : row + BOX, col : col + BOX] = first[_look(scene, thing)] + THING_CELLS
-    found = cells[torch.from_numpy(numbers).to(device)]  # [B, rows, cols, edge, edge, 3]
-    pictures = found.permute(0, 1, 3, 2, 4, 5).reshape(len(scenes), size, size, 3)
+    placed = cells[torch.from_numpy(numbers).to(device)]  # [B, rows, cols, edge, edge, 3]
+    pictures = placed.permute(0, 1, 3, 2, 4, 5).reshape(len(scenes), size, size, 3)
     return pictures.permute(0, 3, 1, 2).float().div_(255)
 
 
 @lru_cache(maxsize=4)
 def _atlas(size: int, device: str) -> tuple[Tensor, dict[Look, int]]:
-    """All cells there are, uint8 [N, edge, edge, 3], and the number of each look's first one.
+    """All distinct cells, uint8 [N, edge, edge, 3], and the index of each look's first one.
 
-    The ground is one cell, everywhere the same; a thing is BOX x BOX cells in reading order.
+    A ground is a single cell; a thing is BOX x BOX cells in reading order.
     """
     edge = size // GRID
     first: dict[Look, int] = {}
@@ -64,7 +64,7 @@ def _atlas(size: int, device: str) -> tuple[Tensor, dict[Look, int]]:
 
 
 def _look(scene: Scene, thing: Thing | None = None) -> Look:
-    """What the pixels of a thing depend on, or those of the ground without one."""
+    """What determines the pixels of a thing, or of the ground."""
     shape = thing.shape if thing else ""
     if scene.style != "plain":
         return scene.style, "", shape, ""
@@ -72,7 +72,7 @@ def _look(scene: Scene, thing: Thing | None = None) -> Look:
 
 
 def _looks() -> Iterator[Look]:
-    """All there are."""
+    """All looks."""
     for style, shape in product(STYLES, ("", *SHAPES)):
         if style != "plain":
             yield style, "", shape, ""
@@ -82,7 +82,7 @@ def _looks() -> Iterator[Look]:
 
 
 def training_scene(rng: np.random.Generator) -> Scene:
-    """A scene of the training split, sometimes in a style."""
+    """Draw a scene of the training split, sometimes in a style."""
     while True:
         scene = sample_scene(rng, heldout=False)
         if rng.random() < STYLED:
@@ -93,7 +93,7 @@ def training_scene(rng: np.random.Generator) -> Scene:
 
 
 def training_pair(rng: np.random.Generator) -> EditPair:
-    """An edit of the training split: neither of its pictures is a held-out one."""
+    """Draw an edit neither of whose pictures is held out."""
     while True:
         pair = sample_pair(rng)
         if not is_heldout(pair.target):
@@ -101,7 +101,7 @@ def training_pair(rng: np.random.Generator) -> EditPair:
 
 
 def crowded_scene(rng: np.random.Generator) -> Scene:
-    """A scene with an object in every slot: what a tokenizer learns most from."""
+    """Draw a scene with an object in every slot, from which a tokenizer learns most."""
     things = (Thing(_pick(rng, SHAPES), _pick(rng, COLORS), slot) for slot in range(9))
     style = _pick(rng, STYLES) if rng.random() < CROWDED_STYLED else "plain"
     return Scene(tuple(things), _pick(rng, BACKGROUNDS), style)
@@ -112,7 +112,7 @@ def _pick(rng: np.random.Generator, names: Sequence[str]) -> str:
 
 
 def save_grid(rows: Sequence[Tensor], path: Path) -> None:
-    """Write rows of pictures, each [B, 3, H, W] in 0..1, as one file."""
+    """Write rows of pictures, each [B, 3, H, W] in 0..1, to one file."""
     from PIL import Image
 
     grid = torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)

@@ -1,4 +1,4 @@
-"""Pictures of a generation stage at work, made by the library's own pipeline."""
+"""Progress pictures of a generation stage, made by the library's own pipeline."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,17 +17,17 @@ SEED = 7
 
 
 def draw_edits(model: EditMGT, path: Path) -> None:
-    """Write a grid: held-out pictures, what the model makes of them, and what was asked for."""
+    """Write a grid: held-out pictures, their edits by the model, and the targets."""
     pairs = [pair_at(SEED, i, True, CATEGORIES[i % len(CATEGORIES)]) for i in range(PICTURES)]
-    before, wanted = (_pixels(model, [getattr(p, k) for p in pairs]) for k in ("source", "target"))
+    before, target = (_pixels(model, [getattr(p, k) for p in pairs]) for k in ("source", "target"))
     tokens = model.encode_image(before.permute(0, 2, 3, 1))
     instruction = model.encode_instruction([p.instruction for p in pairs])
     edited, _ = model.sample(tokens, instruction, batched=True)
-    save_grid([before, _decoded(model, edited.ids), wanted], path)
+    save_grid([before, _decoded(model, edited.ids), target], path)
 
 
 def draw_generated(model: EditMGT, path: Path) -> None:
-    """Write a grid: held-out scenes, and what the model makes of their captions."""
+    """Write a grid: held-out scenes, and pictures the model makes from their captions."""
     rng = StepRandom.of(SEED, 0).data
     scenes = [sample_scene(rng, heldout=True) for _ in range(PICTURES)]
     instruction = model.encode_instruction([caption(s, rng) for s in scenes])
@@ -41,5 +41,5 @@ def _pixels(model: EditMGT, scenes: Sequence[Scene]) -> Tensor:
 
 @torch.no_grad()
 def _decoded(model: EditMGT, ids: Tensor) -> Tensor:
-    """The whole decoded picture: a composite would hide what happens outside the edit."""
+    """Decode without compositing, which would hide changes outside the edit."""
     return model.vq.decode(ids).cpu()

@@ -1,4 +1,4 @@
-"""Named recipes: what each stage trains, for how long, at which sizes."""
+"""Named recipes: sizes, schedules and losses of each stage."""
 
 from dataclasses import dataclass
 
@@ -13,13 +13,13 @@ SPARE_CODES = 64  # rows of the embedding beyond the codebook, as published; the
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes and schedules of all stages (between text and decoder, the paper's order).
+    """Sizes and schedules of all stages; those between text and decoder are the paper's.
 
     Attributes:
         size: picture side in pixels. text_length: text rows.
         tokenizer, transformer: the networks.
-        continuous: tokenizer steps before the codebook takes part.
-        loops: schedule of each stage. generation, edit: what those two stages optimise.
+        continuous: tokenizer steps before the codebook is used.
+        loops: schedule of each stage. generation, edit: how these two stages train.
     """
 
     size: int
@@ -33,8 +33,8 @@ class Recipe:
 
 
 def _tokenizer(width: int, codes: int, patch: int) -> VQConfig:
-    # No norms and a 1x1 encoder: a token is a function of its own cell, so none moves outside an
-    # edit; patches instead of strided convolutions: full-resolution ones are what a CPU is slow at.
+    # No norms and a 1x1 encoder: a token depends on its own cell only, so none changes outside an
+    # edit. Patches instead of strided convolutions: CPUs are slow at full-resolution ones.
     return VQConfig(
         block_out_channels=(width,),
         layers_per_block=1,
@@ -107,9 +107,9 @@ GPU = Recipe(
             6000, 64, 1e-3, cooldown=3000, average=0.99, clip=0.3,
             sheet_every=2000, checkpoint_every=1000,
         ),
-        # A step is thousands of small kernels, and starting them takes longer than they do: twice
-        # the batch is nearly free, so there are half as many steps. For the same reason pictures
-        # and states are rarer than on a CPU: what is made on the host holds the GPU up.
+        # A step is thousands of small kernels, slower to launch than to run: twice the batch is
+        # nearly free, so there are half as many steps. Pictures and states are rarer than on a CPU,
+        # since work on the host stalls the GPU.
         "text-to-image": LoopOptions(
             4000, 128, 1e-3, muon=2e-3, warmup=200, sheet_every=2000, checkpoint_every=1000
         ),

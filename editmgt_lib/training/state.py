@@ -1,4 +1,4 @@
-"""A training run on disk: one safetensors file with all it takes to go on, replaced as a whole."""
+"""State of a training run: one safetensors file, replaced atomically."""
 
 import json
 from contextlib import suppress
@@ -10,19 +10,19 @@ from ..errors import CheckpointError
 from ..files import atomic_path, atomic_write_json
 
 STATE = "state.safetensors"
-PROGRESS = "progress.json"  # for people, and to see what is done without reading the state
+PROGRESS = "progress.json"  # readable by people, and cheaper to check than the state
 
 Groups = dict[str, dict[str, Tensor]]
 
 
 def write_state(folder: Path, step: int, steps: int, groups: Groups) -> None:
-    """Write the tensors of all groups, and how far of `steps` the run is.
+    """Write the tensors of all groups, and the run's progress.
 
-    Raises InputError when the folder cannot be written.
+    Raises InputError if the folder cannot be written.
     """
     from safetensors.torch import save_file
 
-    # Cloned: tied weights and views share memory, which the format has no place for.
+    # Cloned: the format has no tied weights or views.
     tensors = {
         f"{group}.{name}": tensor.detach().cpu().contiguous().clone()
         for group, members in groups.items()
@@ -34,9 +34,9 @@ def write_state(folder: Path, step: int, steps: int, groups: Groups) -> None:
 
 
 def read_state(folder: Path) -> tuple[int, Groups] | None:
-    """Step and groups of tensors, as written; None where no run was saved.
+    """Read step and groups of tensors; None if no run was saved.
 
-    Raises CheckpointError for a file that is no such state.
+    Raises CheckpointError for any other file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -58,13 +58,13 @@ def read_state(folder: Path) -> tuple[int, Groups] | None:
 
 
 def write_progress(folder: Path, step: int, steps: int, exported: bool = False) -> None:
-    """Note how far a run is, and whether the checkpoint holds its result."""
+    """Write a run's progress, and whether the checkpoint holds its result."""
     progress = {"step": step, "steps": steps, "exported": exported}
     atomic_write_json(folder / PROGRESS, progress)
 
 
 def is_done(folder: Path, steps: int) -> bool:
-    """Whether the run in `folder` reached exactly `steps` and was exported."""
+    """Whether the run in `folder` ended after exactly `steps` and was exported."""
     progress = {}
     with suppress(OSError, ValueError):
         progress = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))

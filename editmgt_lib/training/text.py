@@ -1,7 +1,7 @@
-"""Stage one: small text encoders that know the toy language, as the published ones know English.
+"""Stage one: small text encoders that know the toy language as the published ones know English.
 
-Everything after it leaves them as they are, like the paper does: encoders trained along with the
-transformer forget the words and keep only what kind of edit was asked for.
+Later stages freeze them, as in the paper: encoders trained along with the transformer forget words
+and retain only the kind of edit.
 """
 
 from pathlib import Path
@@ -25,18 +25,18 @@ The transformer sees the rows of a prompt as a set, so a row has to carry its co
 
 
 def training_prompt(rng: np.random.Generator) -> str:
-    """An instruction or a caption of the training split, half and half."""
+    """Draw an instruction or a caption of the training split, equally likely."""
     if rng.random() < 0.5:
         return training_pair(rng).instruction
     return caption(training_scene(rng), rng)
 
 
 class TextStage:
-    """Gemma learns to predict words around each row, CLIP which words a prompt holds.
+    """Train Gemma to predict the words around each row, and CLIP the words a prompt holds.
 
     Args:
-        encoders: freshly built encoders; trained in place.
-        device: where they train. seed: of the heads, which are thrown away afterwards.
+        encoders: trained in place.
+        seed: of the heads, which are discarded.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class TextStage:
         ).to(self.device)
 
     def loss(self, random: StepRandom, batch: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy of the words around each row, and of the set of words in the prompt."""
+        """Cross-entropy of the words around each row and of the prompt's set of words."""
         prompts = [training_prompt(random.data) for _ in range(batch)]
         clip_ids, ids = self.text_encoders.tokenize(prompts)
         states, pooled = self.text_encoders.encode_ids(clip_ids, ids)
@@ -76,15 +76,15 @@ class TextStage:
         """Nothing to do."""
 
     def sheet(self, path: Path) -> None:
-        """Nothing to see."""
+        """Nothing to draw."""
 
     def export(self, folder: Path) -> None:
-        """Write the text folders."""
+        """Write the folders of the text encoders."""
         save_text_folders(folder, self.text_encoders)
 
 
 def _shifted_loss(logits: Tensor, ids: Tensor, padding: Tensor, offset: int) -> Tensor:
-    """Cross-entropy of rows [B, L, V] with the words `offset` rows on, both no padding."""
+    """Cross-entropy of rows [B, L, V] with words `offset` rows later, padding excluded."""
     length = ids.shape[1]
     rows = slice(max(0, -offset), length - max(0, offset))
     words = slice(max(0, offset), length + min(0, offset))

@@ -1,4 +1,4 @@
-"""Stage two: the picture tokenizer, trained to reconstruct with a codebook of moving averages."""
+"""Stage two: the picture tokenizer, its codebook learnt by moving averages."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from ..models.vq import VQConfig, VQModel
 from .loop import StepRandom
 from .pictures import crowded_scene, save_grid, to_pixels
 
-COMMITMENT = 0.25  # weight of the pull of latents to their codes, as published
+COMMITMENT = 0.25  # weight of the commitment loss, as published
 DECAY = 0.97  # of the moving averages
 IDLE_STEPS = 60  # a code unused for this long restarts on a latent of the batch
 PICTURES = 10  # on a sheet
@@ -20,8 +20,8 @@ PICTURES = 10  # on a sheet
 def reconstruction_error(
     model: VQModel, codes: Tensor, pixels: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What codes [B, width, rows, cols] lose of the pixels: (to train on, squared, absolute)."""
-    # The decoder is the costly part, and CPUs and GPUs have fast bfloat16 products.
+    """Error of decoding codes [B, width, rows, cols]: (training loss, squared, absolute)."""
+    # The decoder is the costly part, and bfloat16 products are fast.
     with torch.autocast(pixels.device.type, torch.bfloat16):
         out = model.decoder(model.post_quant_conv(codes))
     out = F.pixel_shuffle(out, model.config.patch_size).float()
@@ -32,13 +32,12 @@ def reconstruction_error(
 class TokenizerStage:
     """Reconstruction of ToyWorld pictures.
 
-    The codebook is not trained by gradient: each code is the moving average of the latents assigned
-    to it, and codes that nothing chose restart on latents of the current batch. The first
-    `continuous` steps leave the quantiser out, so that the codebook starts on latents that mean
-    something already.
+    The codebook has no gradient: each code is the moving average of the latents assigned to it, and
+    unused codes restart on latents of the current batch. The first `continuous` steps skip the
+    quantizer, so that the codebook starts from useful latents.
 
     Args:
-        size: picture side in pixels. seed: of the initial weights. device: where it trains.
+        size: picture side in pixels. seed: of the initial weights.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class TokenizerStage:
 
     @property
     def model(self) -> VQModel:
-        """The tokenizer under training."""
+        """The tokenizer being trained."""
         return self.modules["vqvae"]
 
     @property
@@ -76,11 +75,11 @@ class TokenizerStage:
 
     @property
     def quantizing(self) -> bool:
-        """Whether this step passes the codebook."""
+        """Whether this step uses the codebook."""
         return int(self.modules.step) >= self.continuous
 
     def loss(self, random: StepRandom, batch: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Absolute and squared error of the pixels, and the commitment to the codebook."""
+        """Absolute and squared pixel error, and the commitment loss."""
         scenes = [crowded_scene(random.data) for _ in range(batch)]
         pixels = to_pixels(scenes, self.size, self.device)
         model, patch = self.model, self.config.patch_size
@@ -107,7 +106,7 @@ class TokenizerStage:
         idle = (self.modules.idle >= IDLE_STEPS).nonzero()[:, 0]
         if not len(idle):
             return
-        # Latents far from every code are the ones the codebook lacks.
+        # The codebook lacks latents that are far from every code.
         weights = self._distance(latents).clamp(min=1e-12).cpu()
         chosen = torch.multinomial(weights, min(len(idle), len(weights)), generator=generator)
         idle, chosen = idle[: len(chosen)], chosen.to(self.device)
@@ -122,7 +121,7 @@ class TokenizerStage:
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Move every code towards the mean of the latents it got."""
+        """Move every code towards the mean of its latents."""
         quantized = self.quantizing
         self.modules.step.add_(1)
         if not quantized:
@@ -140,7 +139,7 @@ class TokenizerStage:
 
     @torch.no_grad()
     def sheet(self, path: Path) -> None:
-        """Pictures above their reconstructions."""
+        """Draw pictures above their reconstructions."""
         rng, model = StepRandom.of(1, 0).data, self.model
         scenes = [crowded_scene(rng) for _ in range(PICTURES)]
         pixels = to_pixels(scenes, self.size, self.device)
