@@ -89,7 +89,7 @@ def test_the_python_example_runs(workplace):
     names = runpy.run_path("example.py")
     with Image.open("edited.png") as image:
         assert image.size == (128, 128)
-    assert names["kept"].any() and not names["kept"].all()
+    assert names["unchanged"].any() and not names["unchanged"].all()
 
 
 def recipes():

@@ -134,12 +134,12 @@ def infer_connector(names: Iterable[str]) -> str:
 
     Raises CheckpointError for a connector of another kind; no EditMGT checkpoint has one.
     """
-    found = sorted(name for name in names if name.startswith("connector."))
-    if not found:
+    tensors = sorted(name for name in names if name.startswith("connector."))
+    if not tensors:
         return "none"
-    if CONNECTOR_WEIGHT not in found:
+    if CONNECTOR_WEIGHT not in tensors:
         raise CheckpointError(
-            f"the connector is not linear ({', '.join(found[:6])}); only linear ones are supported"
+            f"the connector is not linear ({', '.join(tensors[:6])}); only those are supported"
         )
     return "linear"
 

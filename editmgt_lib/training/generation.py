@@ -136,11 +136,11 @@ def alignment_loss(scores: Sequence[Tensor], changed: Tensor, stride: int) -> Te
         changed: bool [B, H, W] on the token grid; items without changes count as 0.
         stride: tokens per position, along each side.
     """
-    wanted = F.max_pool2d(changed.float()[:, None], stride).flatten(1)
-    total = wanted.sum(dim=1, keepdim=True)
-    shares = [s / s.sum(dim=1, keepdim=True) for s in scores]
-    loss = sum(-(wanted * (s + 1e-9).log()).sum(dim=1) for s in shares) / len(shares)
-    return (loss / total[:, 0].clamp(min=1) * (total[:, 0] > 0)).mean()
+    target = F.max_pool2d(changed.float()[:, None], stride).flatten(1)
+    count = target.sum(dim=1)
+    probs = [s / s.sum(dim=1, keepdim=True) for s in scores]
+    loss = sum(-(target * (p + 1e-9).log()).sum(dim=1) for p in probs) / len(probs)
+    return (loss / count.clamp(min=1) * (count > 0)).mean()
 
 
 class GenerationStage:
@@ -207,9 +207,9 @@ class GenerationStage:
         figures["new"] = losses.detach()[changed[masked]].mean().nan_to_num()
         if prediction.scores:
             # An empty prompt does not say where to act.
-            told = changed & ~drop.to(self.device)[:, None, None]
+            prompted = changed & ~drop.to(self.device)[:, None, None]
             scores = [prediction.scores[i] for i in o.aligned_blocks]
-            aligned = alignment_loss(scores, told, self.config.stride)
+            aligned = alignment_loss(scores, prompted, self.config.stride)
             figures["align"] = aligned.detach()
             loss = loss + o.alignment * aligned
         return loss, figures

@@ -127,7 +127,7 @@ def build_optimizers(
     """
     o = options
     if o.muon and not hasattr(torch.optim, "Muon"):
-        raise InputError(f"torch {torch.__version__} has no Muon optimiser; install torch >= 2.9")
+        raise InputError(f"torch {torch.__version__} has no Muon optimizer; install torch >= 2.9")
     inside = {n for n, p in parameters.items() if o.muon and _is_hidden_matrix(n, p)}
     slow = [p for n, p in parameters.items() if any(part in n for part in CONDITIONING)]
     apart = {id(p) for p in slow}
@@ -167,8 +167,8 @@ class Run:
         self.parameters = {name: p for name, p in named if p.requires_grad}
         self.optimizers = build_optimizers(self.parameters, options)
         self.averages = {n: t.detach().clone() for n, t in self._weights().items()}
-        if (found := read_state(folder)) is not None:
-            self._restore(*found)
+        if (saved := read_state(folder)) is not None:
+            self._restore(*saved)
 
     def _weights(self) -> dict[str, Tensor]:
         return {n: t for n, t in self.stage.modules.state_dict().items() if t.is_floating_point()}
@@ -218,12 +218,12 @@ class Run:
             self.stage.modules.load_state_dict(groups["weight"])
             for name, average in self.averages.items():
                 average.copy_(groups["average"][name])
-            kept = groups.get("optimizer", {})
+            states = groups.get("optimizer", {})
             for optimizer in self.optimizers:
                 keys = KEPT[type(optimizer)]
                 for name, parameter in self._of(optimizer):
-                    if f"{keys[-1]}.{name}" in kept:  # one that never had a gradient has none
-                        state = {k: kept[f"{k}.{name}"] for k in keys}
+                    if f"{keys[-1]}.{name}" in states:  # not if it never had a gradient
+                        state = {k: states[f"{k}.{name}"] for k in keys}
                         optimizer.state[parameter] = {
                             k: t if k == "step" else t.to(parameter.device)
                             for k, t in state.items()
@@ -232,18 +232,18 @@ class Run:
             reason = str(error).splitlines()[0]
             raise CheckpointError(
                 f"the state in {self.folder} is of another recipe ({reason}); train into another "
-                "folder, or remove this one to start anew"
+                "folder, or remove this one to start over"
             ) from error
         self.step = step
 
     def with_averages(self, action: Callable[[], Any]) -> Any:
         """Run `action` with the averaged weights in place of the trained ones."""
-        kept = {n: t.clone() for n, t in self.stage.modules.state_dict().items()}
+        trained = {n: t.clone() for n, t in self.stage.modules.state_dict().items()}
         try:
-            self.stage.modules.load_state_dict(kept | self.averages)
+            self.stage.modules.load_state_dict(trained | self.averages)
             return action()
         finally:
-            self.stage.modules.load_state_dict(kept)
+            self.stage.modules.load_state_dict(trained)
 
 
 def train(run: Run, *, name: str, minutes: float | None = None) -> None:
