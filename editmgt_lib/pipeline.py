@@ -6,7 +6,6 @@ text ----encode_instruction--> Instruction --------------sample--> Tokens --deco
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +31,11 @@ from .results import (
     stage,
     unchanged_notes,
 )
-from .sampling.loop import Callback, StepEvent, of_item, report
+from .sampling.loop import Callback, StepEvent, report
 from .sampling.noise import ItemNoise, SharedNoise
 from .sampling.options import SamplingOptions
 from .sampling.predictor import fitting
-from .sampling.run import joined, one_by_one, read_map, run_sampling
+from .sampling.run import joined, one_by_one, read_map, sample_batch
 from .settings import Settings
 from .text.encoders import TextEncoders
 from .text.instruction import Instruction
@@ -108,16 +107,8 @@ class EditMGT:
         with stage("tokenizing", "use a smaller picture or batch", self.vq):
             # Item by item: ids do not depend on the batch, and memory stays that of one picture.
             ids = torch.cat([self.vq.encode(p[None].to(device)) for p in pixels])
-        return Tokens(ids, canvas, ids, self._foreign(pixels, ids))
-
-    def _foreign(self, pixels: Tensor, ids: Tensor) -> tuple[str, ...]:
-        """A note about pictures that the tokenizer does not reproduce."""
-        limit = self.settings.max_reconstruction_error
-        if limit is None:
-            return ()
-        errors = (decode_pixels(self.vq, ids).clamp(0, 1) - pixels.cpu()).abs().mean((1, 2, 3))
-        which = [k for k, error in enumerate(errors.tolist()) if error > limit]
-        return foreign_notes(which, len(pixels))
+        notes = foreign_notes(self.vq, pixels, ids, self.settings.max_reconstruction_error)
+        return Tokens(ids, canvas, ids, notes)
 
     def encode_instruction(
         self, prompt: str | Sequence[str], negative: str | Sequence[str] | None = None
@@ -221,34 +212,16 @@ class EditMGT:
         if isinstance(localization, Localization):
             grid = tokens.canvas.rows, tokens.canvas.cols
             localization = fitting(localization, batch, grid)
-        together = batched or noise is not None
-        parts = [(tokens, instruction)] if together else one_by_one(tokens, instruction)
         masks = None if region is None else project_mask(region, tokens.canvas, required=True)
-        reading = localization
-        if reading is None and options.threshold > 0:
-            reading = self.settings.localization
-        seeds, results = options.seeds(batch), []
+        if localization is None and options.threshold > 0:
+            localization = self.settings.localization
         advice = "use a smaller picture, bfloat16 or guidance 1, or do without `batched`"
         with stage("sampling", advice, self.transformer):
-            for k, (part, prompt) in enumerate(parts):
-                here = slice(k, k + part.canvas.batch)
-                per_item = isinstance(reading, Localization) and not together
-                results.append(
-                    run_sampling(
-                        self.transformer,
-                        part,
-                        prompt,
-                        options,
-                        reading.item(k) if per_item else reading,
-                        noise or ItemNoise(seeds[here], options.draw),
-                        region=None if masks is None else masks[here],
-                        combine=combine,
-                        callback=of_item(callback, k, len(parts)),
-                    )
-                )
-        maps = [r.localization for r in results if r.localization is not None]
-        ids = torch.cat([r.ids for r in results])
-        return tokens.with_ids(ids), joined(maps) if maps else None
+            result = sample_batch(
+                self.transformer, tokens, instruction, options, localization, masks, combine,
+                noise, batched, callback,
+            )  # fmt: skip
+        return tokens.with_ids(result.ids), result.localization
 
     def decode(self, tokens: Tokens, *, feather: float = 0.0, grow: int = 1) -> Decoded:
         """Stage 5: tokens -> picture at the original size, identical outside the support.
@@ -309,12 +282,11 @@ class EditMGT:
             raise InputError(f"prompt is {prompt!r}; say what to change, as in 'make the sky red'")
         given = {"seed": seed, "steps": steps, "guidance": guidance, "strength": strength,
                  "threshold": threshold, "words": words and tuple(words), **more}  # fmt: skip
-        settings = replace(self.settings, sampling=options or self.settings.sampling)
-        if isinstance(localization, LocalizationOptions):
-            settings = replace(settings, localization=localization)
+        ready = isinstance(localization, Localization)
+        settings = self.settings.based_on(options, None if ready else localization)
         settings = settings.override(**given)
-        if settings.localization != self.settings.localization:
-            localization = localization or settings.localization
+        if not ready and (localization or settings.localization != self.settings.localization):
+            localization = settings.localization
         tokens = self.encode_image(image, fit_options, region)
         instruction = self.encode_instruction(prompt, negative)
         edited, localization = self.sample(
@@ -348,7 +320,7 @@ class EditMGT:
         more: fields of `SamplingOptions`, such as seed, steps and guidance; those not given come
         from `options`, or else from the checkpoint.
         """
-        settings = replace(self.settings, sampling=options or self.settings.sampling)
+        settings = self.settings.based_on(options)
         sampling = settings.override(**{**more, "threshold": 0.0}).sampling
         instruction = self.encode_instruction(prompt, negative)
         tokens = self.blank_tokens(instruction.batch, size)

@@ -45,12 +45,21 @@ def unchanged_notes(tokens: Tokens) -> tuple[str, ...]:
     return (f"nothing changed{_which(same, len(tokens.ids))}: {advice}",) if same else ()
 
 
-def foreign_notes(pictures: Sequence[int], batch: int) -> tuple[str, ...]:
-    """A note on pictures unlike those the checkpoint was trained on."""
-    if not pictures:
+def foreign_notes(
+    vq: VQModel, pixels: Tensor, ids: Tensor, max_error: float | None
+) -> tuple[str, ...]:
+    """A note on the pictures that the tokenizer does not reproduce: they are of another kind.
+
+    max_error: mean absolute error of pixels [B, 3, H, W], 0..1; None notes nothing.
+    """
+    if max_error is None:
+        return ()
+    errors = (decode_pixels(vq, ids).clamp(0, 1) - pixels.cpu()).abs().mean((1, 2, 3))
+    which = [k for k, error in enumerate(errors.tolist()) if error > max_error]
+    if not which:
         return ()
     return (
-        f"this checkpoint does not know pictures like this one{_which(pictures, batch)} and will "
+        f"this checkpoint does not know pictures like this one{_which(which, len(ids))} and will "
         "repaint it; ToyWorld edits pictures of its own world, photographs need published weights",
     )
 

@@ -64,6 +64,18 @@ class Settings:
         except (InputError, TypeError) as error:
             raise CheckpointError(f"{where}: {error}") from error
 
+    def based_on(
+        self,
+        sampling: SamplingOptions | None = None,
+        localization: LocalizationOptions | None = None,
+    ) -> "Settings":
+        """These settings with whole sets of options in place of their own."""
+        return replace(
+            self,
+            sampling=sampling or self.sampling,
+            localization=localization or self.localization,
+        )
+
     def override(self, **values: Any) -> "Settings":
         """Replace single sampling and localization options.
 

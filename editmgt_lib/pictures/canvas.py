@@ -173,7 +173,7 @@ class Tokens:
         """Picture k alone, as views; IndexError if there is none."""
         k = range(self.canvas.batch)[k]
         source = None if self.source_ids is None else self.source_ids[k : k + 1]
-        return Tokens(self.ids[k : k + 1], self.canvas.item(k), source)
+        return Tokens(self.ids[k : k + 1], self.canvas.item(k), source, self.notes)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file with all that `decode` and a further edit need.

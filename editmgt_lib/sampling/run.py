@@ -11,7 +11,7 @@ from ..models.transformer import MaskedTransformer
 from ..offload import execution_device
 from ..pictures.canvas import Tokens
 from ..text.instruction import Instruction
-from .loop import Callback, SampleResult, sample_tokens
+from .loop import Callback, SampleResult, of_item, sample_tokens
 from .noise import ItemNoise, SharedNoise
 from .options import SamplingOptions
 from .predictor import Predictor
@@ -45,22 +45,53 @@ def read_map(
     return Predictor(transformer, tokens, instruction, conditional, reading).read(ids, step)
 
 
-def run_sampling(
+def sample_batch(
     transformer: MaskedTransformer,
     tokens: Tokens,
     instruction: Instruction,
     options: SamplingOptions,
     localization: Localization | LocalizationOptions | None,
-    noise: ItemNoise | SharedNoise,
-    *,
-    region: Tensor | None = None,
-    combine: str = "intersection",
-    callback: Callback | None = None,
+    region: Tensor | None,
+    combine: str,
+    noise: ItemNoise | SharedNoise | None,
+    batched: bool,
+    callback: Callback | None,
 ) -> SampleResult:
-    """Sample the pictures of `tokens` together; arguments as `EditMGT.sample`.
+    """Sample picture by picture, or all together; arguments as `EditMGT.sample`.
 
-    region: tokens that may change, bool [B, rows, cols].
+    region: tokens that may change, bool [B, rows, cols]; localization: a map is of the batch.
     """
+    seeds = options.seeds(tokens.canvas.batch)
+    if batched or noise is not None:
+        noise = noise or ItemNoise(seeds, options.draw)
+        return _sample(transformer, tokens, instruction, options, localization, region, combine,
+                       noise, callback)  # fmt: skip
+    results, items = [], one_by_one(tokens, instruction)
+    for k, (item, prompt) in enumerate(items):
+        hold_by = localization.item(k) if isinstance(localization, Localization) else localization
+        results.append(
+            _sample(
+                transformer, item, prompt, options, hold_by,
+                None if region is None else region[k : k + 1], combine,
+                ItemNoise(seeds[k : k + 1], options.draw), of_item(callback, k, len(items)),
+            )
+        )  # fmt: skip
+    maps = [r.localization for r in results if r.localization is not None]
+    return SampleResult(torch.cat([r.ids for r in results]), joined(maps) if maps else None)
+
+
+def _sample(
+    transformer: MaskedTransformer,
+    tokens: Tokens,
+    instruction: Instruction,
+    options: SamplingOptions,
+    localization: Localization | LocalizationOptions | None,
+    region: Tensor | None,
+    combine: str,
+    noise: ItemNoise | SharedNoise,
+    callback: Callback | None,
+) -> SampleResult:
+    """Sample pictures that go through the network together."""
     device, mask_id = execution_device(transformer), transformer.config.mask_token_id
     ids, source, never_held = tokens.ids.to(device), None, None
     if tokens.source_ids is not None:
