@@ -6,12 +6,13 @@ from comfy_api.latest import io, ui
 
 from ..editmgt_lib.choices import FILTERS, UPDATES
 from ..editmgt_lib.errors import InputError
-from ..editmgt_lib.localization.maps import Localization, LocalizationOptions
+from ..editmgt_lib.localization.maps import Localization
+from ..editmgt_lib.pictures.canvas import Tokens
 from ..editmgt_lib.pictures.drawing import heat_map, relevance_on_picture
-from ..editmgt_lib.pictures.fitting import Tokens
+from ..editmgt_lib.settings import Settings
 from ..editmgt_lib.text.instruction import Instruction
 from ..editmgt_lib.text.words import split_phrases
-from .batches import joined
+from .batches import at_rest
 from .compat import CATEGORY, expert, known
 from .memory import on_device
 from .networks import Model
@@ -87,15 +88,13 @@ class ConsolidateAttention(io.ComfyNode):
         update: str = "step",
     ) -> io.NodeOutput:
         """Read one map per picture and draw it."""
-        own = model.pipeline.settings.localization
-        options = replace(
-            own,
-            words=split_phrases(words),
-            layers=block_range(layers) or own.layers,
+        settings = model.pipeline.settings.override(
+            words=split_phrases(words) or None,
+            layers=block_range(layers),
             filter=filter,
             update=update,
         )
-        localization = localized(model, tokens, instruction, options)
+        localization = localized(model, tokens, instruction, settings)
         canvas = tokens.canvas
         mask = relevance_on_picture(localization.upsample(canvas.rows, canvas.cols), canvas)
         heat = heat_map(canvas.source, mask)
@@ -142,14 +141,17 @@ def _reading() -> list:
 
 
 def localized(
-    model: Model, tokens: Tokens, instruction: Instruction, options: LocalizationOptions
+    model: Model, tokens: Tokens, instruction: Instruction, settings: Settings
 ) -> Localization:
-    """Localize picture by picture: a map does not depend on the rest of the batch."""
-    batch, maps = tokens.canvas.batch, []
-    prompts, progress = instruction.expand(batch), Progress(batch)
-    with on_device(model.transformer, working_memory=model.sampling_memory(tokens.canvas)):
-        for k in range(batch):
-            one = model.pipeline.localize(tokens.item(k), prompts.item(k), options)
-            maps.append(one.relevance)
-            progress.advance()
-    return Localization(joined(maps), options)
+    """Read one map per picture."""
+    progress = Progress(tokens.canvas.batch)
+    memory = model.sampling_memory(tokens.canvas, replace(settings.sampling, guidance=1.0))
+    with on_device(model.transformer, working_memory=memory):
+        found = model.pipeline.localize(
+            tokens,
+            instruction,
+            settings.localization,
+            settings.sampling,
+            callback=lambda event: progress.reach(event.item + 1),
+        )
+    return at_rest(found)

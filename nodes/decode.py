@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..editmgt_lib.pictures.fitting import Tokens
+from ..editmgt_lib.pictures.canvas import Tokens
 from .compat import CATEGORY, expert, known
 from .memory import on_device, resting_place
 from .networks import Model

@@ -9,6 +9,7 @@ from .compat import CATEGORY, known
 from .memory import on_device
 from .networks import Model
 from .previews import token_grid
+from .progress import show_notes
 from .sockets import MODEL_TIP, ModelSocket, TokensSocket
 
 UNLINKED = object()  # ComfyUI passes None for an input that is linked
@@ -83,5 +84,6 @@ class EncodeTokens(io.ComfyNode):
         mask, side = as_masks(mask), model.pipeline.settings.resolution
         with on_device(model.vq, working_memory=model.coding_memory(side, side)):
             tokens = at_rest(model.pipeline.encode_image(image, fit, mask))
+        show_notes(tokens.notes)
         grid = token_grid(tokens.canvas, mask)
         return io.NodeOutput(tokens, grid, ui=ui.PreviewImage(grid, cls=cls))

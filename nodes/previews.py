@@ -6,8 +6,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..editmgt_lib.pictures.canvas import Canvas
+from ..editmgt_lib.pictures.compositing import project_mask
 from ..editmgt_lib.pictures.drawing import enlarged
-from ..editmgt_lib.pictures.fitting import project_mask
 
 HELD = (0.20, 0.45, 0.95)  # blue: follows the source picture
 MASKED = (1.00, 0.55, 0.10)  # orange: touched by the mask

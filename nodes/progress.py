@@ -1,20 +1,25 @@
-"""The progress bar, which also cancels, and the live preview of a run."""
+"""What a node shows while it runs: progress, which also cancels, live previews, and notes."""
 
+import logging
 import time
+from collections.abc import Sequence
 
 import comfy.utils
 import torch
 from comfy.cli_args import LatentPreviewMethod, args
+from comfy_execution.utils import get_executing_context
 from PIL import Image
+from server import PromptServer
 from torch import Tensor
 
 from ..editmgt_lib.models.vq import VQModel
-from ..editmgt_lib.pictures.fitting import Tokens
+from ..editmgt_lib.pictures.canvas import Canvas
 from ..editmgt_lib.results import decode_pixels
 from ..editmgt_lib.sampling.loop import StepEvent
 from .memory import check_cancelled
 from .previews import partial_picture, to_pil
 
+NOTHING = "nothing to note"
 DECODING_SHARE = 0.25  # of a run's time that its preview may take
 
 
@@ -42,24 +47,48 @@ class Progress:
 
 
 class LivePreview:
-    """The real partial picture of one item, with held and pending tokens marked.
+    """The real partial picture of the item in work, with held and pending tokens marked.
 
-    fixed: tokens outside a region, bool [1, rows, cols], or None; they are shown as held.
+    fixed: tokens outside a region, bool [B, rows, cols], or None; they are shown as held.
     The marks are new at every step. The picture under them is decoded as often as a fixed share of
     the run's time allows: at every step where that is cheap, less often on a slow device.
     """
 
-    def __init__(self, vq: VQModel, tokens: Tokens, fixed: Tensor | None) -> None:
-        self.vq, self.canvas, self.fixed = vq, tokens.canvas, fixed
-        self._pixels, self._due = None, 0.0
+    def __init__(self, vq: VQModel, canvas: Canvas, fixed: Tensor | None) -> None:
+        self.vq, self.canvas, self.fixed = vq, canvas, fixed
+        self._item, self._pixels, self._due = None, None, 0.0
 
     def __call__(self, event: StepEvent) -> Image.Image:
         """The picture after a step."""
-        if self._pixels is None or time.monotonic() >= self._due:
-            began = time.monotonic()
+        if self._item != event.item or time.monotonic() >= self._due:
+            self._item, began = event.item, time.monotonic()
             self._pixels = decode_pixels(self.vq, event.proposal[:1])[0]
             ended = time.monotonic()
             self._due = ended + (ended - began) * (1 / DECODING_SHARE - 1)
-        known = [cells.cpu() for cells in (event.held, self.fixed) if cells is not None]
+        fixed = None if self.fixed is None else self.fixed[event.item : event.item + 1]
+        known = [cells.cpu() for cells in (event.held, fixed) if cells is not None]
         held = torch.stack(known).any(0) if known else None
-        return to_pil(partial_picture(self._pixels, held, event.pending, self.canvas))
+        canvas = self.canvas.item(event.item)
+        return to_pil(partial_picture(self._pixels, held, event.pending, canvas))
+
+
+_noted: set[str] = set()  # nodes that still show notes of an earlier run
+
+
+def show_notes(notes: Sequence[str]) -> None:
+    """Write what the user should know on the running node, and into the log.
+
+    The canvas keeps a text until another replaces it, and an empty one does not.
+    """
+    context = get_executing_context()
+    for note in notes:
+        logging.warning("EditMGT: %s", note)
+    if context is None:
+        return
+    node, first = context.node_id, not context.list_index
+    if notes:
+        _noted.add(node)
+        PromptServer.instance.send_progress_text("\n".join(notes), node)
+    elif node in _noted and first:  # further values of a list leave what the first ones said
+        _noted.discard(node)
+        PromptServer.instance.send_progress_text(NOTHING, node)

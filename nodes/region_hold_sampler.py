@@ -1,6 +1,5 @@
 """Node "Region-Hold Sampler": draw the tokens the instruction is about, hold the others."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from comfy_api.latest import io
@@ -8,16 +7,17 @@ from torch import Tensor
 
 from ..editmgt_lib.choices import COMBINATIONS, HOLD_RULES
 from ..editmgt_lib.localization.maps import Localization
-from ..editmgt_lib.pictures.fitting import Canvas, Tokens, project_mask, support
+from ..editmgt_lib.pictures.canvas import Canvas, Tokens
+from ..editmgt_lib.pictures.compositing import project_mask, support
+from ..editmgt_lib.results import unchanged_notes
 from ..editmgt_lib.sampling.loop import StepEvent
 from ..editmgt_lib.sampling.options import FAST, SamplingOptions
-from ..editmgt_lib.sampling.predictor import fitting
 from ..editmgt_lib.text.instruction import Instruction
-from .batches import as_masks, each_mask, joined
+from .batches import as_masks, at_rest
 from .compat import CATEGORY, known
 from .memory import on_device
 from .networks import Model
-from .progress import LivePreview, Progress, previews_wanted
+from .progress import LivePreview, Progress, previews_wanted, show_notes
 from .sockets import (
     MODEL_TIP,
     InstructionSocket,
@@ -83,20 +83,19 @@ class RegionHoldSampler(io.ComfyNode):
         speed: str = "exact",
     ) -> io.NodeOutput:
         """Sample, and show what changed."""
-        own = model.pipeline.settings.sampling
-        options = replace(
-            own,
-            steps=steps or own.steps,
-            guidance=guidance or own.guidance,
-            strength=strength or own.strength,
+        settings = model.pipeline.settings.override(
+            steps=steps or None,
+            guidance=guidance or None,
+            strength=strength or None,
             threshold=threshold,
             hold_rule=hold_rule,
             seed=seed,
             **SPEEDS[speed],
         )
         edited = sampled(
-            model, tokens, instruction, options, localization, as_masks(region), combine
+            model, tokens, instruction, settings.sampling, localization, as_masks(region), combine
         )
+        show_notes(unchanged_notes(replace(edited, source_ids=tokens.ids)))  # by this edit
         changed = support(edited.changed, edited.canvas, grow=0)
         return io.NodeOutput(edited, changed.float())
 
@@ -185,54 +184,31 @@ def sampled(
     region: Tensor | None,
     combine: str,
 ) -> Tokens:
-    """The edited batch, picture by picture."""
-    canvas, shown = tokens.canvas, previews_wanted()
+    """Edit a batch, with progress and, where ComfyUI shows them, previews."""
+    canvas, networks = tokens.canvas, [model.transformer]
+    memory = model.sampling_memory(canvas, options)
     union = combine == "union" and options.threshold > 0
-    every, maps = range(canvas.batch), [None] * canvas.batch
-    if localization is not None:
-        fitted = fitting(localization, canvas.batch, (canvas.rows, canvas.cols))
-        maps = [fitted.item(k) for k in every]
-    items = zip(
-        map(tokens.item, every),
-        map(instruction.expand(canvas.batch).item, every),
-        maps,
-        each_mask(region, canvas.batch),
-        each_mask(_fixed(region, canvas, union), canvas.batch),
-        options.seeds(canvas.batch),
-        strict=True,
-    )
-    networks = [model.transformer]
-    memory = model.sampling_memory(canvas, kept=options.reuse != "none")
-    if shown:
+    fixed, preview = _fixed(region, canvas, union), None
+    if previews_wanted():
+        preview = LivePreview(model.pipeline.vq, canvas, fixed)
         networks.append(model.vq)
         memory = max(memory, model.coding_memory(*canvas.size))
-    progress, ids = Progress(options.steps * canvas.batch), []
+    progress = Progress(options.steps * canvas.batch)
+
+    def report(event: StepEvent) -> None:
+        done = event.item * event.steps + event.step + 1
+        progress.reach(done, preview(event) if preview else None)
+
     with on_device(*networks, working_memory=memory):
-        for k, (item, prompt, found, mask, fixed, seed) in enumerate(items):
-            preview = LivePreview(model.pipeline.vq, item, fixed) if shown else None
-            edited, _ = model.pipeline.sample(
-                item, prompt, replace(options, seed=seed), localization=found, region=mask,
-                combine=combine, callback=_reporter(progress, k * options.steps, preview),
-            )  # fmt: skip
-            ids.append(edited.ids)
-            progress.reach((k + 1) * options.steps)
-    return tokens.with_ids(joined(ids))
+        edited, _ = model.pipeline.sample(
+            tokens, instruction, options, localization=localization, region=region,
+            combine=combine, callback=report,
+        )  # fmt: skip
+    return at_rest(edited)
 
 
 def _fixed(region: Tensor | None, canvas: Canvas, union: bool) -> Tensor | None:
-    """Tokens that a region alone rules out, bool [B, rows, cols]; refuses masks that do not fit."""
-    if region is None:
+    """Tokens that a region alone rules out, bool [B, rows, cols]."""
+    if region is None or union:
         return None
-    cells = project_mask(region, canvas, required=True)
-    return None if union else ~cells
-
-
-def _reporter(
-    progress: Progress, done: int, preview: LivePreview | None
-) -> Callable[[StepEvent], None]:
-    """What to do after each step of an item; `done` counts those of the items before it."""
-
-    def report(event: StepEvent) -> None:
-        progress.reach(done + event.step + 1, preview(event) if preview else None)
-
-    return report
+    return ~project_mask(region, canvas)

@@ -8,7 +8,6 @@ import importlib
 import importlib.util
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 BACKENDS = ("attention_pytorch", "attention_split", "attention_sub_quad")
@@ -49,8 +48,8 @@ class Pack:
                 tokens = model.pipeline.encode_image(picture)
             with self.memory.on_device(*model.text):
                 words = model.pipeline.encode_instruction("replace the purple circle with a star")
-            found = consolidate.localized(model, tokens, words, own.localization)
-            options = replace(own.sampling, strength=strength, threshold=0.1, steps=8)
+            found = consolidate.localized(model, tokens, words, own)
+            options = own.override(strength=strength, threshold=0.1, steps=8).sampling
             edited = sampler.sampled(model, tokens, words, options, found, None, "intersection")
         return edited.ids.flatten().tolist()
 
