@@ -9,7 +9,6 @@ import torch
 from comfy.cli_args import LatentPreviewMethod, args
 from comfy_execution.utils import get_executing_context
 from PIL import Image
-from server import PromptServer
 from torch import Tensor
 
 from ..editmgt_lib.models.vq import VQModel
@@ -85,6 +84,8 @@ def show_notes(notes: Sequence[str]) -> None:
         logging.warning("EditMGT: %s", note)
     if context is None:
         return
+    from server import PromptServer  # starts half of ComfyUI where no server runs
+
     node, first = context.node_id, not context.list_index
     if notes:
         _noted.add(node)
