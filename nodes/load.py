@@ -24,33 +24,33 @@ class Load(io.ComfyNode):
             node_id="EditMGT_Load",
             display_name="Load EditMGT",
             category=CATEGORY,
-            description="Loads an EditMGT checkpoint. The toy model is shipped with the pack.",
+            description="Loads an EditMGT checkpoint. The toy model comes with the pack.",
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
                     options=paths.choices(),
-                    tooltip="toyworld comes with the pack, runs on a CPU in seconds and knows only "
-                    "its own little pictures. Others are folders in models/editmgt/ (parts of them "
-                    "may lie in diffusion_models, vae and text_encoders). The last entry is the "
-                    "published checkpoint; it needs the switch 'download' once.",
+                    tooltip="toyworld comes with the pack, runs on a CPU in seconds and only knows "
+                    "its own simple pictures. Others are folders in models/editmgt/ (parts may "
+                    "also be in diffusion_models, vae and text_encoders). The last entry is the "
+                    "published checkpoint; turn on 'download' once to fetch it.",
                 ),
                 io.Combo.Input(
                     "dtype",
                     options=["auto", *FORMATS],
                     default="auto",
                     optional=True,
-                    tooltip="Number format of transformer and text encoders. auto follows ComfyUI: "
-                    "bf16 on cards that have it, else fp32. fp32 scores slightly higher (the "
-                    "authors measured) and needs twice the memory; fp8 keeps the large weights in "
-                    "a quarter of fp32 and casts them in use: for small cards. fp16 may overflow. "
-                    "The picture tokenizer is always fp32.",
+                    tooltip="Precision of the transformer and text encoders. auto follows ComfyUI: "
+                    "bf16 where supported, otherwise fp32. fp32 scores slightly higher (as "
+                    "measured by the authors) but takes twice the memory. fp8, for small cards, "
+                    "stores the large weights in a quarter of fp32's memory and casts them on use. "
+                    "fp16 may overflow. The picture tokenizer is always fp32.",
                 ),
                 io.Boolean.Input(
                     "download",
                     default=False,
-                    tooltip="Fetch the published checkpoint from Hugging Face into models/editmgt/ "
-                    "if it is not there (several GB; can be cancelled, goes on where it stopped). "
-                    "Off: the network is never touched. Other checkpoints ignore it.",
+                    tooltip="Download the published checkpoint from Hugging Face into "
+                    "models/editmgt/ if it is missing (about 16 GB; can be cancelled and resumed). "
+                    "Off: no network access. No effect on other checkpoints.",
                     **expert(io.Boolean),
                 ),
             ],
