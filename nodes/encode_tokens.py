@@ -26,7 +26,7 @@ class EncodeTokens(io.ComfyNode):
             display_name="Encode Tokens",
             category=CATEGORY,
             description="Turns pictures into image tokens. Any size and shape; nothing is "
-            "stretched, and Decode gets the original pixels back.",
+            "stretched, and the original pixels are kept for Decode.",
             inputs=[
                 ModelSocket.Input("model", tooltip=MODEL_TIP),
                 io.Image.Input(
