@@ -1,4 +1,4 @@
-"""Node "Compare Pictures": several pictures as one, each with its name under it."""
+"""Node "Compare Pictures": a grid of pictures with captions."""
 
 from comfy_api.latest import io
 from torch import Tensor

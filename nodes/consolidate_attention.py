@@ -102,7 +102,7 @@ class ConsolidateAttention(io.ComfyNode):
 
 
 def _reading() -> list:
-    """What to read, and how to clean it."""
+    """What to read, and how to smooth it."""
     return [
         io.String.Input(
             "words",

@@ -1,4 +1,4 @@
-"""Node "Encode Instruction": what to change, in words, as the transformer wants it."""
+"""Node "Encode Instruction": what to change, as text states."""
 
 from comfy_api.latest import io
 

@@ -1,4 +1,4 @@
-"""Node "List of Values": whatever follows it runs once for each."""
+"""Node "List of Values": what follows runs once per value."""
 
 from comfy_api.latest import io
 

@@ -64,7 +64,7 @@ class Load(io.ComfyNode):
     def validate_inputs(
         cls, checkpoint: str | None = None, download: bool | None = False
     ) -> bool | str:
-        """What can be said of the files before the queue starts."""
+        """Check the files before the run is queued."""
         if checkpoint is None or (download and checkpoint == DEFAULT_REPO):
             return True
         try:
@@ -77,19 +77,19 @@ class Load(io.ComfyNode):
     def fingerprint_inputs(
         cls, checkpoint: str, dtype: str = "auto", download: bool = False
     ) -> str:
-        """Other files on the disk, another model."""
+        """Load again once the files change."""
         return paths.fingerprint(checkpoint)
 
     @classmethod
     def execute(cls, checkpoint: str, dtype: str = "auto", download: bool = False) -> io.NodeOutput:
-        """Load, after fetching what is missing if that was asked for."""
+        """Load, downloading what is missing first if asked to."""
         if download and checkpoint == DEFAULT_REPO:
             fetch(checkpoint)
         return io.NodeOutput(load(checkpoint, dtype, Progress(PARTS)))
 
 
 def fetch(name: str) -> None:
-    """Download a checkpoint where it is not complete; cancelling raises ComfyUI's interrupt."""
+    """Download a checkpoint unless it is complete; cancelling raises ComfyUI's interrupt."""
     try:
         paths.locate(name)
         return

@@ -1,4 +1,4 @@
-"""From a checkpoint's name to its networks, each in the hands of ComfyUI's memory manager."""
+"""Load a checkpoint by its name, with networks that ComfyUI's memory manager moves."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +20,13 @@ from .memory import Layers, Managed, attention, manage, precision, shrink, text_
 from .paths import locate
 from .progress import Progress
 
-CPU = torch.device("cpu")  # where weights come into being; the manager moves them
+CPU = torch.device("cpu")  # where weights are read; the manager moves them
 PARTS = 4
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Model:
-    """What a MODEL carries: the stages, and the networks they need in managed form."""
+    """What a MODEL socket carries: the stages, and the managed networks they need."""
 
     name: str
     pipeline: EditMGT
@@ -87,11 +87,11 @@ def load(name: str, dtype: str, progress: Progress) -> Model:
 def _load_text(
     folders: dict[str, Path], dtype: str, text_length: int, progress: Progress
 ) -> tuple[TextEncoders, tuple[Managed, Managed]]:
-    """Both text encoders.
+    """Load both text encoders.
 
-    Gemma-2 is transformers' model, moved as a whole. Core's own (of Lumina 2) would bring partial
-    loading, but it leaves out the soft cap on the attention logits that Gemma-2 was trained with,
-    and knows the 2B size alone: its states are not those the checkpoint was trained on.
+    Gemma-2 is transformers' model, moved as a whole. Core's own (for Lumina 2) would allow partial
+    loading, but it omits the soft cap on attention logits that Gemma-2 was trained with and only
+    supports the 2B size: its states are not those the checkpoint was trained on.
     """
     device = management.text_encoder_device()
     kind = text_dtype(dtype, device)

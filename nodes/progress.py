@@ -28,17 +28,17 @@ def previews_wanted() -> bool:
 
 
 class Progress:
-    """Steps done of a total; every report raises ComfyUI's interrupt if the user cancelled."""
+    """Steps done of a total; a report raises ComfyUI's interrupt if the user cancelled."""
 
     def __init__(self, total: int) -> None:
         self._bar, self.done = comfy.utils.ProgressBar(total), 0
 
-    def advance(self, by: int = 1, picture: Image.Image | None = None) -> None:
-        """Report that many more steps, and what the picture looks like now."""
-        self.reach(self.done + by, picture)
+    def advance(self) -> None:
+        """Report one more step."""
+        self.reach(self.done + 1)
 
     def reach(self, done: int, picture: Image.Image | None = None) -> None:
-        """Report how many steps are done."""
+        """Report how many steps are done, and what the picture looks like now."""
         check_cancelled()
         self.done = done
         preview = None if picture is None else ("JPEG", picture, args.preview_size)
@@ -46,11 +46,11 @@ class Progress:
 
 
 class LivePreview:
-    """The real partial picture of the item in work, with held and pending tokens marked.
+    """The partial picture of the current item, with held and pending tokens marked.
 
     fixed: tokens outside a region, bool [B, rows, cols], or None; they are shown as held.
-    The marks are new at every step. The picture under them is decoded as often as a fixed share of
-    the run's time allows: at every step where that is cheap, less often on a slow device.
+    Marks are redrawn at every step; the picture under them is decoded as often as a fixed share of
+    the run's time allows.
     """
 
     def __init__(self, vq: VQModel, canvas: Canvas, fixed: Tensor | None) -> None:
@@ -61,7 +61,7 @@ class LivePreview:
         """The picture after a step."""
         if self._item != event.item or time.monotonic() >= self._due:
             self._item, began = event.item, time.monotonic()
-            self._pixels = decode_pixels(self.vq, event.proposal[:1])[0]
+            self._pixels = decode_pixels(self.vq, event.proposal)[0]
             ended = time.monotonic()
             self._due = ended + (ended - began) * (1 / DECODING_SHARE - 1)
         fixed = None if self.fixed is None else self.fixed[event.item : event.item + 1]

@@ -1,4 +1,4 @@
-"""Node "Region-Hold Sampler": draw the tokens the instruction is about, hold the others."""
+"""Node "Region-Hold Sampler": predict the tokens the instruction is about, hold the others."""
 
 from dataclasses import replace
 
@@ -101,7 +101,7 @@ class RegionHoldSampler(io.ComfyNode):
 
 
 def _numbers() -> list:
-    """The widgets of any sampler."""
+    """Numbers and choices of a run."""
     return [
         io.Int.Input(
             "steps", default=0, min=0, max=1000, optional=True,
