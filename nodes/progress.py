@@ -71,7 +71,7 @@ class LivePreview:
         return to_pil(partial_picture(self._pixels, held, event.pending, canvas))
 
 
-_noted: set[str] = set()  # nodes that still show notes of an earlier run
+_shown: dict[str, str] = {}  # node -> the notes it shows
 
 
 def show_notes(notes: Sequence[str]) -> None:
@@ -79,17 +79,18 @@ def show_notes(notes: Sequence[str]) -> None:
 
     The canvas keeps a text until another replaces it, and an empty one does not.
     """
-    context = get_executing_context()
     for note in notes:
         logging.warning("EditMGT: %s", note)
+    context = get_executing_context()
     if context is None:
         return
     from server import PromptServer  # starts half of ComfyUI where no server runs
 
-    node, first = context.node_id, not context.list_index
-    if notes:
-        _noted.add(node)
-        PromptServer.instance.send_progress_text("\n".join(notes), node)
-    elif node in _noted and first:  # further values of a list leave what the first ones said
-        _noted.discard(node)
-        PromptServer.instance.send_progress_text(NOTHING, node)
+    node, run = context.node_id, context.list_index or 0  # of a list of values
+    before = _shown.pop(node, "")
+    said = [f"run {run + 1}: {note}" for note in notes] if run else notes
+    text = "\n".join([before, *said] if run and before else said)
+    if text:
+        _shown[node] = text
+    if notes or (before and not text):
+        PromptServer.instance.send_progress_text(text or NOTHING, node)

@@ -1,5 +1,6 @@
 """What a user should know is written on the node it is about."""
 
+import numpy as np
 import pytest
 
 from . import prompts
@@ -58,8 +59,16 @@ def test_a_second_edit_that_changes_nothing_of_the_first(client, picture):
     assert found.get("edit", [NOTHING]) == [NOTHING]
 
 
-def test_the_values_of_a_list_leave_each_others_notes(client, picture):
+def test_the_notes_of_a_list_say_of_which_run_they_are(client, picture):
     prompt = prompts.edit(picture, seed=507)
-    prompt["values"] = prompts.node("EditMGT_ListOfValues", values="1, 0", name="threshold")
+    prompt["values"] = prompts.node("EditMGT_ListOfValues", values="1, 0, 1", name="threshold")
     prompt["edit"]["inputs"]["threshold"] = ["values", 0]
-    assert len(found := texts(client, prompt)["edit"]) == 1 and "nothing changed" in found[0]
+    first, *others = texts(client, prompt)["edit"][-1].splitlines()
+    assert first.startswith("nothing changed")
+    assert len(others) == 1 and others[0].startswith("run 3: nothing changed")
+
+
+def test_a_picture_that_the_toy_model_does_not_know(client):
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    foreign = client.upload("noise.png", prompts.png(noise))
+    assert len(texts(client, prompts.edit(foreign, seed=508))["tokens"]) == 1
