@@ -1,5 +1,5 @@
-"""The five stages as ComfyUI nodes, one file each; the toy picture, and two nodes to compare with.
+"""The five stages as ComfyUI nodes, one file each; a toy picture, and two nodes for comparisons.
 
-`memory`, `networks`, `progress` and `paths` are all that touches ComfyUI's insides; `compat` and
-`sockets` use its node API; `batches`, `grids`, `parsing` and `previews` are plain functions.
+Only `memory`, `networks`, `progress` and `paths` touch ComfyUI's internals; `compat` and `sockets`
+use its node API; `batches`, `grids`, `parsing` and `previews` are plain functions.
 """

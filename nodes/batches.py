@@ -1,18 +1,11 @@
-"""Batches on their way into and out of a stage."""
+"""What enters a stage as a batch, and where its result rests."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import TypeVar
 
-import torch
 from torch import Tensor
 
-from ..editmgt_lib.pictures.fitting import Tokens
-
-
-def each_mask(mask: Tensor | None, batch: int) -> Iterator[Tensor | None]:
-    """Yield a mask [1, H, W] or None per item; a single one serves all."""
-    for k in range(batch):
-        yield mask if mask is None or len(mask) == 1 else mask[k : k + 1]
+Record = TypeVar("Record")
 
 
 def as_masks(mask: Tensor | None) -> Tensor | None:
@@ -20,14 +13,8 @@ def as_masks(mask: Tensor | None) -> Tensor | None:
     return mask[None] if mask is not None and mask.ndim == 2 else mask
 
 
-def at_rest(tokens: Tokens) -> Tokens:
-    """Move tokens to the CPU, where ComfyUI caches what the next node needs."""
-    source = tokens.source_ids
-    return replace(
-        tokens, ids=tokens.ids.cpu(), source_ids=None if source is None else source.cpu()
-    )
-
-
-def joined(items: list[Tensor]) -> Tensor:
-    """Concatenate items into one batch on the CPU."""
-    return torch.cat([item.cpu() for item in items])
+def at_rest(record: Record) -> Record:
+    """Move a dataclass's tensors to the CPU, where ComfyUI caches what the next node needs."""
+    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    tensors = {name: value.cpu() for name, value in values.items() if isinstance(value, Tensor)}
+    return replace(record, **tensors)

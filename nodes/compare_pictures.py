@@ -1,4 +1,4 @@
-"""Node "Compare Pictures": several pictures as one, each with its name under it."""
+"""Node "Compare Pictures": a grid of pictures with captions."""
 
 from comfy_api.latest import io
 from torch import Tensor
@@ -19,13 +19,13 @@ class ComparePictures(io.ComfyNode):
             node_id="EditMGT_ComparePictures",
             display_name="Compare Pictures",
             category=CATEGORY,
-            description="Puts pictures side by side into one, each with a caption. Nothing is "
-            "stretched, and pictures of one size keep every pixel.",
+            description="Arranges pictures in a grid, each with a caption. Nothing is stretched; "
+            "pictures of equal size keep every pixel.",
             inputs=[
                 io.Image.Input(
                     "images",
-                    tooltip="Pictures to compare: one, a batch, or all that a node makes from a "
-                    "list of values. RGB or RGBA, of any size.",
+                    tooltip="Pictures to compare: one, a batch, or everything a node makes from a "
+                    "list of values. RGB or RGBA, any size.",
                 ),
                 *_more_images(),
                 io.String.Input(
@@ -33,8 +33,8 @@ class ComparePictures(io.ComfyNode):
                     multiline=True,
                     default="",
                     optional=True,
-                    tooltip="A caption under each picture, one line per picture, in their order. "
-                    "An empty line leaves one without; no text at all leaves out the captions.",
+                    tooltip="Captions, one line per picture, in order. An empty line leaves that "
+                    "picture without one; leave the whole field empty for no captions.",
                 ),
                 io.Int.Input(
                     "columns",
@@ -42,14 +42,12 @@ class ComparePictures(io.ComfyNode):
                     min=0,
                     max=64,
                     optional=True,
-                    tooltip="Pictures in a row, 1 to 64. 0: up to three in one row, more in about "
-                    "as many rows as columns.",
+                    tooltip="Pictures per row, 1 to 64. 0: automatic, a single row for up to "
+                    "three, otherwise roughly square.",
                 ),
             ],
             outputs=[
-                io.Image.Output(
-                    display_name="IMAGE", tooltip="All of them in one picture, on white paper."
-                )
+                io.Image.Output(display_name="IMAGE", tooltip="The grid, on a white background.")
             ],
             is_input_list=True,
             **known(
@@ -80,6 +78,6 @@ def _names() -> list[str]:
 def _more_images() -> list:
     """Further inputs for pictures."""
     return [
-        io.Image.Input(name, optional=True, tooltip="More pictures; they follow those above.")
+        io.Image.Input(name, optional=True, tooltip="More pictures, placed after those above.")
         for name in _names()
     ]

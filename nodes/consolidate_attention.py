@@ -6,12 +6,13 @@ from comfy_api.latest import io, ui
 
 from ..editmgt_lib.choices import FILTERS, UPDATES
 from ..editmgt_lib.errors import InputError
-from ..editmgt_lib.localization.maps import Localization, LocalizationOptions
+from ..editmgt_lib.localization.maps import Localization
+from ..editmgt_lib.pictures.canvas import Tokens
 from ..editmgt_lib.pictures.drawing import heat_map, relevance_on_picture
-from ..editmgt_lib.pictures.fitting import Tokens
+from ..editmgt_lib.settings import Settings
 from ..editmgt_lib.text.instruction import Instruction
 from ..editmgt_lib.text.words import split_phrases
-from .batches import joined
+from .batches import at_rest
 from .compat import CATEGORY, expert, known
 from .memory import on_device
 from .networks import Model
@@ -36,8 +37,8 @@ class ConsolidateAttention(io.ComfyNode):
             node_id="EditMGT_ConsolidateAttention",
             display_name="Consolidate Attention",
             category=CATEGORY,
-            description="Reads off the model's attention where the instruction will act, in one "
-            "pass, before anything is drawn.",
+            description="Reads from the model's attention where the instruction will act, in one "
+            "pass, before sampling.",
             inputs=[
                 ModelSocket.Input("model", tooltip=MODEL_TIP),
                 TokensSocket.Input("tokens", tooltip="The picture, from Encode Tokens."),
@@ -47,12 +48,12 @@ class ConsolidateAttention(io.ComfyNode):
             outputs=[
                 LocalizationSocket.Output(
                     display_name="LOCALIZATION",
-                    tooltip="For the sampler, which holds what lies below its threshold.",
+                    tooltip="For the sampler, which holds every token below its threshold.",
                 ),
                 io.Mask.Output(
                     display_name="MASK",
-                    tooltip="The same map at picture size, 0 to 1. As a region the sampler takes "
-                    "what is above 0.5; Threshold Mask chooses another limit.",
+                    tooltip="The same map at picture size, 0 to 1. As a region, anything above 0.5 "
+                    "may change; use Threshold Mask for a different cutoff.",
                 ),
                 io.Image.Output(
                     display_name="IMAGE",
@@ -87,15 +88,13 @@ class ConsolidateAttention(io.ComfyNode):
         update: str = "step",
     ) -> io.NodeOutput:
         """Read one map per picture and draw it."""
-        own = model.pipeline.settings.localization
-        options = replace(
-            own,
-            words=split_phrases(words),
-            layers=block_range(layers) or own.layers,
+        settings = model.pipeline.settings.override(
+            words=split_phrases(words) or None,
+            layers=block_range(layers),
             filter=filter,
             update=update,
         )
-        localization = localized(model, tokens, instruction, options)
+        localization = localized(model, tokens, instruction, settings)
         canvas = tokens.canvas
         mask = relevance_on_picture(localization.upsample(canvas.rows, canvas.cols), canvas)
         heat = heat_map(canvas.source, mask)
@@ -103,53 +102,56 @@ class ConsolidateAttention(io.ComfyNode):
 
 
 def _reading() -> list:
-    """What to read, and how to clean it."""
+    """What to read, and how to smooth it."""
     return [
         io.String.Input(
             "words",
             default="",
             optional=True,
-            tooltip="Words or phrases of the instruction to look for, separated by commas: "
-            "'red circle, sky'. Empty: all of it. Name the thing to change if the map "
-            "spreads over the whole picture.",
+            tooltip="Words or phrases from the instruction to look for, separated by commas: 'red "
+            "circle, sky'. Empty: the whole instruction. If the map covers everything, name the "
+            "thing to change.",
         ),
         io.String.Input(
             "layers",
             default="",
             optional=True,
-            tooltip="First and last block to read, as in 28-36; counted from 0 through all "
-            "blocks. Empty: the checkpoint's own. Late blocks are sharper, early ones "
-            "follow shapes. Change it only if the map looks wrong.",
+            tooltip="First and last block to read, such as 28-36, counting all blocks from 0. "
+            "Empty: the checkpoint's default. Later blocks are sharper, earlier ones follow "
+            "shapes. Change it only if the map looks wrong.",
         ),
         io.Combo.Input(
             "filter",
             options=list(FILTERS),
             default="adaptive",
             optional=True,
-            tooltip="How the map is smoothed. adaptive: flat places more than edges (the "
-            "paper's). gaussian: evenly. none: as read.",
+            tooltip="How to smooth the map. adaptive: flat areas more than edges, as in the paper. "
+            "gaussian: evenly. none: not at all.",
         ),
         io.Combo.Input(
             "update",
             options=list(UPDATES),
             default="step",
-            tooltip="What the sampler does with it. step: reads the map anew at each step "
-            "with these settings (the paper's; follows the picture as it changes). once: "
-            "keeps exactly the map you see here.",
+            tooltip="How the sampler uses it. step: recomputes the map at every step with these "
+            "settings, following the picture as it changes (as in the paper). once: keeps exactly "
+            "the map shown here.",
             **expert(io.Combo),
         ),
     ]
 
 
 def localized(
-    model: Model, tokens: Tokens, instruction: Instruction, options: LocalizationOptions
+    model: Model, tokens: Tokens, instruction: Instruction, settings: Settings
 ) -> Localization:
-    """Localize picture by picture: a map does not depend on the rest of the batch."""
-    batch, maps = tokens.canvas.batch, []
-    prompts, progress = instruction.expand(batch), Progress(batch)
-    with on_device(model.transformer, working_memory=model.sampling_memory(tokens.canvas)):
-        for k in range(batch):
-            one = model.pipeline.localize(tokens.item(k), prompts.item(k), options)
-            maps.append(one.relevance)
-            progress.advance()
-    return Localization(joined(maps), options)
+    """Read one map per picture."""
+    progress = Progress(tokens.canvas.batch)
+    memory = model.sampling_memory(tokens.canvas, replace(settings.sampling, guidance=1.0))
+    with on_device(model.transformer, working_memory=memory):
+        found = model.pipeline.localize(
+            tokens,
+            instruction,
+            settings.localization,
+            settings.sampling,
+            callback=lambda event: progress.reach(event.item + 1),
+        )
+    return at_rest(found)

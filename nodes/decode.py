@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..editmgt_lib.pictures.fitting import Tokens
+from ..editmgt_lib.pictures.canvas import Tokens
 from .compat import CATEGORY, expert, known
 from .memory import on_device, resting_place
 from .networks import Model
@@ -19,8 +19,8 @@ class Decode(io.ComfyNode):
             node_id="EditMGT_Decode",
             display_name="Decode",
             category=CATEGORY,
-            description="Decodes tokens and puts what changed into the original picture, at its "
-            "own size. Everything outside the changed mask is identical, bit for bit.",
+            description="Decodes tokens and pastes what changed into the original picture, at its "
+            "own size. Everything outside the changed mask stays identical, bit for bit.",
             inputs=[
                 ModelSocket.Input("model", tooltip=MODEL_TIP),
                 TokensSocket.Input("tokens", tooltip="From a sampler, after any number of edits."),
@@ -32,18 +32,18 @@ class Decode(io.ComfyNode):
                     step=1.0,
                     round=0.1,
                     optional=True,
-                    tooltip="Pixels over which the new part fades in, inside the changed mask "
-                    "only. 0: a hard edge. 2 to 8 hides a visible seam; too much makes small "
-                    "edits pale.",
+                    tooltip="Width in pixels of the blend into the original, inside the changed "
+                    "mask only. 0: a hard edge. 2 to 8 hides seams; too much washes out small "
+                    "edits.",
                 ),
                 io.Int.Input(
                     "grow",
                     default=1,
                     min=0,
                     max=64,
-                    tooltip="Tokens around each changed one that are taken from the decoded "
-                    "picture too, because its light and edges reach there. 0 keeps most of the "
-                    "original, 2 or 3 softens seams.",
+                    tooltip="How many tokens around each changed one to take from the decoded "
+                    "picture too, since changes bleed into their neighbours. 0 keeps the most of "
+                    "the original, 2 or 3 softens seams.",
                     **expert(io.Int),
                 ),
             ],
@@ -51,7 +51,8 @@ class Decode(io.ComfyNode):
                 io.Image.Output(display_name="IMAGE", tooltip="The picture at its original size."),
                 io.Mask.Output(
                     display_name="MASK",
-                    tooltip="Where the picture may differ from the original; nowhere else does it.",
+                    tooltip="Where the picture may differ from the original. Everything else is "
+                    "identical.",
                 ),
             ],
             **known(io.Schema, search_aliases=["editmgt", "vq decode", "detokenize"]),

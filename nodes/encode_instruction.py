@@ -1,12 +1,14 @@
-"""Node "Encode Instruction": what to change, in words, as the transformer wants it."""
+"""Node "Encode Instruction": what to change, as text states."""
 
 from comfy_api.latest import io
 
 from ..editmgt_lib.errors import InputError
+from .batches import at_rest
 from .compat import CATEGORY, known
 from .memory import on_device
 from .networks import Model
 from .parsing import AUTO, own_or
+from .progress import show_notes
 from .sockets import MODEL_TIP, InstructionSocket, ModelSocket
 
 EMPTY = "text is empty; say what to change, as in 'make the background striped'"
@@ -22,8 +24,8 @@ class EncodeInstruction(io.ComfyNode):
             node_id="EditMGT_EncodeInstruction",
             display_name="Encode Instruction",
             category=CATEGORY,
-            description="Encodes one instruction for all pictures. The text encoders leave the "
-            "card as soon as the next stage needs the room.",
+            description="Encodes one instruction for all pictures. The text encoders free their "
+            "VRAM as soon as another stage needs it.",
             inputs=[
                 ModelSocket.Input("model", tooltip=MODEL_TIP),
                 io.String.Input(
@@ -31,22 +33,22 @@ class EncodeInstruction(io.ComfyNode):
                     multiline=True,
                     default="make the background striped",
                     dynamic_prompts=True,
-                    tooltip="What to change, as an order: 'remove the red circle', 'make the sky "
-                    "cloudy'. Name the thing; what is not named is kept. The toy model knows short "
-                    "sentences about shapes, colours, backgrounds and styles.",
+                    tooltip="What to change, as a command: 'remove the red circle', 'make the sky "
+                    "cloudy'. Name the thing to change; the rest is kept. The toy model "
+                    "understands short sentences about shapes, colours, backgrounds and styles.",
                 ),
                 io.String.Input(
                     "negative",  # on one line, where the canvas shows its name beside "auto"
                     default=AUTO,
                     optional=True,
-                    tooltip="What the result should not look like. auto: the checkpoint's own "
-                    "(toyworld none, published a list of flaws). Empty: none. It counts only while "
+                    tooltip="What the result should not look like. auto: the checkpoint's default "
+                    "(toyworld: none; published: a list of flaws). Empty: none. Only used when "
                     "guidance is above 1.",
                 ),
             ],
             outputs=[
                 InstructionSocket.Output(
-                    display_name="INSTRUCTION", tooltip="For localisation and sampling."
+                    display_name="INSTRUCTION", tooltip="For Consolidate Attention and the sampler."
                 )
             ],
             **known(io.Schema, search_aliases=["editmgt", "prompt", "text encode"]),
@@ -64,4 +66,5 @@ class EncodeInstruction(io.ComfyNode):
             raise InputError(EMPTY)
         with on_device(*model.text):
             encoded = model.pipeline.encode_instruction(text, own_or(negative))
-        return io.NodeOutput(encoded.to("cpu"))
+        show_notes(encoded.notes)
+        return io.NodeOutput(at_rest(encoded))

@@ -9,6 +9,7 @@ from .compat import CATEGORY, known
 from .memory import on_device
 from .networks import Model
 from .previews import token_grid
+from .progress import show_notes
 from .sockets import MODEL_TIP, ModelSocket, TokensSocket
 
 UNLINKED = object()  # ComfyUI passes None for an input that is linked
@@ -30,33 +31,35 @@ class EncodeTokens(io.ComfyNode):
                 ModelSocket.Input("model", tooltip=MODEL_TIP),
                 io.Image.Input(
                     "image",
-                    tooltip="One picture or a batch, RGB or RGBA; transparency is kept as it is.",
+                    tooltip="One picture or a batch, RGB or RGBA; transparency is preserved.",
                 ),
                 io.Combo.Input(
                     "fit",
                     options=list(FITS),
                     default="pad",
                     optional=True,
-                    tooltip="How the picture is put on the model's canvas. pad: the whole picture "
-                    "in a square, borders added; the safe choice. native: a grid in the picture's "
-                    "own shape; finer for wide and tall pictures, further from what the model was "
-                    "trained on. crop: only the surroundings of the mask, so that a small region "
-                    "of a large picture gets all tokens; Decode stitches it back.",
+                    tooltip="How the picture is placed on the model's canvas. pad: the whole "
+                    "picture in a square with borders; the safe choice. native: a grid in the "
+                    "picture's own aspect ratio; finer for wide or tall pictures, but further from "
+                    "the training data. crop: only the area around the mask, so a small region of "
+                    "a large picture gets all the tokens; Decode stitches it back.",
                 ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="The region that fit 'crop' is about: one for all pictures or one "
-                    "each, of their size. It does not limit the edit; connect it to the "
-                    "sampler's region as well for that.",
+                    tooltip="The area that fit 'crop' crops around: one mask for all pictures or "
+                    "one each, at picture size. It does not limit the edit; for that, connect it "
+                    "to the sampler's region as well.",
                 ),
             ],
             outputs=[
-                TokensSocket.Output(display_name="TOKENS", tooltip="For localising and sampling."),
+                TokensSocket.Output(
+                    display_name="TOKENS", tooltip="For Consolidate Attention and the sampler."
+                ),
                 io.Image.Output(
                     display_name="IMAGE",
-                    tooltip="The picture on the canvas with its token cells: padding is dark, "
-                    "cells that the mask touches are orange.",
+                    tooltip="The picture on the canvas with its token grid: padding is dark, cells "
+                    "under the mask are orange.",
                 ),
             ],
             **known(
@@ -83,5 +86,6 @@ class EncodeTokens(io.ComfyNode):
         mask, side = as_masks(mask), model.pipeline.settings.resolution
         with on_device(model.vq, working_memory=model.coding_memory(side, side)):
             tokens = at_rest(model.pipeline.encode_image(image, fit, mask))
+        show_notes(tokens.notes)
         grid = token_grid(tokens.canvas, mask)
         return io.NodeOutput(tokens, grid, ui=ui.PreviewImage(grid, cls=cls))

@@ -1,4 +1,4 @@
-"""Pictures side by side with their names under them. Plain tensors and PIL."""
+"""Pictures in a grid, with captions. Plain tensors and PIL."""
 
 import math
 
@@ -77,7 +77,7 @@ def _rgb(picture: Tensor) -> Tensor:
 
 
 def _at_size(picture: Tensor, height: int, width: int) -> Tensor:
-    """In the middle of a cell [height, width, 3], enlarged until it touches two sides."""
+    """Center in a cell [height, width, 3], enlarged until it touches two sides."""
     scale = min(height / picture.shape[0], width / picture.shape[1])
     if scale > 1:
         size = [max(round(side * scale), 1) for side in picture.shape[:2]]
@@ -91,7 +91,7 @@ def _at_size(picture: Tensor, height: int, width: int) -> Tensor:
 
 
 def _framed(cell: Tensor) -> Tensor:
-    """With a line around it, so that white pictures have an edge on white paper."""
+    """Add a thin frame, so that white pictures have an edge on white paper."""
     return F.pad(cell, (0, 0, 1, 1, 1, 1), value=EDGE)
 
 

@@ -1,4 +1,4 @@
-"""Node "List of Values": whatever follows it runs once for each."""
+"""Node "List of Values": what follows runs once per value."""
 
 from comfy_api.latest import io
 
@@ -17,34 +17,34 @@ class ListOfValues(io.ComfyNode):
             node_id="EditMGT_ListOfValues",
             display_name="List of Values",
             category=CATEGORY,
-            description="Tries several values of one setting: the nodes after it run once for "
-            "each. Compare Pictures puts the results side by side.",
+            description="Tries several values of a setting: every node after it runs once per "
+            "value. Compare Pictures shows the results side by side.",
             inputs=[
                 io.String.Input(
                     "values",
                     default="0, 0.1, 0.2",
-                    tooltip="Numbers separated by commas, as in 0, 0.05, 0.1. Each takes the time "
-                    "of a whole run of the nodes that follow.",
+                    tooltip="Numbers separated by commas: 0, 0.05, 0.1. Each costs a full run of "
+                    "the nodes that follow.",
                 ),
                 io.String.Input(
                     "name",
                     default="threshold",
                     optional=True,
-                    tooltip="What the numbers are, to stand before each in the labels. Empty: the "
-                    "labels are the numbers alone.",
+                    tooltip="Name of the setting, shown before each number in the labels. Empty: "
+                    "numbers only.",
                 ),
             ],
             outputs=[
                 io.Float.Output(
                     display_name="FLOAT",
                     is_output_list=True,
-                    tooltip="The numbers, one at a time: link it to threshold, strength, guidance "
-                    "or any other setting of that type.",
+                    tooltip="The numbers, one at a time. Link it to threshold, strength, guidance "
+                    "or any other float input.",
                 ),
                 io.String.Output(
                     display_name="STRING",
                     is_output_list=True,
-                    tooltip="A label for each, as in 'threshold 0.05', for Compare Pictures.",
+                    tooltip="A label per number, such as 'threshold 0.05', for Compare Pictures.",
                 ),
             ],
             **known(io.Schema, search_aliases=["editmgt", "sweep", "xy plot", "for each", "list"]),

@@ -24,33 +24,33 @@ class Load(io.ComfyNode):
             node_id="EditMGT_Load",
             display_name="Load EditMGT",
             category=CATEGORY,
-            description="Loads an EditMGT checkpoint. The toy model is shipped with the pack.",
+            description="Loads an EditMGT checkpoint. The toy model comes with the pack.",
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
                     options=paths.choices(),
-                    tooltip="toyworld comes with the pack, runs on a CPU in seconds and knows only "
-                    "its own little pictures. Others are folders in models/editmgt/ (parts of them "
-                    "may lie in diffusion_models, vae and text_encoders). The last entry is the "
-                    "published checkpoint; it needs the switch 'download' once.",
+                    tooltip="toyworld comes with the pack, runs on a CPU in seconds and only knows "
+                    "its own simple pictures. Others are folders in models/editmgt/ (parts may "
+                    "also be in diffusion_models, vae and text_encoders). The last entry is the "
+                    "published checkpoint; turn on 'download' once to fetch it.",
                 ),
                 io.Combo.Input(
                     "dtype",
                     options=["auto", *FORMATS],
                     default="auto",
                     optional=True,
-                    tooltip="Number format of transformer and text encoders. auto follows ComfyUI: "
-                    "bf16 on cards that have it, else fp32. fp32 scores slightly higher (the "
-                    "authors measured) and needs twice the memory; fp8 keeps the large weights in "
-                    "a quarter of fp32 and casts them in use: for small cards. fp16 may overflow. "
-                    "The picture tokenizer is always fp32.",
+                    tooltip="Precision of the transformer and text encoders. auto follows ComfyUI: "
+                    "bf16 where supported, otherwise fp32. fp32 scores slightly higher (as "
+                    "measured by the authors) but takes twice the memory. fp8, for small cards, "
+                    "stores the large weights in a quarter of fp32's memory and casts them on use. "
+                    "fp16 may overflow. The picture tokenizer is always fp32.",
                 ),
                 io.Boolean.Input(
                     "download",
                     default=False,
-                    tooltip="Fetch the published checkpoint from Hugging Face into models/editmgt/ "
-                    "if it is not there (several GB; can be cancelled, goes on where it stopped). "
-                    "Off: the network is never touched. Other checkpoints ignore it.",
+                    tooltip="Download the published checkpoint from Hugging Face into "
+                    "models/editmgt/ if it is missing (about 16 GB; can be cancelled and resumed). "
+                    "Off: no network access. No effect on other checkpoints.",
                     **expert(io.Boolean),
                 ),
             ],
@@ -64,7 +64,7 @@ class Load(io.ComfyNode):
     def validate_inputs(
         cls, checkpoint: str | None = None, download: bool | None = False
     ) -> bool | str:
-        """What can be said of the files before the queue starts."""
+        """Check the files before the run is queued."""
         if checkpoint is None or (download and checkpoint == DEFAULT_REPO):
             return True
         try:
@@ -77,19 +77,19 @@ class Load(io.ComfyNode):
     def fingerprint_inputs(
         cls, checkpoint: str, dtype: str = "auto", download: bool = False
     ) -> str:
-        """Other files on the disk, another model."""
+        """Load again once the files change."""
         return paths.fingerprint(checkpoint)
 
     @classmethod
     def execute(cls, checkpoint: str, dtype: str = "auto", download: bool = False) -> io.NodeOutput:
-        """Load, after fetching what is missing if that was asked for."""
+        """Load, downloading what is missing first if asked to."""
         if download and checkpoint == DEFAULT_REPO:
             fetch(checkpoint)
         return io.NodeOutput(load(checkpoint, dtype, Progress(PARTS)))
 
 
 def fetch(name: str) -> None:
-    """Download a checkpoint where it is not complete; cancelling raises ComfyUI's interrupt."""
+    """Download a checkpoint unless it is complete; cancelling raises ComfyUI's interrupt."""
     try:
         paths.locate(name)
         return

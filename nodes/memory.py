@@ -1,4 +1,4 @@
-"""ComfyUI's memory manager, layers, number formats and attention: all contact with them is here."""
+"""The boundary to ComfyUI's memory manager, layers, dtypes and attention."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,21 +21,21 @@ FORMATS = {
     "fp16": torch.float16,
     "fp8": torch.float8_e4m3fn,
 }
-# float16 is computed in only where a user asked for it: activations come close to its end.
+# float16 only on request: activations come close to its limit.
 COMPUTE = [torch.bfloat16, torch.float32]
 check_cancelled = management.throw_exception_if_processing_interrupted
 resting_place = management.intermediate_device
 
 
 class Precision(NamedTuple):
-    """Number formats of the transformer: to compute in, and to keep the large weights in."""
+    """The transformer's dtypes: to compute in, and to store the large weights in."""
 
     compute: torch.dtype
     storage: torch.dtype
 
 
 def precision(choice: str, device: torch.device, parameters: int) -> Precision:
-    """ComfyUI's decision for this device, command line and free memory; or what the user chose."""
+    """The user's choice, or ComfyUI's for this device, command line and free memory."""
     storage = FORMATS.get(choice) or management.unet_dtype(
         device=device, model_params=parameters, supported_dtypes=COMPUTE
     )
@@ -44,7 +44,7 @@ def precision(choice: str, device: torch.device, parameters: int) -> Precision:
 
 
 def text_dtype(choice: str, device: torch.device) -> torch.dtype:
-    """Number format of the text encoders. Never float16, in which Gemma-2 overflows."""
+    """Dtype of the text encoders; never float16, where Gemma-2 overflows."""
     if choice == "fp32":
         return torch.float32
     small = choice in ("bf16", "fp8") or management.should_use_bf16(device)
@@ -52,10 +52,10 @@ def text_dtype(choice: str, device: torch.device) -> torch.dtype:
 
 
 class Layers(comfy.ops.manual_cast):
-    """ComfyUI's layers, which bring weights over and cast them as they are used.
+    """ComfyUI's layers, which move and cast their weights on use.
 
-    Linear and Embedding bring their own way of reading weights, torch's: with dynamic memory
-    ComfyUI's make no parameters until weights arrive, which a strict loader takes for missing.
+    Linear and Embedding load weights torch's way: with dynamic memory, ComfyUI's create no
+    parameters until weights arrive, which a strict loader reports as missing.
     """
 
     class Linear(comfy.ops.manual_cast.Linear):
@@ -69,7 +69,7 @@ class Layers(comfy.ops.manual_cast):
         _load_from_state_dict = nn.Module._load_from_state_dict
 
     class Conv2d(comfy.ops.manual_cast.Conv2d):
-        """A convolution at which a run can be cancelled."""
+        """A convolution that checks for cancellation."""
 
         def forward(self, x: Tensor) -> Tensor:
             """As the base."""
@@ -78,10 +78,10 @@ class Layers(comfy.ops.manual_cast):
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, groups: Sequence[QueryGroup]) -> Tensor:
-    """The attention the user started ComfyUI with, [B, heads, L, d]; a run can be cancelled here.
+    """Run the attention ComfyUI was started with on [B, heads, L, d]; checks for cancellation.
 
-    With a bias over the keys it is PyTorch's where the chosen one is not known to add it (sage
-    drops it silently, flash complains at every call).
+    Where keys have a bias, PyTorch's replaces those not known to support it (sage drops it
+    silently, flash warns at every call).
     """
     check_cancelled()
     parts = [_attention(q[:, :, group.rows], k, v, group.key_bias) for group in groups]
@@ -104,7 +104,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, key_bias: Tensor | None) -> Tens
 
 
 def shrink(blocks: list[nn.Module], storage: torch.dtype) -> None:
-    """Keep the linear weights of the blocks, nearly all there are, in a smaller format."""
+    """Store the blocks' linear weights, nearly all there are, in a smaller dtype."""
     for block in blocks:
         for layer in block.modules():
             if isinstance(layer, nn.Linear) and layer.weight.dtype != storage:
@@ -112,7 +112,7 @@ def shrink(blocks: list[nn.Module], storage: torch.dtype) -> None:
 
 
 class Whole(nn.Module):
-    """A network of foreign layers in a module of its own: the manager writes attributes on it."""
+    """Wrap a network of foreign layers: the manager sets attributes on what it manages."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -124,9 +124,9 @@ class Whole(nn.Module):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Managed:
-    """A network in the hands of ComfyUI's memory manager.
+    """A network under ComfyUI's memory manager.
 
-    whole: it has layers that cannot cast, so it must be loaded in one piece or not at all.
+    whole: some of its layers cannot cast, so it is loaded completely or not at all.
     """
 
     patcher: comfy.model_patcher.ModelPatcher
@@ -136,7 +136,7 @@ class Managed:
 def manage(
     network: nn.Module, load_device: torch.device, offload_device: torch.device, dtype: torch.dtype
 ) -> Managed:
-    """Hand a network over; `dtype` is what it computes in."""
+    """Hand a network to the memory manager; it computes in `dtype`."""
     if not _casts(network):
         network = Whole(network)
         patcher = comfy.model_patcher.ModelPatcher(network, load_device, offload_device)
@@ -147,7 +147,7 @@ def manage(
 
 
 def _casts(network: nn.Module) -> bool:
-    """Whether every parameter belongs to a layer that brings it over by itself."""
+    """Whether every parameter belongs to a layer that casts it on use."""
     return all(
         hasattr(layer, "comfy_cast_weights")
         for layer in network.modules()
@@ -157,7 +157,7 @@ def _casts(network: nn.Module) -> bool:
 
 @contextmanager
 def on_device(*networks: Managed, working_memory: int = 0) -> Iterator[None]:
-    """Have networks where they compute; the manager may move them as soon as others need room."""
+    """Load networks onto their devices; the manager may unload them once others need room."""
     check_cancelled()
     try:
         management.load_models_gpu(
@@ -167,5 +167,5 @@ def on_device(*networks: Managed, working_memory: int = 0) -> Iterator[None]:
         )
         yield
     except OutOfMemory:
-        management.unload_all_models()  # what ComfyUI does for the error of its own
+        management.unload_all_models()  # as ComfyUI does for an error of its own
         raise

@@ -1,4 +1,4 @@
-"""From a checkpoint's name to its networks, each in the hands of ComfyUI's memory manager."""
+"""Load a checkpoint by its name, with networks that ComfyUI's memory manager moves."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +9,9 @@ import torch
 from ..editmgt_lib.checkpoints import check_mask_token, read_headers
 from ..editmgt_lib.checkpoints.layout import SETTINGS_FILE
 from ..editmgt_lib.loader import load_tokenizer, load_transformer
-from ..editmgt_lib.pictures.fitting import Canvas
+from ..editmgt_lib.pictures.canvas import Canvas
 from ..editmgt_lib.pipeline import EditMGT
+from ..editmgt_lib.sampling.options import SamplingOptions
 from ..editmgt_lib.settings import Settings
 from ..editmgt_lib.text.encoders import TextEncoders
 from ..editmgt_lib.text.loading import load_clip, load_gemma
@@ -19,13 +20,13 @@ from .memory import Layers, Managed, attention, manage, precision, shrink, text_
 from .paths import locate
 from .progress import Progress
 
-CPU = torch.device("cpu")  # where weights come into being; the manager moves them
+CPU = torch.device("cpu")  # where weights are read; the manager moves them
 PARTS = 4
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Model:
-    """What a MODEL carries: the stages, and the networks they need in managed form."""
+    """What a MODEL socket carries: the stages, and the managed networks they need."""
 
     name: str
     pipeline: EditMGT
@@ -42,18 +43,19 @@ class Model:
         cells = height * width // config.patch_size**2
         return 5 * 4 * cells * config.block_out_channels[0]  # five full-size maps at a time
 
-    def sampling_memory(self, canvas: Canvas, kept: bool = False) -> int:
-        """Bytes that one forward pass on one picture, under guidance, needs beside the weights.
-
-        kept: with the keys and values of an earlier pass, and the new ones, in every block.
-        """
-        config, settings = self.pipeline.transformer.config, self.pipeline.settings
+    def sampling_memory(self, canvas: Canvas, options: SamplingOptions) -> int:
+        """Bytes that sampling one picture needs beside the weights."""
+        config, dtype = self.pipeline.transformer.config, self.pipeline.dtype
         tokens = canvas.rows * canvas.cols
-        stream = 2 * (settings.text_length + 2 * tokens // config.stride**2)
-        logits = 4 * 4 * tokens * config.codebook_size
+        vector = (2 if options.guided else 1) * config.width * dtype.itemsize
+        length = self.pipeline.settings.text_length + 2 * tokens // config.stride**2
+        text = 6 * config.num_layers  # shift, scale and gate of two halves
+        image = text + 3 * config.num_single_layers
+        modulations = (options.steps * (text + image) + image) * vector
         blocks = config.num_layers + config.num_single_layers
-        copies = 20 + (2 * 2 * blocks if kept else 0)
-        return 4 * copies * stream * config.width + logits
+        cached = 2 * blocks * length * vector if options.reuse != "none" else 0
+        block, drawing = 20 * length * vector, 4 * 4 * tokens * config.codebook_size
+        return modulations + cached + max(block, drawing)
 
 
 def load(name: str, dtype: str, progress: Progress) -> Model:
@@ -85,11 +87,11 @@ def load(name: str, dtype: str, progress: Progress) -> Model:
 def _load_text(
     folders: dict[str, Path], dtype: str, text_length: int, progress: Progress
 ) -> tuple[TextEncoders, tuple[Managed, Managed]]:
-    """Both text encoders.
+    """Load both text encoders.
 
-    Gemma-2 is transformers' model, moved as a whole. Core's own (of Lumina 2) would bring partial
-    loading, but it leaves out the soft cap on the attention logits that Gemma-2 was trained with,
-    and knows the 2B size alone: its states are not those the checkpoint was trained on.
+    Gemma-2 is transformers' model, moved as a whole. Core's own (for Lumina 2) would allow partial
+    loading, but it omits the soft cap on attention logits that Gemma-2 was trained with and only
+    supports the 2B size: its states are not those the checkpoint was trained on.
     """
     device = management.text_encoder_device()
     kind = text_dtype(dtype, device)

@@ -1,4 +1,4 @@
-"""Text widgets that stand for something else."""
+"""Parsing of text widgets."""
 
 import math
 import re
@@ -10,12 +10,12 @@ AUTO = "auto"  # leaves it to the checkpoint
 
 
 def own_or(text: str) -> str | None:
-    """The text, empty or not; None, which is the checkpoint's own, for "auto"."""
+    """Return the text, or None, the checkpoint's default, for "auto"."""
     return None if text.strip() == AUTO else text.strip()
 
 
 def block_range(text: str) -> tuple[int, int] | None:
-    """'28-36' as numbers, one number as a range of one, nothing as None; InputError otherwise."""
+    """Parse '28-36', or one number as a range of one; None if empty. Raises InputError."""
     if not text.strip():
         return None
     match = re.fullmatch(r"\s*(\d+)\s*(?:(?:-|\.\.|,|:)\s*(\d+)\s*)?", text)
@@ -26,7 +26,7 @@ def block_range(text: str) -> tuple[int, int] | None:
 
 
 def number_list(text: str) -> list[float]:
-    """'0, 0.1' as numbers; InputError for nothing, or for what is no finite number."""
+    """Parse '0, 0.1'. Raises InputError unless there are only finite numbers, at least one."""
     try:
         numbers = [float(word) for word in split_phrases(text)]
     except ValueError:

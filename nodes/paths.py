@@ -1,7 +1,7 @@
-"""Where checkpoints lie: our own model folder, core's folders, and the shipped toy checkpoint.
+"""Where checkpoints are: our own model folder, core's folders, and the shipped toy checkpoint.
 
 A checkpoint NAME is the folder NAME in `models/editmgt`, or any other path registered under that
-key. Each of its parts may lie in a folder NAME of core's instead: the transformer in
+key. Each of its parts may be in a folder NAME of core's instead: the transformer in
 `diffusion_models/NAME/editmgt`, the tokenizer in `vae/NAME/vqvae`, the text encoders in
 `text_encoders/NAME`. A published checkpoint keeps its Hub name, OWNER/NAME.
 """
@@ -30,7 +30,7 @@ MARKERS = {part.name: part.marker for part in PARTS if part.name in CORE}
 
 
 def register() -> None:
-    """Make `models/editmgt` known, beside the paths a user already gave that name."""
+    """Register `models/editmgt`, beside the paths a user already registered under that name."""
     folder_paths.add_model_folder_path(KEY, os.path.join(folder_paths.models_dir, KEY))
     paths, extensions = folder_paths.folder_names_and_paths[KEY]
     # Without extensions ComfyUI would list every file.
@@ -43,7 +43,7 @@ def roots(key: str = KEY) -> list[Path]:
 
 
 def choices() -> list[str]:
-    """Names a user can choose: the toy model, what lies on the disk, the published checkpoint."""
+    """Names a user can choose: the toy model, those on disk, the published checkpoint."""
     marker = f"*/{KEY}/{MARKERS[KEY]}"
     found = {p.parents[1].name for r in (*roots(), *roots(CORE[KEY])) for p in r.glob(marker)}
     shown_otherwise = {TOY_NAME, folder_for(DEFAULT_REPO).name}
@@ -78,7 +78,7 @@ def locate(name: str) -> dict[str, Path]:
 
 
 def _homes(name: str, part: str) -> list[Path]:
-    """Folders where a part of a checkpoint may lie."""
+    """Folders where a part of a checkpoint may be."""
     if name == TOY_NAME:
         return [TOY_FOLDER]
     if "/" in name:
@@ -92,13 +92,13 @@ def _having(marker: str, homes: list[Path]) -> Path | None:
 
 
 def _faults(folder: Path) -> list[str]:
-    """Parts of a checkpoint folder that are not there, or what is wrong with them."""
+    """Parts that are missing from a checkpoint folder, or what is wrong with them."""
     reports = [report for report in describe(folder).parts if report.problem]
     return [f"{r.part.name} ({r.problem})" if r.present else r.part.name for r in reports]
 
 
 def fingerprint(name: str) -> str:
-    """Changes with any file of the checkpoint: names, sizes and times, nothing is read."""
+    """Names, sizes and times of the checkpoint's files; nothing is read."""
     try:
         folders = locate(name)
     except (InputError, CheckpointError) as error:

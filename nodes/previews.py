@@ -6,8 +6,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..editmgt_lib.pictures.canvas import Canvas
+from ..editmgt_lib.pictures.compositing import project_mask
 from ..editmgt_lib.pictures.drawing import enlarged
-from ..editmgt_lib.pictures.fitting import project_mask
 
 HELD = (0.20, 0.45, 0.95)  # blue: follows the source picture
 MASKED = (1.00, 0.55, 0.10)  # orange: touched by the mask
@@ -20,13 +20,13 @@ def to_pil(picture: Tensor) -> Image.Image:
 
 
 def tinted(picture: Tensor, where: Tensor, colour: tuple[float, ...], share: float) -> Tensor:
-    """Colours [..., 3] mixed with one colour where a bool [...] says so."""
+    """Mix colours [..., 3] with one colour where a bool [...] is true."""
     mixed = torch.lerp(picture, picture.new_tensor(colour).expand_as(picture), share)
     return torch.where(where[..., None], mixed, picture)
 
 
 def window(plane: Tensor, canvas: Canvas, item: int = 0) -> Tensor:
-    """The part of a canvas plane [h, w, ...] that holds the picture, without the padding."""
+    """Crop a canvas plane [h, w, ...] to the picture, without its padding."""
     (top, left), (height, width) = canvas.placements[item].offset, canvas.placements[item].scaled
     return plane[top : top + height, left : left + width]
 
@@ -75,7 +75,7 @@ def token_grid(canvas: Canvas, mask: Tensor | None) -> Tensor:
 
 
 def _at_cells(planes: Tensor, canvas: Canvas, cell: int) -> Tensor:
-    """Canvas planes [C, h, w] brought to `cell` pixels a token."""
+    """Resize canvas planes [C, h, w] to `cell` pixels per token."""
     size = (canvas.rows * cell, canvas.cols * cell)
     mode = "nearest" if cell >= canvas.factor else "area"
     return F.interpolate(planes[None], size=size, mode=mode)[0]

@@ -1,4 +1,4 @@
-"""The types of our sockets. Payloads are plain dataclasses; all but the model are the library's."""
+"""Socket types. Payloads are plain dataclasses; all but the model are the library's."""
 
 from comfy_api.latest import io
 

@@ -19,32 +19,32 @@ class ToyPicture(io.ComfyNode):
             node_id="EditMGT_ToyPicture",
             display_name="ToyWorld Picture",
             category=CATEGORY,
-            description="A picture of the toy model's own world, drawn by program. Replace it by "
-            "Load Image once you use a published checkpoint.",
+            description="A generated picture from the toy model's world. Replace it with Load "
+            "Image once you use a published checkpoint.",
             inputs=[
                 io.Int.Input(
                     "scene", default=0, min=0, max=999_999,
-                    tooltip="Which picture. A batch takes this one and those that follow.",
+                    tooltip="Number of the picture. A batch takes this one and the ones after it.",
                 ),
                 io.Combo.Input(
                     "edit", options=list(language.CATEGORIES), default="background", optional=True,
-                    tooltip="The kind of edit that the mask and the instruction describe. It also "
-                    "chooses the picture: some edits need a free place or several things.",
+                    tooltip="The kind of edit the mask and instruction describe. It also affects "
+                    "the picture: some edits need free space or several objects.",
                 ),
                 io.Int.Input(
                     "size", default=128, min=64, max=2048, step=16, optional=True,
-                    tooltip="Side in pixels, 64 to 2048. The toy model works at 128; other sizes "
-                    "are brought there and back.",
+                    tooltip="Side length in pixels, 64 to 2048. The toy model works at 128; other "
+                    "sizes are scaled there and back.",
                 ),
                 io.Int.Input(
                     "batch", default=1, min=1, max=64, optional=True,
-                    tooltip="How many pictures, 1 to 64.",
+                    tooltip="Number of pictures, 1 to 64.",
                 ),
             ],
             outputs=[
                 io.Image.Output(display_name="IMAGE", tooltip="The pictures."),
                 io.Mask.Output(
-                    display_name="MASK", tooltip="Exactly the pixels that the edit would change."
+                    display_name="MASK", tooltip="Exactly the pixels the edit should change."
                 ),
                 io.String.Output(
                     display_name="STRING", tooltip="An instruction for the first picture."

@@ -12,7 +12,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 NODES = sorted((ROOT / "nodes").glob("*.py"))
-HOST = {"comfy", "comfy_api", "comfy_execution", "folder_paths"}
+HOST = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server"}
 # Modules that may touch ComfyUI's insides, beyond the node API.
 BOUNDARY = {"memory.py", "progress.py", "paths.py", "networks.py"}
 STAGES = {"Load", "ToyPicture", "EncodeTokens", "EncodeInstruction", "ConsolidateAttention",
@@ -56,7 +56,7 @@ def test_the_package_imports_without_comfyui_and_has_one_entry_point(pack):
 
 def test_the_library_is_the_checkouts_own(part):
     assert Path(part("editmgt_lib").__file__).parent == ROOT / "editmgt_lib"
-    assert part("nodes.batches").Tokens is part("editmgt_lib.pictures.canvas").Tokens
+    assert part("nodes.previews").Canvas is part("editmgt_lib.pictures.canvas").Canvas
 
 
 def test_comfyui_is_touched_in_the_boundary_alone():
@@ -91,7 +91,7 @@ def test_no_device_is_named_and_every_input_has_a_tooltip():
                 assert "tooltip" in {k.arg for k in node.keywords}, ast.unparse(node)
 
 
-# ---- one item at a time
+# ---- batches
 
 
 @pytest.fixture
@@ -105,24 +105,27 @@ def tokens(part):
     return geometry.Tokens(ids, canvas, ids + 1)
 
 
-def test_items_of_a_batch(part, tokens):
-    batches = part("nodes.batches")
-    items = [tokens.item(k) for k in range(3)]
-    assert [item.canvas.batch for item in items] == [1, 1, 1]
-    for k, item in enumerate(items):
-        assert (item.ids[0] == tokens.ids[k]).all()
-        assert (item.source_ids[0] == tokens.source_ids[k]).all()
-        assert (item.canvas.source[0] == tokens.canvas.source[k]).all()
-    assert (batches.joined([item.ids for item in items]) == tokens.ids).all()
+class Away(torch.Tensor):
+    """Stands for a tensor on a card."""
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
 
 
-def test_one_mask_or_one_each(part):
-    batches = part("nodes.batches")
-    mask = torch.rand(3, 4, 5)
-    assert [m.shape for m in batches.each_mask(mask, 3)] == [(1, 4, 5)] * 3
-    assert all(m is not None and len(m) == 1 for m in batches.each_mask(mask[:1], 3))
-    assert list(batches.each_mask(None, 2)) == [None, None]
-    assert batches.as_masks(mask[0]).shape == (1, 4, 5)
+def test_results_rest_on_the_cpu(part, tokens):
+    maps = part("editmgt_lib.localization.maps")
+    rest = part("nodes.batches").at_rest
+    edited = rest(tokens.with_ids(tokens.ids.as_subclass(Away)))
+    assert type(edited.ids) is torch.Tensor and torch.equal(edited.ids, tokens.ids)
+    assert edited.canvas is tokens.canvas and torch.equal(edited.source_ids, tokens.source_ids)
+    found = maps.Localization(torch.rand(3, 4, 5).as_subclass(Away), maps.LocalizationOptions())
+    assert type(rest(found).relevance) is torch.Tensor and rest(found).options is found.options
+
+
+def test_masks_without_a_batch(part):
+    as_masks, mask = part("nodes.batches").as_masks, torch.rand(3, 4, 5)
+    assert as_masks(mask) is mask and as_masks(mask[0]).shape == (1, 4, 5)
+    assert as_masks(None) is None
 
 
 # ---- text widgets

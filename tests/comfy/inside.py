@@ -1,4 +1,6 @@
-"""Runs in ComfyUI's own Python, in its checkout: edits with other attention, and partly loaded.
+"""Runs in ComfyUI's own Python, in its checkout: edits as a user's settings and card have it.
+
+With other attention and number formats, partly loaded, and with their memory counted.
 
 python inside.py CHECKOUT_OF_THE_PACK prints one JSON, which test_memory.py beside this file judges.
 """
@@ -8,11 +10,12 @@ import importlib
 import importlib.util
 import json
 import sys
-from dataclasses import replace
+import weakref
 from pathlib import Path
 
 BACKENDS = ("attention_pytorch", "attention_split", "attention_sub_quad")
 STRENGTHS = (1.0, 1.1)  # the toy's own, which biases no key, and the published one, which does
+FORMATS = ("bf16", "fp8")
 SHARE = 0.3  # of the weights that are loaded
 
 
@@ -27,12 +30,44 @@ class Pack:
         spec.loader.exec_module(sys.modules["pack"])
         self.part("nodes.paths").register()
         self.memory = self.part("nodes.memory")
+        self.load("fp32")
+
+    def load(self, dtype: str) -> None:
+        """Load the toy checkpoint in that number format."""
         networks, progress = self.part("nodes.networks"), self.part("nodes.progress")
-        self.model = networks.load("toyworld", "fp32", progress.Progress(networks.PARTS))
+        self.model = networks.load("toyworld", dtype, progress.Progress(networks.PARTS))
 
     def part(self, name: str):
         """A module of the pack."""
         return importlib.import_module(f"pack.{name}")
+
+    def formats(self) -> dict[str, str]:
+        """Number formats of a linear layer, of the projection onto codes, and of what it makes."""
+        import torch
+
+        network = self.model.pipeline.transformer
+        rows = torch.zeros(1, network.config.width, dtype=self.model.pipeline.dtype)
+        with self.memory.on_device(self.model.transformer), torch.inference_mode():
+            logits = network.logits(rows)
+        tensors = {
+            "linear": network.blocks[0].attn.to_q.weight,
+            "projection": network.mlm_layer.conv2.weight,
+            "logits": logits,
+        }
+        return {name: str(tensor.dtype) for name, tensor in tensors.items()}
+
+    def needed(self, **options) -> dict[str, int]:
+        """Bytes that tensors take at the most while one picture is sampled, and our estimate."""
+        import torch
+
+        pipeline = self.model.pipeline
+        sampling = pipeline.settings.override(**options).sampling
+        with torch.inference_mode():
+            tokens = pipeline.encode_image(torch.rand(1, 128, 128, 3))
+            words = pipeline.encode_instruction("make the background striped")
+            with live_tensors() as live:
+                pipeline.sample(tokens, words, sampling)
+        return {"peak": live.peak, "estimate": self.model.sampling_memory(tokens.canvas, sampling)}
 
     def edit(self, strength: float) -> list[int]:
         """Token ids of one localised edit, through the nodes' own stages."""
@@ -49,10 +84,34 @@ class Pack:
                 tokens = model.pipeline.encode_image(picture)
             with self.memory.on_device(*model.text):
                 words = model.pipeline.encode_instruction("replace the purple circle with a star")
-            found = consolidate.localized(model, tokens, words, own.localization)
-            options = replace(own.sampling, strength=strength, threshold=0.1, steps=8)
+            found = consolidate.localized(model, tokens, words, own)
+            options = own.override(strength=strength, threshold=0.1, steps=8).sampling
             edited = sampler.sampled(model, tokens, words, options, found, None, "intersection")
         return edited.ids.flatten().tolist()
+
+
+def live_tensors():
+    """A block in which the storage of all new tensors is counted, and the most at a time."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    class Live(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sizes, self.peak = weakref.WeakKeyDictionary(), 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            kwargs = kwargs or {}
+            known = {s._cdata for s in storages((args, kwargs))}
+            result = function(*args, **kwargs)
+            self.sizes |= {s: s.nbytes() for s in storages(result) if s._cdata not in known}
+            self.peak = max(self.peak, sum(self.sizes.values()))
+            return result
+
+    def storages(values):
+        return [x.untyped_storage() for x in tree_leaves(values) if hasattr(x, "untyped_storage")]
+
+    return Live()
 
 
 @contextlib.contextmanager
@@ -118,7 +177,7 @@ def main() -> None:
     import comfy.options
 
     comfy.options.enable_args_parsing()
-    pack, report = Pack(root), {"attention": [], "partial": {}}
+    pack, report = Pack(root), {"attention": [], "partial": {}, "formats": {}}
     for strength in STRENGTHS:
         for name in BACKENDS:
             calls: dict[str, int] = {}
@@ -128,6 +187,18 @@ def main() -> None:
             report["attention"].append(row)
     with partly_loaded(report["partial"]):
         report["ids when partly loaded"] = pack.edit(STRENGTHS[-1])
+    report["memory"] = [
+        {**options, **pack.needed(**options)}
+        for options in (
+            {"steps": 16, "guidance": 1.0},
+            {"steps": 36, "guidance": 6.0},
+            {"steps": 200, "guidance": 6.0, "reuse": "known"},
+        )
+    ]
+    for dtype in FORMATS:
+        pack.load(dtype)
+        with partly_loaded({}):
+            report["formats"][dtype] = pack.formats() | {"ids": pack.edit(STRENGTHS[-1])}
     print(json.dumps(report))
 
 

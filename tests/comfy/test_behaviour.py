@@ -132,6 +132,20 @@ def test_live_previews_and_progress(client, picture):
     assert first.shape == last.shape and np.abs(first - last).mean() > 2
 
 
+def test_every_picture_of_a_batch_is_previewed(client):
+    names = [client.upload(f"item{k}.png", prompts.png(prompts.scene(k))) for k in range(3)]
+    run = client.run(batched(client, names, seed=303))
+    assert run.status == "success", run.message()
+    assert run.progress["edit"][-1] == (12, 12)
+    shown = [Image.open(io.BytesIO(data)) for node, data in run.previews if node in ("edit", None)]
+    assert len(shown) == 12
+    last = [np.asarray(shown[k].convert("RGB")).astype(int) for k in (3, 7, 11)]
+    for picture, finished in zip(last, client.files(run, "save"), strict=True):
+        other = np.asarray(Image.fromarray(prompts.pixels(finished)).resize(picture.shape[1::-1]))
+        assert np.abs(picture - other).mean() < 15
+    assert min(np.abs(a - b).mean() for a, b in zip(last, last[1:], strict=False)) > 15
+
+
 def test_previews_can_be_switched_off(client, server, picture):
     if server.version_numbers < (0, 4, 0):
         pytest.skip("this ComfyUI has no preview setting per prompt")

@@ -1,4 +1,4 @@
-"""The attention a user started ComfyUI with is used, and a partly loaded model edits alike."""
+"""Attention, number formats and memory are the user's: what `inside` reports is judged here."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 
 from tools.comfy.server import places
 
-from .inside import BACKENDS, SHARE, STRENGTHS
+from .inside import BACKENDS, FORMATS, SHARE, STRENGTHS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,3 +41,21 @@ def test_an_edit_is_the_same_when_most_weights_are_cast_at_use(report):
     assert partial["cast at use"] > partial["layers"] / 3
     whole = next(r for r in report["attention"] if r["strength"] == STRENGTHS[-1])
     assert report["ids when partly loaded"] == whole["ids"]
+
+
+STORED = {"bf16": "torch.bfloat16", "fp8": "torch.float8_e4m3fn"}
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_small_formats_project_in_float32_and_edit_alike(report, dtype):
+    row = report["formats"][dtype]
+    assert row["linear"] == STORED[dtype]
+    assert row["projection"] == row["logits"] == "torch.float32"
+    whole = next(r for r in report["attention"] if r["strength"] == STRENGTHS[-1])
+    same = [a == b for a, b in zip(row["ids"], whole["ids"], strict=True)]
+    assert sum(same) / len(same) > 0.8
+
+
+def test_a_run_needs_what_was_estimated(report):
+    for row in report["memory"]:
+        assert row["peak"] <= row["estimate"] <= 2 * row["peak"], row

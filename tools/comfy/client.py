@@ -26,6 +26,7 @@ class Run:
     executed: ids of nodes that ran, in order; cached: those that did not have to.
     previews: (node id, JPEG or PNG bytes) in order; progress: node id -> [(value, max), ...].
     seconds: node id -> time it ran; outputs: node id -> what it showed or saved.
+    texts: node id -> what was written on it, in order.
     """
 
     status: str = ""
@@ -36,6 +37,7 @@ class Run:
     progress: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    texts: dict[str, list[str]] = field(default_factory=dict)
     _now: tuple[str, float] | None = None
 
     def message(self) -> str:
@@ -150,7 +152,7 @@ class Client:
     def _listen(self) -> None:
         for message in self._stream.messages():
             if isinstance(message, bytes):
-                self._picture(message)
+                self._binary(message)
                 continue
             event = json.loads(message)
             kind, data = event.get("type", ""), event.get("data") or {}
@@ -178,7 +180,7 @@ class Client:
             run.status = kind.removeprefix("execution_")
             run.error = data if run.status != "success" else {}
 
-    def _picture(self, payload: bytes) -> None:
+    def _binary(self, payload: bytes) -> None:
         kind = int.from_bytes(payload[:4], "big")
         if kind == 1:  # four bytes of picture type, then the picture
             self._run.previews.append((None, payload[8:]))
@@ -186,3 +188,7 @@ class Client:
             size = int.from_bytes(payload[4:8], "big")
             node = json.loads(payload[8 : 8 + size]).get("node_id")
             self._run.previews.append((node, payload[8 + size :]))
+        elif kind == 3:  # length of the node id, node id, text
+            size = int.from_bytes(payload[4:8], "big")
+            node = payload[8 : 8 + size].decode()
+            self._run.texts.setdefault(node, []).append(payload[8 + size :].decode())

@@ -28,14 +28,14 @@ def edit_by_instruction(info: dict[str, Any]) -> Graph:
     g.note(
         "Start here",
         f"""
-Queue it as it is: the toy model edits in about a second on a CPU, and needs no download.
+Run it as it is: the toy model edits in about a second on a CPU and needs no download.
 
 1. Say **what to change** above: *make the red heart yellow*, *remove the black circle*,
    *replace the purple square with a star*, *make the background mint*, *turn this into a sketch*.
-2. Queue.
-3. Another result of the same words: change **seed**.
+2. Click *Run*.
+3. For a different result, change **seed**.
 
-Whatever the edit does not touch stays **identical, bit for bit**.
+Everything outside the edit stays **identical, bit for bit**.
 {OWN_PICTURE}""",
         (320, 270),
     )
@@ -59,13 +59,13 @@ def see_where_it_acts(info: dict[str, Any]) -> Graph:
     g.note(
         "Reading the map",
         """
-**Consolidate Attention** asks the model where this instruction acts, in one pass, before anything
-is drawn. Red is relevant, blue is not.
+**Consolidate Attention** asks the model where this instruction will act, in one pass, before
+sampling. Red is relevant, blue is not.
 
-- **words**: only these words of the instruction, here *purple circle*. Empty: all of it.
+- **words**: look only for these words, here *purple circle*. Empty: the whole instruction.
 - **threshold** (λ) of the sampler: tokens less relevant than this keep their original value. 0
   lets the whole picture change, 0.05 to 0.2 suits most edits, 1 holds everything.
-- The mask of this node is a plain MASK: send it to any other node of ComfyUI.
+- This node's MASK is an ordinary mask that works with any other node.
 """,
         (320, 250),
     )
@@ -96,8 +96,8 @@ def edit_inside_a_mask(info: dict[str, Any]) -> Graph:
     g.note(
         "Instruction from a node",
         """
-The text comes from the picture node here: *delete the green triangle*. Remove that link to type
-your own.
+Here the text comes from the picture node: *delete the green triangle*. Remove the link to type your
+own.
 """,
         (300, 100),
     )
@@ -105,15 +105,15 @@ your own.
     g.note(
         "The mask",
         """
-**ToyWorld Picture** gives a mask of the spot its own instruction is about, so that this runs at
-once. To paint one yourself:
+**ToyWorld Picture** outputs a mask of what its instruction is about, so this runs right away. To
+paint your own:
 
-1. Put a **Load Image** in its place and choose a picture.
+1. Replace it with **Load Image** and choose a picture.
 2. Right-click it, *Open in MaskEditor*, paint, save.
-3. Connect its MASK to **region** of the sampler.
+3. Connect its MASK to the sampler's **region**.
 
-Beyond the mask (grown to whole tokens) the result equals the picture in every bit: the *changed*
-mask on the right says exactly where.
+Outside the mask (extended to whole tokens) the result is identical to the original, bit for bit;
+the *changed* mask on the right shows exactly where.
 """,
         (300, 270),
     )
@@ -140,10 +140,10 @@ def two_edits_in_a_row(info: dict[str, Any]) -> Graph:
         "Edit after edit",
         """
 The second sampler takes the **tokens** of the first, not a decoded picture. Nothing is encoded
-again in between, so nothing wears off, however many edits follow.
+again in between, so no quality is lost, however many edits follow.
 
-The result is composed with the original picture once, in *Decode*: what neither edit touched is
-still bit for bit the original.
+*Decode* composites the result with the original once: what neither edit touched is still identical,
+bit for bit.
 """,
         (300, 190),
     )

@@ -11,9 +11,9 @@ PREVIEW, SMALL = 230, 190
 """Extra height of a node that shows a picture, large or as small as ToyWorld's."""
 
 OWN_PICTURE = """
-**Your own picture:** replace *ToyWorld Picture* by **Load Image**. The toy model knows only its own
-little world, so choose a published checkpoint in *Load EditMGT* first (they go into
-`models/editmgt/`; the pack's README says how to get one).
+**Your own picture:** replace *ToyWorld Picture* with **Load Image**. The toy model only knows its
+own little world, so choose the published checkpoint in *Load EditMGT* first (its help page says how
+to get it).
 """
 
 

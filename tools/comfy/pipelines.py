@@ -54,8 +54,7 @@ def edit_then_upscale(info: dict[str, Any]) -> Graph:
     about = (
         "Other upscalers",
         """
-This variant only resamples and needs no weights. *05b* does the same with an upscale model, which
-adds detail.
+This variant only resamples and needs no weights. *05b* uses an upscale model, which adds detail.
 """,
         (300, 110),
     )
@@ -72,7 +71,7 @@ def edit_then_upscale_with_model(info: dict[str, Any]) -> Graph:
         "Needs one file",
         f"""
 **{ESRGAN["name"]}** (67 MB) in `models/upscale_models/`. ComfyUI offers to download it when the
-workflow opens; any other upscale model will do.
+workflow opens; any other upscale model works too.
 """,
         (300, 130),
     )
@@ -120,12 +119,12 @@ def crop_edit_stitch(info: dict[str, Any]) -> Graph:
     g.note(
         "Crop, edit, stitch",
         """
-**fit: crop** takes only the surroundings of the mask, so a small region gets the model's whole
-canvas instead of a few tokens. *Decode* puts it back: no other node is needed, and all pixels
-beyond the changed area are the original ones.
+**fit: crop** takes only the area around the mask, so a small region gets the model's whole canvas
+instead of a few tokens. *Decode* stitches it back: no other node is needed, and every pixel outside
+the changed area stays the original one.
 
-For a picture of your own use **Load Image** and paint its mask with a right-click, *Open in
-MaskEditor*.
+For your own picture use **Load Image**, right-click it and choose *Open in MaskEditor* to paint the
+mask.
 """,
         (300, 200),
     )
@@ -163,8 +162,8 @@ def generate_then_edit(info: dict[str, Any]) -> Graph:
         f"""
 **{SDXL["name"]}** in `models/checkpoints/`, or any checkpoint you have.
 
-**A published EditMGT checkpoint**, chosen in *Load EditMGT*: the toy model, which is the default,
-has never seen a photograph.
+**The published EditMGT checkpoint**, chosen in *Load EditMGT*: the toy model, the default, has
+never seen a photograph.
 """,
         (300, 190),
     )
@@ -187,10 +186,10 @@ def batch(info: dict[str, Any]) -> Graph:
     g.note(
         "Batches",
         f"""
-All pictures of a batch go through one instruction. Each is the same picture, token for token,
-that it would be alone: item *k* uses seed + *k*.
+One instruction edits every picture of a batch. Each comes out the same, token for token, as it
+would on its own: item *k* uses seed + *k*.
 
-A mask may be one for all, or one per picture; anything else is refused with both shapes named.
+Use one mask for all, or one per picture; any other number is an error.
 {OWN_PICTURE}""",
         (320, 330),
     )
@@ -215,11 +214,11 @@ def threshold_sweep(info: dict[str, Any]) -> Graph:
     g.note(
         "Choosing λ",
         """
-The same seed and words at six thresholds (λ). A small one lets the edit spread, a large one keeps
-more of the picture; 1 keeps all of it.
+The same seed and instruction at six thresholds (λ). A low one lets the edit spread, a high one
+keeps more of the picture; 1 keeps all of it.
 
-What follows **List of Values** runs once per number: write others, or link it to *strength* or
-*guidance* instead.
+Everything after **List of Values** runs once per number. Change the numbers, or link it to
+*strength* or *guidance* instead.
 """,
         (300, 200),
     )
