@@ -26,7 +26,7 @@ PARTS = 4
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Model:
-    """What a MODEL socket carries: the stages, and the managed networks they need."""
+    """What a MODEL output carries: the stages, and the managed networks they need."""
 
     name: str
     pipeline: EditMGT
