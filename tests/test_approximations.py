@@ -18,6 +18,10 @@ from .tiny import MASK
 
 PROMPT = "make the red circle blue"
 OPTIONS = SamplingOptions(steps=4, guidance=3.0)
+needs_later_dynamo = pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6),
+    reason="torch 2.5 compiles more sizes, and words its failures otherwise",
+)
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +201,7 @@ def test_a_copy_of_a_compiled_network_runs_with_its_own_weights(own_model, token
     assert torch.equal(before[0], after[0]) and not zeros[0].any()
 
 
+@needs_later_dynamo
 def test_all_blocks_of_a_kind_compile_once_whatever_their_sizes(own_model):
     """Batches, grids, guidance, reuse: no size too many, and none that goes on uncompiled."""
     graphs = []
@@ -215,6 +220,7 @@ def test_all_blocks_of_a_kind_compile_once_whatever_their_sizes(own_model):
     assert len(graphs) <= 24
 
 
+@needs_later_dynamo
 def test_without_a_compiler_the_way_out_is_said(own_model, tokens):
     def backend(*_):
         raise RuntimeError("no compiler found")

@@ -217,10 +217,12 @@ def test_inverse_draw_never_meets_impossible_tokens():
 
 
 def test_race_is_torch_multinomial():
-    probs = torch.rand(1, 40, 9, generator=_generator(1)).softmax(-1)
     numbers = SharedNoise(_generator(8)).draw(1, 40, 9, last=False)
     generator = _generator(8)
-    expected = torch.multinomial(probs[0], 1, generator=generator)[:, 0]
+    if not torch.equal(numbers.tokens[0], torch.empty(40, 9).exponential_(1, generator=generator)):
+        pytest.skip("this build of torch draws its exponentials with MKL")
+    probs = torch.rand(1, 40, 9, generator=_generator(1)).softmax(-1)
+    expected = torch.multinomial(probs[0], 1, generator=generator.manual_seed(8))[:, 0]
     assert torch.equal(draw_tokens(probs[0], numbers.tokens[0]), expected)
     assert torch.equal(numbers.ranking, torch.rand(1, 40, generator=generator))
 

@@ -33,7 +33,7 @@ def default_device(device):
     torch.set_default_device(device)
     try:
         yield
-        assert torch.get_default_device() == torch.device(device)
+        assert torch.empty(0).device == torch.device(device)
     finally:
         torch.set_default_device(None)
 
@@ -74,10 +74,10 @@ STATES = {
 def nothing_is_left_changed():
     """The random state is untouched, and the defaults are what they were."""
     generator = torch.get_rng_state()
-    before = torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()
+    before = torch.get_default_dtype(), torch.empty(0).device, torch.is_grad_enabled()
     yield
     assert torch.equal(generator, torch.get_rng_state())
-    after = torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()
+    after = torch.get_default_dtype(), torch.empty(0).device, torch.is_grad_enabled()
     assert after == before
 
 

@@ -36,6 +36,10 @@ from editmgt_lib.training.tokenizer import DECAY, IDLE_STEPS, TokenizerStage
 
 from .tiny import CODES, MASK, TRANSFORMER, VQ
 
+pytestmark = pytest.mark.skipif(
+    not hasattr(torch.optim, "Muon"), reason="the extra `train` needs torch 2.9"
+)
+
 SIZE = 64
 CORPUS = ("make the red circle blue", "remove the green square", "a star at the top left")
 EDIT = GenerationOptions(

@@ -82,9 +82,11 @@ def read_state_dict(source: str | Path) -> "dict[str, Tensor]":
     Raises CheckpointError for a missing folder, weights in another format, a missing shard, a
     truncated or corrupt file, and an index that contradicts its shards; it names the file.
     """
+    import torch
     from safetensors.torch import load_file
 
-    return _collect(source, lambda file: load_file(str(file), device="cpu"))
+    with torch.device("cpu"):  # older safetensors follow the default device
+        return _collect(source, lambda file: load_file(str(file), device="cpu"))
 
 
 def read_config(folder: str | Path, name: str = "config.json") -> dict[str, Any]:

@@ -28,12 +28,18 @@ class SharedNoise:
         """Draw the numbers of the next step; the last step's ranking draws none (zeros)."""
         shape, generator = (batch, positions), self._generator
         if self._draw == "race":  # order and shape of torch.multinomial's own draw
-            tokens = torch.empty(*shape, codes, **_PLAIN).exponential_(1, generator=generator)
+            tokens = _exponential((*shape, codes), generator)
         else:
             tokens = torch.rand(shape, generator=generator, **_PLAIN)
         if last:
             return StepNoise(tokens, torch.zeros(shape, **_PLAIN))
         return StepNoise(tokens, torch.rand(shape, generator=generator, **_PLAIN))
+
+
+def _exponential(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """What `Tensor.exponential_` draws on the CPU, of which builds with MKL make other numbers."""
+    uniform = torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu")
+    return uniform.neg_().log1p_().neg_().float()
 
 
 class ItemNoise:

@@ -24,7 +24,7 @@ from ..offload import (
     onloaded,
 )
 from .instruction import DEFAULT_NEGATIVE, Instruction
-from .loading import load_clip, load_gemma, load_tokenizer
+from .loading import load_clip, load_gemma, load_tokenizer, plain_defaults
 from .tokens import TextTokens, notes, prepare_tokenizer, tokenize
 from .words import place_words
 
@@ -205,9 +205,9 @@ class TextEncoders:
         self, tokens: Mapping[str, tuple[TextTokens, TextTokens]]
     ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """States [1, L, D] and pooled [1, P] of each text."""
-        with no_autocast(self.device), onloaded(self.clip):
+        with plain_defaults(), no_autocast(self.device), onloaded(self.clip):
             pooled = [self._pooled(_ids([one])) for one, _ in tokens.values()]
-        with no_autocast(self.device), onloaded(self.gemma):
+        with plain_defaults(), no_autocast(self.device), onloaded(self.gemma):
             states = [self._states(_ids([one])) for _, one in tokens.values()]
         encoded = dict(zip(tokens, zip(states, pooled, strict=True), strict=True))
         for text, both in encoded.items():

@@ -21,23 +21,31 @@ _UNUSED_CLIP = (
     *("vision_model.*", "visual_projection.*", "logit_scale"),  # of a CLIP saved whole
 )
 _UNUSED_GEMMA = ("lm_head.weight", "norm.weight", "rotary_emb.inv_freq", "*.rotary_emb.inv_freq")
-_BUILDING = Lock()
+_DEFAULT_DTYPE = Lock()
+
+
+@contextmanager
+def plain_defaults() -> Iterator[None]:
+    """Run code of transformers with torch's own defaults: float32, on the CPU.
+
+    transformers before 5 makes masks and constants in the default dtype and on the default device,
+    also in a forward pass. The dtype belongs to the process: one thread at a time.
+    """
+    with _DEFAULT_DTYPE:
+        dtype = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            with torch.device("cpu"):
+                yield
+        finally:
+            torch.set_default_dtype(dtype)
 
 
 @contextmanager
 def isolated_build() -> Iterator[None]:
-    """Build float32 networks on the CPU, untouched by torch's global state and not changing it.
-
-    The default dtype and the random state belong to the process: one thread at a time builds.
-    """
-    with _BUILDING:
-        dtype = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float32)
-        try:
-            with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-                yield
-        finally:
-            torch.set_default_dtype(dtype)
+    """Build float32 networks on the CPU, untouched by torch's global state and not changing it."""
+    with plain_defaults(), torch.random.fork_rng(devices=[]):
+        yield
 
 
 def load_tokenizer(folder: Path) -> Any:
