@@ -192,7 +192,7 @@ class Official:
             generator = torch.Generator().manual_seed(0) if published_draw else None
             ids.append(self._run(steps=steps, generator=generator, **asked))
 
-        return measured(run, self.device) | {"ids": ids[0]}
+        return measured(run, self.device, memory=True) | {"ids": ids[0]}
 
     def edit(self, steps: int, **asked: Any) -> dict[str, Any]:
         """Picture to picture."""
