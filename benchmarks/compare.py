@@ -49,14 +49,18 @@ def stage_rows(case: Case) -> list[Row]:
 
 
 def run_rows(case: Case, steps: int) -> list[Row]:
-    """Whole runs at the published strength."""
+    """Whole runs at the published strength; a map is read at every step where it decides."""
     asked = {"steps": steps, "strength": 1.1}
-    read = {**asked, "layers": list(case.layers)}
+    held = {**asked, **_held(case)}
     return [
         Row(f"sampling, {steps} steps", "sample", asked),
-        Row(f"sampling, {steps} steps, map read", "sample", read),
-        Row(f"whole edit, {steps} steps, map read", "edit", read),
+        Row(f"sampling, {steps} steps, held below 0.3", "sample", held),
+        Row(f"whole edit, {steps} steps, held below 0.3", "edit", held),
     ]
+
+
+def _held(case: Case) -> dict[str, Any]:
+    return {"layers": list(case.layers), "threshold": 0.3}
 
 
 def option_rows(steps: int, compiled: bool) -> list[Row]:
@@ -136,9 +140,8 @@ def _summarize(record: dict[str, Any], sides: dict[str, Side]) -> None:
 
 def same_tokens(case: Case, sides: dict[str, Side], steps: int) -> list[dict[str, Any]]:
     """Runs with the official draws on both sides: how many final tokens are equal."""
-    read = {"layers": list(case.layers), "threshold": 0.3}
     records = []
-    for name, more in {"nothing held": {}, "held below 0.3": read}.items():
+    for name, more in {"nothing held": {}, "held below 0.3": _held(case)}.items():
         asked = {"steps": steps, "published_draw": True, "strength": 1.1, **more}
         answers = {side: sides[side].measure("sample", **asked) for side in sides}
         missing = {side: a["missing"] for side, a in answers.items() if "missing" in a}

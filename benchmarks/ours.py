@@ -1,4 +1,4 @@
-"""Our side of a comparison: one method per stage, over the library's public seams."""
+"""Our side of a comparison: one method per stage, on the library's public API."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -98,15 +98,15 @@ class Ours:
         """
         draw = "race" if published_draw else "inverse"
         tokens, options = self._tokens(), self._options(steps=steps, draw=draw, **asked)
-        place = torch.zeros(1, *tokens.canvas.size)
-        place[:, : round(region * tokens.canvas.height)] = 1
+        area = torch.zeros(1, *tokens.canvas.size)
+        area[:, : round(region * tokens.canvas.height)] = 1
         model, ids = self.compiled() if compiled else self.model, []
 
         def run() -> None:
             noise = SharedNoise(torch.Generator().manual_seed(0), draw) if published_draw else None
             edited, _ = model.sample(
                 tokens, self.instruction, options, localization=_reading(asked), noise=noise,
-                region=place if region < 1 else None,
+                region=area if region < 1 else None,
             )  # fmt: skip
             ids.append(edited.ids)
 

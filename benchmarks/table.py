@@ -1,6 +1,6 @@
 """Markdown tables from results: `python -m benchmarks.table [FILE.json ...]`.
 
-Without files those of `results/` are written to the end of `README.md`, below its marker.
+Without files those of the results `SHOWN` are written to the end of `README.md`.
 """
 
 import json
@@ -12,6 +12,7 @@ from typing import Any
 from editmgt_lib.evaluation.tables import markdown, percent
 
 HERE = Path(__file__).parent
+SHOWN = ("mid-cpu", "study-cpu")  # in results/
 MARKER = "<!-- Below: written by `python -m benchmarks.table`. -->"
 
 
@@ -112,9 +113,9 @@ def render(result: dict[str, Any]) -> str:
 
 
 def readme_with_results() -> str:
-    """The README's own text followed by the tables of all kept results."""
+    """The README's own text followed by tables."""
     text = (HERE / "README.md").read_text(encoding="utf-8").partition(MARKER)[0]
-    results = sorted((HERE / "results").glob("*.json"))
+    results = [HERE / "results" / f"{name}.json" for name in SHOWN]
     pages = [render(json.loads(path.read_text(encoding="utf-8"))) for path in results]
     return "\n\n".join([text + MARKER, *(page.strip() for page in pages)]) + "\n"
 
