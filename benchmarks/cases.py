@@ -15,9 +15,9 @@ from editmgt_lib.models.transformer import MaskedTransformer
 from editmgt_lib.models.vq import VQConfig, VQModel
 from editmgt_lib.text.encoders import TextEncoders
 from editmgt_lib.text.instruction import Instruction
-from editmgt_lib.toyworld.text_encoders import save_text_folders
-
-from .text_side import published_text_encoders
+from editmgt_lib.text.loading import second_last_gemma
+from editmgt_lib.toyworld.language import corpus
+from editmgt_lib.toyworld.text_encoders import build_text_encoders, save_text_folders
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"  # both sides read it under this name
 PROMPT = "make the red circle blue"
@@ -27,11 +27,10 @@ PROMPT = "make the red circle blue"
 class Case:
     """One configuration.
 
-    transformer, vq: sizes. text_length: text rows. side: token rows and columns.
-    layers: blocks read for localisation; also_layers: a further range worth a row, or None.
-    steps: of a schedule; run_steps: of the timed whole runs on a CPU (on a GPU all of them).
-    trained: the shipped checkpoint with its text encoders instead of random weights.
-    text_encoders: makes random text encoders, where the case has any.
+    text_length: text rows. side: token rows and columns. layers: blocks read for localization.
+    steps: of a schedule; cpu_steps: of whole runs timed on a CPU.
+    trained: the shipped checkpoint with its text encoders, not random weights.
+    text_encoders: builds random text encoders, where the case has any.
     """
 
     name: str
@@ -40,9 +39,8 @@ class Case:
     text_length: int
     side: int
     layers: tuple[int, int]
-    also_layers: tuple[int, int] | None = None
     steps: int = 36
-    run_steps: int = 4
+    cpu_steps: int = 4
     guidance: float = 6.0
     trained: bool = False
     text_encoders: Callable[[], TextEncoders] | None = None
@@ -72,8 +70,7 @@ def _vq(*widths: int) -> VQConfig:
 def published() -> Case:
     """1.009 B parameters at 1024 x 1024, blocks 28..36 read."""
     return Case("published", _published_transformer(), _vq(128, 256, 256, 512, 768), 256, 64,
-                layers=(28, 36),
-                text_encoders=lambda: published_text_encoders(random_network))  # fmt: skip
+                layers=(28, 36), text_encoders=published_text_encoders)  # fmt: skip
 
 
 def mid() -> Case:
@@ -82,9 +79,8 @@ def mid() -> Case:
         _published_transformer(), num_layers=4, num_single_layers=8, attention_head_dim=64,
         axes_dims_rope=(8, 28, 28),
     )  # fmt: skip
-    # The official code cannot read the double-stream block 3 at a strength other than 1.
-    return Case("mid", transformer, _vq(32, 64, 64, 128, 192), 256, 64,
-                layers=(4, 11), also_layers=(3, 11))  # fmt: skip
+    # No double-stream block is read: the official code cannot at a strength other than 1.
+    return Case("mid", transformer, _vq(32, 64, 64, 128, 192), 256, 64, layers=(4, 11))
 
 
 def toyworld() -> Case:
@@ -96,7 +92,7 @@ def toyworld() -> Case:
     return Case(
         "toyworld", config, model.vq.config, settings.text_length,
         settings.resolution // model.vq.config.factor, layers=(blocks[0], blocks[-1]),
-        steps=settings.sampling.steps, run_steps=settings.sampling.steps, guidance=3.0,
+        steps=settings.sampling.steps, cpu_steps=settings.sampling.steps, guidance=3.0,
         trained=True,
     )  # fmt: skip
 
@@ -105,7 +101,7 @@ CASES: dict[str, Callable[[], Case]] = {"toyworld": toyworld, "mid": mid, "publi
 
 
 def random_network(build: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """Built on the meta device, then filled: every parameter has a say, no value overflows."""
+    """Build on the meta device, then fill so that every parameter matters and none overflows."""
     with torch.device("meta"):
         network = build()
     network = network.to_empty(device="cpu").requires_grad_(False)
@@ -119,8 +115,37 @@ def random_network(build: Callable[[], nn.Module], seed: int) -> nn.Module:
     return network
 
 
+def published_text_encoders() -> TextEncoders:
+    """CLIP ViT-H's text half and Gemma-2 2B with random weights, in bfloat16.
+
+    The tokenizers are ToyWorld's: their ids exist in the large vocabularies, and rows are padded to
+    the same length whatever the text, so the work is that of the published encoders.
+    """
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, Gemma2Config
+
+    small = build_text_encoders(corpus(), text_length=77, width=64, pooled=64)
+    end = small.clip_tokenizer.eos_token_id
+    clip = CLIPTextConfig(
+        vocab_size=49408, hidden_size=1024, intermediate_size=4096, projection_dim=1024,
+        num_hidden_layers=24, num_attention_heads=16, max_position_embeddings=77,
+        hidden_act="gelu", bos_token_id=small.clip_tokenizer.bos_token_id, eos_token_id=end,
+        pad_token_id=end,
+    )  # fmt: skip
+    gemma = Gemma2Config(
+        vocab_size=256000, hidden_size=2304, intermediate_size=9216, num_hidden_layers=26,
+        num_attention_heads=8, num_key_value_heads=4, head_dim=256, query_pre_attn_scalar=256,
+    )  # fmt: skip
+    return TextEncoders(
+        random_network(lambda: CLIPTextModelWithProjection(clip), 4).to(torch.bfloat16),
+        small.clip_tokenizer,
+        random_network(lambda: second_last_gemma(gemma), 5).to(torch.bfloat16),
+        small.gemma_tokenizer,
+        256,
+    )
+
+
 def write_checkpoint(case: Case, folder: Path) -> None:
-    """The parts of a case in the published layout; what is trained is copied."""
+    """Write the parts of a case in the published layout; trained parts are copied."""
     if case.trained:
         transformer = editmgt_lib.load("toyworld", device="cpu", text=False).transformer
     else:
@@ -133,7 +158,7 @@ def write_checkpoint(case: Case, folder: Path) -> None:
     save_module(folder / "editmgt", transformer, config, weights_name=WEIGHTS_NAME)
 
 
-def random_inputs(case: Case, batch: int = 1, seed: int = 3) -> dict[str, Tensor]:
+def random_inputs(case: Case, seed: int = 3) -> dict[str, Tensor]:
     """Text states, reference tokens and a picture [B, 3, H, W] in 0..1."""
     generator = torch.Generator().manual_seed(seed)
     wide, pooled = case.transformer.joint_attention_dim, case.transformer.pooled_projection_dim
@@ -141,23 +166,21 @@ def random_inputs(case: Case, batch: int = 1, seed: int = 3) -> dict[str, Tensor
     codes = case.transformer.codebook_size
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(batch, *shape, generator=generator)
+        return torch.randn(1, *shape, generator=generator)
 
     return {
         "states": normal(case.text_length, wide),
         "pooled": normal(pooled),
         "negative_states": normal(case.text_length, wide),
         "negative_pooled": normal(pooled),
-        "reference": torch.randint(codes, (batch, side, side), generator=generator),
-        "picture": torch.rand(batch, 3, pixels, pixels, generator=generator),
+        "reference": torch.randint(codes, (1, side, side), generator=generator),
+        "picture": torch.rand(1, 3, pixels, pixels, generator=generator),
     }
 
 
 def instruction_of(inputs: dict[str, Tensor]) -> Instruction:
-    """Ready text states as what the text stage would give."""
-    batch = len(inputs["states"])
+    """Wrap text states as the text stage would."""
     tensors = {k: inputs[k] for k in ("states", "pooled", "negative_states", "negative_pooled")}
     return Instruction(
-        prompt=("",) * batch, negative=("",) * batch, rows=((),) * batch,
-        content_rows=((),) * batch, truncated=(0,) * batch, **tensors,
-    )  # fmt: skip
+        prompt=("",), negative=("",), rows=((),), content_rows=((),), truncated=(0,), **tensors
+    )

@@ -1,4 +1,4 @@
-"""What this machine can do at most, measured, and how close a row comes to it."""
+"""What this machine can do at most, measured, and the share of it a row reaches."""
 
 import time
 from collections.abc import Callable
@@ -9,11 +9,27 @@ import torch
 from . import work
 from .cases import Case
 from .clock import set_precision, synchronize
-from .work import Sizes, Work
+from .work import Work
 
 
-def best(call: Callable[[], object], device: str, seconds: float) -> float:
-    """The shortest of the calls that fit into so many seconds, at least three."""
+def measure(device: str, precision: str, quick: bool) -> dict[str, float]:
+    """Measure `flops` per second of a square product and `bytes` per second of a large copy."""
+    dtype, cuda = set_precision(precision), torch.device(device).type == "cuda"
+    sizes = (256,) if quick and not cuda else (4096, 8192) if cuda else (1024, 2048)
+    seconds = 0.05 if quick else 1.0
+    rates = []
+    for n in sizes:
+        a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+        rates.append(2 * n**3 / _shortest(lambda a=a, b=b: a @ b, device, seconds))
+    source = torch.ones((2**30 if cuda else 2**28) >> (4 if quick else 0), device=device).to(dtype)
+    target = torch.empty_like(source)
+    moved = 2 * source.numel() * source.element_size()  # read and written
+    rate = moved / _shortest(lambda: target.copy_(source), device, seconds)
+    return {"flops": max(rates), "bytes": rate}
+
+
+def _shortest(call: Callable[[], object], device: str, seconds: float) -> float:
+    """The shortest of at least three calls, and as many as fit into `seconds`."""
     call()
     taken: list[float] = []
     while len(taken) < 3 or sum(taken) < seconds:
@@ -25,66 +41,38 @@ def best(call: Callable[[], object], device: str, seconds: float) -> float:
     return min(taken)
 
 
-def measure(device: str, precision: str, quick: bool) -> dict[str, float]:
-    """What the device does a second: `flops` in a square product, `bytes` in a copy.
-
-    The bytes count as read and as written, and are too many for a cache.
-    """
-    dtype, cuda = set_precision(precision), torch.device(device).type == "cuda"
-    sizes = (256,) if quick and not cuda else (4096, 8192) if cuda else (1024, 2048)
-    seconds = 0.05 if quick else 1.0
-    rates = []
-    for n in sizes:
-        a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-        rates.append(2 * n**3 / best(lambda a=a, b=b: a @ b, device, seconds))
-    source = torch.ones((2**30 if cuda else 2**28) >> (4 if quick else 0), device=device).to(dtype)
-    target = torch.empty_like(source)
-    moved = 2 * source.numel() * source.element_size()
-    rate = moved / best(lambda: target.copy_(source), device, seconds)
-    return {"flops": max(rates), "bytes": rate}
-
-
-def sizes_of(case: Case, asked: dict[str, Any]) -> Sizes:
-    """The transformer's sizes behind a row."""
-    batch, side = asked.get("batch", 1), asked.get("side") or case.side
-    layers = asked.get("layers")
-    return Sizes(
-        batch=2 * batch, text=case.text_length, tokens=side**2, reference=side**2,
-        probed=layers[1] - layers[0] + 1 if layers else 0, probed_items=batch,
-    )  # fmt: skip
-
-
 def needed(case: Case, stage: str, asked: dict[str, Any]) -> Work | None:
-    """What a stage has to compute and move; None for those with hardly any products."""
-    sizes, tokens = sizes_of(case, asked), case.side**2
+    """What a stage computes and moves; None for those with hardly any products."""
+    tokens, layers = case.side**2, asked.get("layers")
+    probed = layers[1] - layers[0] + 1 if layers else 0
+    steps = asked.get("steps", 1)
+    sizes = work.Sizes(2, case.text_length, tokens, tokens, steps, probed)
+    encoding, decoding = work.encoding(case.vq, tokens), work.decoding(case.vq, tokens)
     if stage == "step":
-        return work.step(case.transformer, sizes, drawn=sizes.batch // 2 * sizes.tokens)
+        return work.step(case.transformer, sizes, drawn=tokens)
     if stage in ("sample", "edit"):
-        total = work.sampling(case.transformer, sizes, asked["steps"])
-        ends = work.encoding(case.vq, tokens) + work.decoding(case.vq, tokens)
-        return total + ends if stage == "edit" else total
-    only = {"tokenize": work.encoding, "decode": work.decoding}
-    return only[stage](case.vq, tokens) if stage in only else None
+        run = work.sampling(case.transformer, sizes)
+        return encoding + run + decoding if stage == "edit" else run
+    return {"tokenize": encoding, "decode": decoding}.get(stage)
 
 
 def achieved(
-    case: Case, found: list[dict[str, Any]], limits: dict[str, float], item_size: int
+    case: Case, rows: list[dict[str, Any]], limits: dict[str, float], item_size: int
 ) -> list[dict[str, Any]]:
-    """Per row: its work, the seconds both ceilings allow, and each side's share of the first.
+    """Work of each row, the seconds the tighter ceiling allows, and each side's share of `flops`.
 
-    A side's share is the operations needed over what the matrix ceiling does in its time: what it
-    computes beyond the need counts as loss. The seconds are those of the tighter ceiling.
+    The share counts the operations needed, so those computed beyond the need are a loss.
     """
-    rows = []
-    for record in found:
-        need = needed(case, record["stage"], record["asked"])
+    reached = []
+    for row in rows:
+        need = needed(case, row["stage"], row["asked"])
         if need is None:
             continue
-        floor = max(need.flops / limits["flops"], need.elements * item_size / limits["bytes"])
-        row = {"name": record["name"], "flops": need.flops, "bytes": need.elements * item_size,
-               "floor_s": floor}  # fmt: skip
+        moved = need.elements * item_size
+        floor = max(need.flops / limits["flops"], moved / limits["bytes"])
+        entry = {"name": row["name"], "flops": need.flops, "bytes": moved, "floor_s": floor}
         for side in ("ours", "official"):
-            if seconds := record.get(side, {}).get("median"):
-                row[side] = need.flops / seconds / limits["flops"]
-        rows.append(row)
-    return rows
+            if seconds := row.get(side, {}).get("median"):
+                entry[side] = need.flops / seconds / limits["flops"]
+        reached.append(entry)
+    return reached

@@ -1,4 +1,4 @@
-"""Seconds and peak memory of a call, alike in both processes; needs torch and nothing of ours."""
+"""Time and peak memory of a call, for both processes; imports nothing of the library."""
 
 import os
 import platform
@@ -18,7 +18,7 @@ _TF32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
 
 def set_precision(name: str) -> torch.dtype:
-    """The weights' type under a precision's name.
+    """Set whether TF32 is used, and return the dtype of the weights.
 
     "float32" leaves torch's own setting, as the library does: exact matrix products, TF32 in
     convolutions. "tf32" allows it in both.
@@ -30,15 +30,15 @@ def set_precision(name: str) -> torch.dtype:
 
 
 def synchronize(device: str) -> None:
-    """Wait for what the device still has to do."""
+    """Wait for a CUDA device."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
 
 
 def measured(call: Callable[[], object], device: str, memory: bool = False) -> dict[str, float]:
-    """Run once: `seconds`, on a CPU those its threads computed (`cpu_s`), and `peak_mib`.
+    """Run once: `seconds`, on a CPU also the CPU time of all threads (`cpu_s`), and `peak_mib`.
 
-    The peak is that of the process on a CPU, that of torch's tensors on CUDA.
+    The peak is that of the process on a CPU, of torch's tensors on CUDA.
     """
     cuda = torch.device(device).type == "cuda"
     if memory:
@@ -47,18 +47,18 @@ def measured(call: Callable[[], object], device: str, memory: bool = False) -> d
     start, computed = time.perf_counter(), time.process_time()
     call()
     synchronize(device)
-    found = {"seconds": time.perf_counter() - start}
+    taken = {"seconds": time.perf_counter() - start}
     if not cuda:
-        found["cpu_s"] = time.process_time() - computed
+        taken["cpu_s"] = time.process_time() - computed
     if memory:
         peak = torch.cuda.max_memory_allocated() if cuda else _peak_of_process()
         if peak is not None:
-            found["peak_mib"] = peak / 2**20
-    return found
+            taken["peak_mib"] = peak / 2**20
+    return taken
 
 
 def _forget_peak() -> None:
-    """Linux only: set the high-water mark of resident memory to its present value."""
+    """Reset the high-water mark of resident memory (Linux only)."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -74,7 +74,7 @@ def _peak_of_process() -> int | None:
 
 
 def machine(device: str) -> dict[str, object]:
-    """What the figures were measured on."""
+    """Describe what the figures were measured on."""
     cuda = torch.device(device).type == "cuda"
     return {
         "device": torch.cuda.get_device_name() if cuda else processor(),

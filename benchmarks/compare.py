@@ -1,4 +1,4 @@
-"""Side by side: rounds through all rows, both sides of a row one after the other."""
+"""The rows of the tables, measured in rounds, both sides of a row one after the other."""
 
 from dataclasses import dataclass, field
 from statistics import median
@@ -22,7 +22,7 @@ class Side(Protocol):
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: its name, the stage and what is asked of it."""
+    """A line of the table: its name, the stage and its options."""
 
     name: str
     stage: str
@@ -30,96 +30,88 @@ class Row:
 
 
 def stage_rows(case: Case) -> list[Row]:
-    """The stages apart, cheap ones first."""
-    read = _blocks(case.layers)
-    on = {"layers": list(case.layers)}
-    rows = [
+    """The stages one by one."""
+    strong, layers = {"strength": 1.1}, {"layers": list(case.layers)}
+    count = case.layers[1] - case.layers[0] + 1
+    read = f"{count} block{'s' if count > 1 else ''} read"
+    return [
         Row("text encoding", "text"),
         Row("tokenizing", "tokenize"),
-        Row("prepare (once per run)", "prepare", {"strength": 1.1}),
+        Row("prepare (once per run)", "prepare", strong),
         Row("step, strength 1", "step"),
-        Row("step, strength 1.1", "step", {"strength": 1.1}),
-        Row(f"step, {read}", "step", on),
-        Row(f"step, strength 1.1, {read}", "step", {"strength": 1.1, **on}),
-    ]
-    if case.also_layers:
-        also, name = {"layers": list(case.also_layers)}, _blocks(case.also_layers)
-        rows.append(Row(f"step, {name}", "step", also))
-        rows.append(Row(f"step, strength 1.1, {name}", "step", {"strength": 1.1, **also}))
-    return [
-        *rows,
+        Row("step, strength 1.1", "step", strong),
+        Row(f"step, {read}", "step", layers),
+        Row(f"step, strength 1.1, {read}", "step", {**strong, **layers}),
         Row("consolidation", "consolidate"),
         Row("token draw and reveal", "draw"),
         Row("decode", "decode"),
     ]
 
 
-def _blocks(layers: tuple[int, int]) -> str:
-    count = layers[1] - layers[0] + 1
-    return f"{count} block{'s' if count > 1 else ''} read"
-
-
-def edit_rows(case: Case, steps: int) -> list[Row]:
-    """Whole edits with the published defaults: capture off, and on with a hold."""
+def run_rows(case: Case, steps: int) -> list[Row]:
+    """Whole runs at the published strength; a map is read at every step where it decides."""
     asked = {"steps": steps, "strength": 1.1}
-    on = {**asked, "layers": list(case.layers)}
+    held = {**asked, **_held(case)}
     return [
         Row(f"sampling, {steps} steps", "sample", asked),
-        Row(f"sampling, {steps} steps, map read", "sample", on),
-        Row(f"whole edit, {steps} steps", "edit", asked),
-        Row(f"whole edit, {steps} steps, map read", "edit", on),
+        Row(f"sampling, {steps} steps, held below 0.3", "sample", held),
+        Row(f"whole edit, {steps} steps, held below 0.3", "edit", held),
     ]
 
 
-def memory_rows(steps: int) -> list[Row]:
-    """From prompt and picture to picture, for the memory it takes under each offload."""
-    asked = {"steps": steps, "strength": 1.1, "text": True}
-    return [
-        Row(f"with text, {steps} steps, offload {mode}", "edit", {**asked, "offload": mode})
-        for mode in OFFLOAD
-    ]
+def _held(case: Case) -> dict[str, Any]:
+    return {"layers": list(case.layers), "threshold": 0.3}
 
 
 def option_rows(steps: int, compiled: bool) -> list[Row]:
-    """Our sampling, exact first, then compiled and with each option that approximates."""
+    """Our sampling: exact first, then with each option that approximates, and compiled."""
     fast = {k: list(v) if isinstance(v, tuple) else v for k, v in FAST.items()}  # as in JSON
-    kept, tenth, compile_it = {"reuse": "known"}, {"region": 0.1}, {"compiled": True}
+    known, tenth = {"reuse": "known"}, {"region": 0.1}
     options = {
         "exact": {},
         "guidance in the first half": {"guidance_interval": [0.0, 0.5]},
-        "reference kept": {"reuse": "reference"},
-        "reference and known tokens kept": kept,
+        "reuse reference": {"reuse": "reference"},
+        "reuse known": known,
         "fast": fast,
-        "a tenth of the picture, exact": tenth,
-        "a tenth, reference and known tokens kept": {**tenth, **kept},
+        "a tenth of the picture": tenth,
+        "a tenth, reuse known": {**tenth, **known},
         "a tenth, fast": {**tenth, **fast},
     }
     if compiled:
-        options |= {"compiled": compile_it, "compiled, fast": {**compile_it, **fast}}
+        options |= {"compiled": {"compiled": True}, "compiled, fast": {"compiled": True, **fast}}
     asked = {"steps": steps, "strength": 1.1}
     return [Row(name, "sample", {**asked, **more}) for name, more in options.items()]
 
 
-def compare(rows: list[Row], sides: dict[str, Side], rounds: int) -> list[dict[str, Any]]:
-    """Every row in every round, the sides taking turns to be first; a first round warms up.
+def offload_rows(steps: int) -> list[Row]:
+    """From prompt and picture to picture, for the memory under each offload."""
+    asked = {"steps": steps, "strength": 1.1, "text": True}
+    return [Row(f"offload {mode}", "edit", {**asked, "offload": mode}) for mode in OFFLOAD]
 
-    Returns, per row: `name`, `stage`, `asked`, per side the seconds of each round or why there are
-    none, the median, the peak memory; `ratio`, the median over rounds of official / ours, and
-    `cpu_ratio`, the same of the threads' own seconds, which other work on the machine hardly moves.
+
+def compare(
+    rows: list[Row], sides: dict[str, Side], rounds: int, warm_up: bool = True
+) -> list[dict[str, Any]]:
+    """Measure every row in every round; the sides take turns to be first.
+
+    Returns:
+        Per row: `name`, `stage`, `asked`; per side `seconds` of each round, their `median` and
+        `peak_mib`, or the reason why they are `missing`; `ratio`, the median over rounds of
+        official / ours, and `cpu_ratio`, the same of the CPU time of each side's threads.
     """
-    found = [{"name": row.name, "stage": row.stage, "asked": row.asked} for row in rows]
-    for record in found:
+    records = [{"name": row.name, "stage": row.stage, "asked": row.asked} for row in rows]
+    for record in records:
         record.update({side: {"seconds": []} for side in sides})
-    total = (rounds + 1) * len(rows)
-    with tqdm(total=total, desc="rounds", disable=None) as bar:
-        for turn in range(rounds + 1):
-            for row, record in zip(rows, found, strict=True):
+    first = 0 if warm_up else 1
+    with tqdm(total=(rounds + 1 - first) * len(rows), desc="rounds", disable=None) as bar:
+        for turn in range(first, rounds + 1):
+            for row, record in zip(rows, records, strict=True):
                 for name in list(sides)[:: 1 if turn % 2 else -1]:
                     _take(record[name], sides[name], row, keep=turn > 0)
                 bar.update()
-    for record in found:
+    for record in records:
         _summarize(record, sides)
-    return found
+    return records
 
 
 def _take(record: dict[str, Any], side: Side, row: Row, keep: bool) -> None:
@@ -146,48 +138,20 @@ def _summarize(record: dict[str, Any], sides: dict[str, Side]) -> None:
             record[name] = median(t / o for t, o in zip(theirs, ours, strict=True))
 
 
-def effect(found: list[dict[str, Any]], without: str, having: str) -> dict[str, float]:
-    """What a switch costs, per side: the median over rounds of having / without, less one."""
-    by_name = {record["name"]: record for record in found}
-    cost = {}
-    for side in ("ours", "official"):
-        pair = [by_name.get(n, {}).get(side, {}).get("seconds") for n in (without, having)]
-        if all(pair):
-            cost[side] = median(b / a for a, b in zip(*pair, strict=True)) - 1
-    return cost
-
-
-def effects(found: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """The switches the stage rows can tell."""
-    names = [record["name"] for record in found if record["stage"] == "step"]
-    plain, strong = "step, strength 1", "step, strength 1.1"
-    costs = {"strength 1.1 against 1": effect(found, plain, strong)}
-    for name in names:
-        if name.endswith("read"):
-            base = strong if name.startswith(strong) else plain
-            costs[f"{name} against none"] = effect(found, base, name)
-    return costs
-
-
 def same_tokens(case: Case, sides: dict[str, Side], steps: int) -> list[dict[str, Any]]:
-    """Runs with the published draws on both sides: how many final tokens are equal."""
-    runs = {
-        "nothing read": {"strength": 1.1},
-        "map read": {"strength": 1.1, "layers": list(case.layers)},
-        "held below 0.3": {"strength": 1.1, "layers": list(case.layers), "threshold": 0.3},
-    }
-    found = []
-    for name, asked in runs.items():
-        asked = {"steps": steps, "published_draw": True, **asked}
+    """Runs with the official draws on both sides: how many final tokens are equal."""
+    records = []
+    for name, more in {"nothing held": {}, "held below 0.3": _held(case)}.items():
+        asked = {"steps": steps, "published_draw": True, "strength": 1.1, **more}
         answers = {side: sides[side].measure("sample", **asked) for side in sides}
-        missing = {s: a["missing"] for s, a in answers.items() if "missing" in a}
-        record: dict[str, Any] = {"name": name, "steps": steps, "missing": missing}
+        missing = {side: a["missing"] for side, a in answers.items() if "missing" in a}
+        record: dict[str, Any] = {"name": f"{name}, {steps} steps", "missing": missing}
         if not missing:
             record |= agreement(answers["ours"]["ids"], answers["official"]["ids"])
-        found.append(record)
-    return found
+        records.append(record)
+    return records
 
 
 def agreement(ours: Tensor, official: Tensor) -> dict[str, int]:
-    """Equal tokens of all."""
+    """Count equal tokens, and all."""
     return {"equal": int((ours == official).sum()), "tokens": ours.numel()}

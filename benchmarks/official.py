@@ -1,4 +1,4 @@
-"""The official side as a process of its own: requests and answers are JSON lines over pipes."""
+"""The official side in a process of its own, asked and answering in JSON lines over pipes."""
 
 import json
 import os
@@ -18,11 +18,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class OfficialError(RuntimeError):
-    """The official process could not be started or died; carries the end of what it printed."""
+    """The official process did not start, or died; carries the end of its output."""
 
 
 class Official:
-    """The other side of a comparison; `measure` as in `ours.Ours`. Made by `opened`."""
+    """The other side of a comparison, `measure` as in `ours.Ours`; made by `opened`."""
 
     def __init__(self, process: subprocess.Popen, log: IO[str], folder: Path) -> None:
         self._process, self._log, self._folder = process, log, folder
@@ -42,11 +42,11 @@ class Official:
     def measure(self, stage: str, **asked: Any) -> dict[str, Any]:
         """Time one stage; `missing` says why there is nothing to time."""
         into = self._folder / "official-ids.safetensors"
-        found = self.ask({"stage": stage, "into": str(into), **asked})
+        answer = self.ask({"stage": stage, "into": str(into), **asked})
         if into.exists():
-            found["ids"] = load_file(into)["ids"]
+            answer["ids"] = load_file(into)["ids"]
             into.unlink()
-        return found
+        return answer
 
 
 @contextmanager

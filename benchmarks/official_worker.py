@@ -1,8 +1,8 @@
-"""The official side: runs in the official code's own interpreter and answers JSON lines.
+"""The official side: runs in an interpreter of its own and answers JSON lines.
 
-Started by `official.py`; imports nothing of the library. The official files stay as they are;
-replaced in memory are packages no measured path calls, the picture reader (it crops at random) and
-the position ids of pictures that are not 1024 px wide (it doubles them).
+Started by `official.py`; imports nothing of the library. The official files are unchanged; replaced
+in memory are packages no measured path calls, the picture reader (it crops at random) and the
+position ids of pictures that are not 1024 px wide (it doubles them).
 """
 
 import importlib
@@ -28,7 +28,7 @@ class Stop(Exception):
 
 
 def import_official(checkout: str) -> SimpleNamespace:
-    """The official modules, with empty ones in place of packages that are not installed."""
+    """Import the official modules, with empty ones for packages that are not installed."""
     import diffusers  # noqa: F401
     import transformers  # noqa: F401  both look for torchvision once, and must not find the stub
 
@@ -46,7 +46,7 @@ def import_official(checkout: str) -> SimpleNamespace:
 
 
 class Official:
-    """The official pipeline, opened as its own loader does it but from a local folder."""
+    """The official pipeline, opened from a local folder."""
 
     def __init__(self, asked: dict[str, Any]) -> None:
         torch.set_num_threads(asked["threads"])
@@ -87,7 +87,7 @@ class Official:
         )  # fmt: skip
 
     def _adapt(self) -> None:
-        """Other sizes than the published one, and pictures that are given."""
+        """Allow sizes other than the published one, and given pictures."""
         module, length = self.src.pipeline, self.asked["text_length"]
         position_ids = module._prepare_latent_image_ids
         module._prepare_latent_image_ids = lambda *a, up_sample=False: position_ids(*a)
@@ -141,7 +141,7 @@ class Official:
         return {"missing": "done again at every step"}
 
     def step(self, **asked: Any) -> dict[str, Any]:
-        """From the call to the end of the first step, the reference tokens being given."""
+        """From the call to the end of the first step, from given reference tokens."""
 
         def stop(*_: Any) -> None:
             raise Stop
@@ -192,7 +192,7 @@ class Official:
             generator = torch.Generator().manual_seed(0) if published_draw else None
             ids.append(self._run(steps=steps, generator=generator, **asked))
 
-        return measured(run, self.device) | {"ids": ids[0]}
+        return measured(run, self.device, memory=True) | {"ids": ids[0]}
 
     def edit(self, steps: int, **asked: Any) -> dict[str, Any]:
         """Picture to picture."""
@@ -215,7 +215,7 @@ class Official:
         picture: bool = False,
         output: str = "latent",
     ) -> Any:
-        """One call of the pipeline, with what an earlier call left behind taken away."""
+        """Call the pipeline, after removing what an earlier call left on its modules."""
         pipe, given, side = self.pipe, self.inputs, self.asked["side"] * self.asked["factor"]
         pipe.transformer.clear_attention_hooks()
         for module in pipe.transformer.modules():
@@ -239,7 +239,7 @@ class Official:
 
 
 def answer(official: Official, asked: dict[str, Any]) -> dict[str, Any]:
-    """One measurement; ids travel in a file, an official error is an answer too."""
+    """Measure once; ids go to a file, and an official error is an answer too."""
     into = asked.pop("into", None)
     try:
         found = getattr(official, asked.pop("stage"))(**asked)
@@ -254,7 +254,7 @@ def answer(official: Official, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Serve until the input ends; whatever the official code prints goes to stderr."""
+    """Serve until the input ends; output of the official code goes to stderr."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     official = Official(json.loads(sys.stdin.readline()))

@@ -1,7 +1,9 @@
-"""Our side of a comparison: one method per stage, over the library's public seams."""
+"""Our side of a comparison: one method per stage, on the library's public API."""
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import editmgt_lib
 from editmgt_lib.errors import Cancelled, EditMGTError
 from editmgt_lib.loader import load_tokenizer, load_transformer, offload_model
 from editmgt_lib.localization.maps import LocalizationOptions, consolidate
-from editmgt_lib.pictures.fitting import Canvas, Tokens
+from editmgt_lib.pictures.canvas import Canvas, Tokens
 from editmgt_lib.pipeline import EditMGT
 from editmgt_lib.sampling.loop import sample_tokens
 from editmgt_lib.sampling.noise import ItemNoise, SharedNoise
@@ -34,7 +36,7 @@ class Ours:
         self.case, self.device, self.inputs = case, device, inputs
         self.model = _open(case, folder, device, set_precision(precision))
         self.instruction = instruction_of(inputs)
-        self._compiled: Callable | None = None
+        self._compiled: EditMGT | None = None
 
     def measure(self, stage: str, **asked: Any) -> dict[str, Any]:
         """Time one stage; `missing` says why there is nothing to time."""
@@ -51,16 +53,15 @@ class Ours:
 
     def tokenize(self) -> dict[str, Any]:
         """Picture to token ids."""
-        picture = self.inputs["picture"].permute(0, 2, 3, 1).contiguous()
-        return measured(lambda: self.model.encode_image(picture), self.device)
+        return measured(lambda: self.model.encode_image(self._picture()), self.device)
 
     def prepare(self, **asked: Any) -> dict[str, Any]:
-        """All that does not depend on the step, once per run."""
+        """What the steps of a run have in common."""
         return measured(lambda: self._predictor(self._tokens(), **asked), self.device)
 
-    def step(self, batch: int = 1, side: int | None = None, **asked: Any) -> dict[str, Any]:
-        """The first step of a run, everything masked: prediction, localisation, draw, reveal."""
-        tokens = self._tokens(batch, side)
+    def step(self, **asked: Any) -> dict[str, Any]:
+        """The first step of a run, everything masked: predict, localize, draw, reveal."""
+        tokens = self._tokens()
         predictor = self._predictor(tokens, **asked)
         return measured(lambda: self._first_step(predictor, tokens), self.device)
 
@@ -68,21 +69,18 @@ class Ours:
         """Token draw and reveal of the first step, its prediction being given."""
         tokens = self._tokens()
         predictor = self._predictor(tokens)
-        given = predictor(self._masked(tokens), 0, self.case.steps - 1)
+        given = predictor(self._masked(tokens), 0)
         return measured(lambda: self._first_step(lambda *_: given, tokens), self.device)
 
     def consolidate(self) -> dict[str, Any]:
         """From mean attention to the relevance map."""
-        stride = self.case.transformer.stride
-        grid = (self.case.side // stride,) * 2
+        grid = (self.case.side // self.case.transformer.stride,) * 2
         scores = torch.rand(1, grid[0] * grid[1]).to(self.device)
         return measured(lambda: consolidate(scores, grid, LocalizationOptions()), self.device)
 
     def decode(self) -> dict[str, Any]:
         """Token ids to a picture."""
-        ids = self.inputs["reference"] % self.case.vq.num_vq_embeddings
-        side = self.case.side * self.case.vq.factor
-        tokens = Tokens(ids, Canvas.blank(1, side, side, self.case.vq.factor))
+        tokens = replace(self._tokens(), source_ids=None)
         return measured(lambda: self.model.decode(tokens), self.device)
 
     def sample(
@@ -93,54 +91,44 @@ class Ours:
         compiled: bool = False,
         **asked: Any,
     ) -> dict[str, Any]:
-        """A whole sampling run from given tokens; `published_draw` reproduces official draws.
+        """A whole sampling run from given tokens.
 
-        region: share of the picture that may change, its upper rows.
+        published_draw: reproduce the official draws. region: fraction of the picture, its upper
+        rows, that may change.
         """
-        tokens, options = self._tokens(), self._options(steps=steps, **asked)
-        place = torch.zeros(1, tokens.canvas.height, tokens.canvas.width)
-        place[:, : round(region * tokens.canvas.height)] = 1
-        if published_draw:
-            options = self._options(steps=steps, draw="race", **asked)
-        ids: list[Tensor] = []
+        draw = "race" if published_draw else "inverse"
+        tokens, options = self._tokens(), self._options(steps=steps, draw=draw, **asked)
+        area = torch.zeros(1, *tokens.canvas.size)
+        area[:, : round(region * tokens.canvas.height)] = 1
+        model, ids = self.compiled() if compiled else self.model, []
 
         def run() -> None:
-            noise = None
-            if published_draw:
-                noise = SharedNoise(torch.Generator().manual_seed(0), options.draw)
-            edited, _ = self.model.sample(
+            noise = SharedNoise(torch.Generator().manual_seed(0), draw) if published_draw else None
+            edited, _ = model.sample(
                 tokens, self.instruction, options, localization=_reading(asked), noise=noise,
-                region=place if region < 1 else None,
+                region=area if region < 1 else None,
             )  # fmt: skip
             ids.append(edited.ids)
 
-        with self._stepping(compiled):
-            return measured(run, self.device) | {"ids": ids[0].cpu()}
+        return measured(run, self.device, memory=True) | {"ids": ids[0].cpu()}
 
-    @contextmanager
-    def _stepping(self, compiled: bool) -> Iterator[None]:
-        """Steps as written, or compiled: the first time when it is asked for."""
-        transformer = self.model.transformer
-        if compiled and self._compiled is None:
-            transformer.compile_step()
-            self._compiled = transformer.__dict__.pop("step")
-        if compiled:
-            transformer.step = self._compiled
-        try:
-            yield
-        finally:
-            transformer.__dict__.pop("step", None)
+    def compiled(self) -> EditMGT:
+        """A copy of the model with compiled blocks; a compiled model cannot run plainly again."""
+        if self._compiled is None:
+            transformer = copy.deepcopy(self.model.transformer)
+            transformer.compile_blocks()
+            self._compiled = EditMGT(transformer, self.model.vq, None, self.model.settings)
+        return self._compiled
 
     def edit(
         self, steps: int, offload: str = "none", text: bool = False, **asked: Any
     ) -> dict[str, Any]:
-        """Picture to picture; text: from the prompt, and not from states that are given."""
-        picture = self.inputs["picture"].permute(0, 2, 3, 1).contiguous()
+        """Picture to picture; `text`: from the prompt instead of ready text states."""
         options, model = self._options(steps=steps, **asked), self.model
 
         def run() -> None:
             instruction = model.encode_instruction(PROMPT) if text else self.instruction
-            tokens = model.encode_image(picture)
+            tokens = model.encode_image(self._picture())
             edited, _ = model.sample(tokens, instruction, options, localization=_reading(asked))
             model.decode(edited)
 
@@ -165,26 +153,25 @@ class Ours:
                 del network.execution
             model.to(place)
 
-    def _tokens(self, batch: int = 1, side: int | None = None) -> Tokens:
-        reference, factor = self.inputs["reference"], self.case.vq.factor
-        side = side or self.case.side
-        times = -(-side // self.case.side)
-        ids = reference[:1].repeat(batch, times, times)[:, :side, :side].contiguous()
-        return Tokens(ids, Canvas.blank(batch, side * factor, side * factor, factor), ids)
+    def _picture(self) -> Tensor:
+        return self.inputs["picture"].permute(0, 2, 3, 1).contiguous()
+
+    def _tokens(self) -> Tokens:
+        ids, pixels = self.inputs["reference"], self.case.side * self.case.vq.factor
+        return Tokens(ids, Canvas.blank(1, pixels, pixels, self.case.vq.factor), ids)
 
     def _masked(self, tokens: Tokens) -> Tensor:
         mask_id = self.case.transformer.mask_token_id
         return torch.full_like(tokens.ids, mask_id, device=self.device)
 
     def _options(self, layers: object = None, **asked: Any) -> SamplingOptions:
-        always = {"steps": self.case.steps, "guidance": self.case.guidance, "strength": 1.0}
+        default = {"steps": self.case.steps, "guidance": self.case.guidance, "strength": 1.0}
         asked = {k: tuple(v) if isinstance(v, list) else v for k, v in asked.items()}
-        return SamplingOptions(**{**always, **asked})
+        return SamplingOptions(**{**default, **asked})
 
     def _predictor(self, tokens: Tokens, **asked: Any) -> Predictor:
         options, reading = self._options(**asked), _reading(asked)
-        transformer = self.model.transformer
-        return Predictor(transformer, tokens, self.instruction, options, reading)
+        return Predictor(self.model.transformer, tokens, self.instruction, options, reading)
 
     def _first_step(self, predict: Callable, tokens: Tokens) -> None:
         options = self._options()

@@ -1,8 +1,8 @@
-"""The arithmetic and the memory traffic an edit needs, from sizes alone.
+"""The arithmetic and memory traffic an edit needs, counted from sizes alone.
 
-A multiply and an add count as two operations, as in torch's `FlopCounterMode`; only products count
-(linear layers, convolutions, attention). Traffic is what has to move if every product reads its two
-inputs and writes its result once, in elements.
+A multiply and an add are two operations, as in torch's `FlopCounterMode`; only products count
+(linear layers, convolutions, attention). Traffic, in elements, is that of every product reading its
+inputs and writing its result once.
 """
 
 from dataclasses import dataclass
@@ -46,62 +46,63 @@ def conv(pixels: int, into: int, out: int, kernel: int) -> Work:
 
 @dataclass(frozen=True)
 class Sizes:
-    """One run of the transformer.
+    """Sizes of one run of the transformer.
 
-    batch: rows, twice the pictures under guidance. text: text rows. tokens, reference: tokens of
-    target and reference. probed: blocks read for localisation, for `probed_items` pictures.
+    batch: twice the pictures under guidance. text: text rows. tokens, reference: tokens of target
+    and reference. steps: timesteps prepared. probed: blocks read for localization, of one picture.
     """
 
     batch: int
     text: int
     tokens: int
     reference: int
+    steps: int = 1
     probed: int = 0
-    probed_items: int = 1
 
 
 def preparation(c: TransformerConfig, s: Sizes) -> Work:
-    """What does not depend on the step: text and conditions, the reference and its modulation."""
+    """Text, conditions, modulations of every timestep, and the reference with its own."""
     w, rows = c.width, s.batch * s.text
-    text = linear(rows, w, w)
+    work = linear(rows, w, w)
     if c.connector_type == "linear":
-        text += linear(rows, c.joint_attention_dim, w)
+        work += linear(rows, c.joint_attention_dim, w)
     pooled = c.pooled_projection_dim + MICRO_CONDITIONS * MICRO_WIDTH
-    conditions = linear(s.batch, pooled, w) + linear(s.batch, w, w)
-    if not s.reference:
-        return text + conditions
-    modulations = linear(s.batch, w, w) * (6 * c.num_layers + 3 * c.num_single_layers)
-    return text + conditions + _embedding(c, s.batch * s.reference) + _time(c, s) + modulations
+    work += linear(s.batch, pooled, w) + linear(s.batch, w, w)
+    work += _time(c, s, s.steps) + _time(c, s, 1)
+    work += linear(s.steps * s.batch, w, w) * (12 * c.num_layers + 3 * c.num_single_layers)
+    if s.reference:
+        work += linear(s.batch, w, w) * (6 * c.num_layers + 3 * c.num_single_layers)
+        work += _embedding(c, s.batch * s.reference)
+    return work
 
 
 def step(c: TransformerConfig, s: Sizes, drawn: int) -> Work:
-    """One prediction; `drawn` tokens are projected to the codebook, once for both halves."""
+    """One step; `drawn` tokens are projected to the codebook, once for both halves."""
     w, stride = c.width, c.stride**2
     target, reference = s.tokens // stride, s.reference // stride
     length = s.text + target + reference
     rows = s.batch * length
     double = linear(rows, w, w) * 4 + linear(rows, w, 4 * w) * 2
     double += attention(s.batch, length, length, w)
-    modulations = linear(s.batch, w, w) * (12 * c.num_layers + 3 * c.num_single_layers)
-    probe = Work(2 * s.probed_items * s.text * (s.text + target) * w) * s.probed
-    work = _embedding(c, s.batch * s.tokens) + _time(c, s) + modulations + probe
-    work += double * c.num_layers
+    probe = Work(2 * s.text * (s.text + target) * w) * s.probed
+    work = _embedding(c, s.batch * s.tokens) + probe + double * c.num_layers
     if c.num_single_layers:  # of the last block only the target is read
         work += _single(c, s, length) * (c.num_single_layers - 1) + _single(c, s, target)
     return work + _unembedding(c, s.batch * s.tokens) + linear(drawn, w, c.codebook_size)
 
 
 def _single(c: TransformerConfig, s: Sizes, queries: int) -> Work:
-    """A single-stream block, which every position enters and `queries` leave."""
+    """A single-stream block that all positions enter and `queries` of them leave."""
     w, length = c.width, s.text + (s.tokens + s.reference) // c.stride**2
     rows = s.batch * queries
     into = linear(s.batch * length, w, w) * 3 + attention(s.batch, queries, length, w)
     return into + linear(rows, w, 4 * w) + linear(rows, 5 * w, w)
 
 
-def _time(c: TransformerConfig, s: Sizes) -> Work:
-    """The embedding of a timestep and of the conditions, added."""
-    return linear(s.batch, TIME_WIDTH, c.width) + linear(s.batch, c.width, c.width) * 3
+def _time(c: TransformerConfig, s: Sizes, timesteps: int) -> Work:
+    """Embeddings of the timesteps and of the conditions, which are added."""
+    w = c.width
+    return linear(timesteps, TIME_WIDTH, w) + linear(timesteps, w, w) + linear(s.batch, w, w) * 2
 
 
 def _embedding(c: TransformerConfig, tokens: int) -> Work:
@@ -164,10 +165,9 @@ def pending(tokens: int, steps: int) -> list[int]:
     return [tokens, *(int(tokens * mask_ratio(i, steps)) for i in range(steps - 1))]
 
 
-def sampling(c: TransformerConfig, s: Sizes, steps: int, halves: int = 2) -> Work:
-    """A whole run: preparation once, every step with the codebook only where a token is drawn."""
-    items = s.batch // halves
+def sampling(c: TransformerConfig, s: Sizes) -> Work:
+    """A whole run under guidance: preparation, and steps that draw the tokens still masked."""
     work = preparation(c, s)
-    for masked in pending(s.tokens, steps):
-        work += step(c, s, drawn=items * masked)
+    for masked in pending(s.tokens, s.steps):
+        work += step(c, s, drawn=s.batch // 2 * masked)
     return work

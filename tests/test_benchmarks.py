@@ -7,16 +7,26 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+import editmgt_lib
 from benchmarks import __main__ as command
-from benchmarks import table, work
-from benchmarks.cases import CASES, Case
-from benchmarks.compare import Row, compare, effect
-from benchmarks.run import Plan, run
+from benchmarks import study, table, work
+from benchmarks.cases import CASES, Case, instruction_of, random_inputs, write_checkpoint
+from benchmarks.clock import machine
+from benchmarks.compare import Row, compare
+from benchmarks.ours import Ours
+from editmgt_lib.evaluation.batches import pair_batches
+from editmgt_lib.evaluation.options import EvaluationOptions
 from editmgt_lib.models.attention import MeanOfRows
+from editmgt_lib.models.backends import math_attention
 from editmgt_lib.models.transformer import MaskedTransformer
 from editmgt_lib.models.vq import VQConfig, VQModel
+from editmgt_lib.pictures.canvas import Canvas, Tokens
+from editmgt_lib.pipeline import EditMGT
+from editmgt_lib.sampling.options import SamplingOptions
+from editmgt_lib.settings import Settings
 from editmgt_lib.toyworld.language import corpus
 from editmgt_lib.toyworld.text_encoders import build_text_encoders
+from editmgt_lib.toyworld.world import CATEGORIES
 
 from .tiny import TRANSFORMER, VQ
 
@@ -38,11 +48,6 @@ TINY = Case(
 )  # fmt: skip
 
 
-def plain_attention(q, k, v, key_bias=None):
-    """Counted on every device, unlike the fused kernels."""
-    return (q @ k.transpose(-1, -2)).softmax(-1) @ v
-
-
 def counted(call):
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         value = call()
@@ -51,28 +56,35 @@ def counted(call):
 
 @pytest.mark.parametrize("reference", [False, True])
 @pytest.mark.parametrize("probed", [0, 2])
-def test_the_transformers_operations_are_counted(reference, probed):
-    model = MaskedTransformer(TRANSFORMER, attention=plain_attention)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_transformers_operations_are_counted(reference, probed, steps):
+    model = MaskedTransformer(TRANSFORMER, attention=math_attention)
     tokens = SIDE**2
-    sizes = work.Sizes(HALVES, TEXT, tokens, tokens if reference else 0, probed)
+    sizes = work.Sizes(HALVES, TEXT, tokens, tokens if reference else 0, steps, probed)
     ids = torch.randint(TRANSFORMER.codebook_size, (HALVES, SIDE, SIDE))
     text = torch.randn(HALVES, TEXT, TRANSFORMER.joint_attention_dim)
     pooled, micro = torch.randn(HALVES, TRANSFORMER.pooled_projection_dim), torch.rand(HALVES, 5)
-    prepared, conditioning = counted(
-        lambda: model.prepare(text, pooled, micro, (SIDE, SIDE), ids if reference else None)
-    )
+    given = text, pooled, micro, range(steps), (SIDE, SIDE), ids if reference else None
+    prepared, conditioning = counted(lambda: model.prepare(*given))
     probe = MeanOfRows(torch.full((1, TEXT), 1 / TEXT))
-    times, blocks = torch.zeros(HALVES), range(probed)
-    stepped, found = counted(lambda: model.step(ids, times, conditioning, probe, blocks))
-    assert len(found.scores) == probed
+    attention = model.attention_of(conditioning, probe, range(probed))
+    stepped, prediction = counted(lambda: model.step(ids, steps - 1, conditioning, attention))
+    assert len(prediction.scores) == probed
     assert prepared == work.preparation(TRANSFORMER, sizes).flops
     assert stepped == work.step(TRANSFORMER, sizes, drawn=0).flops
 
 
-def test_drawn_tokens_are_projected_once():
-    sizes = work.Sizes(HALVES, TEXT, SIDE**2, SIDE**2)
-    none, some = (work.step(TRANSFORMER, sizes, drawn=n).flops for n in (0, 5))
-    assert some - none == 2 * 5 * TRANSFORMER.width * TRANSFORMER.codebook_size
+def test_a_guided_run_is_counted_as_it_is_computed():
+    """Every step, with the projection onto the codebook, as the sampler calls it."""
+    inputs = random_inputs(TINY)
+    model = MaskedTransformer(TRANSFORMER, attention=math_attention)
+    editor = EditMGT(model, VQModel(VQ), None, Settings())
+    ids = inputs["reference"]
+    tokens = Tokens(ids, Canvas.blank(1, SIDE * VQ.factor, SIDE * VQ.factor, VQ.factor), ids)
+    options = SamplingOptions(steps=3, guidance=3.0)
+    run, _ = counted(lambda: editor.sample(tokens, instruction_of(inputs), options))
+    sizes = work.Sizes(HALVES, TEXT, SIDE**2, SIDE**2, steps=3)
+    assert run == work.sampling(TRANSFORMER, sizes).flops
 
 
 @pytest.mark.parametrize("config", [VQ, LEVELS], ids=["patches", "levels"])
@@ -112,24 +124,22 @@ def test_pairs_are_interleaved_and_compared():
     assert second["official"]["missing"] == "not here" and "ratio" not in second
     assert "missing" in third["ours"]
     assert ours.asked[:4] == ["step", "decode", "text", "step"]
-    assert effect([first, second], "a", "b") == {"ours": -0.5}
 
 
 @pytest.fixture(scope="module")
 def result():
-    parts = ["stages", "edit", "memory", "options", "scaling", "ceiling"]
-    plan = Plan("cpu", ["float32"], parts, rounds=1, quick=True)
-    return run(TINY, plan)
+    parts = ["stages", "runs", "options", "offload", "ceiling"]
+    return command.run(TINY, command.Plan("cpu", ["float32"], parts, rounds=1, quick=True))
 
 
 def test_a_quick_run_measures_every_stage(result):
-    found = result["precisions"]["float32"]
-    have = {row["stage"] for row in found["rows"] if "median" in row["ours"]}
+    measured = result["precisions"]["float32"]
+    have = {row["stage"] for row in measured["rows"] if "median" in row["ours"]}
     apart = {"text", "tokenize", "prepare", "step", "consolidate", "draw", "decode"}
-    assert have == apart | {"sample", "edit"} and len(found["options"]) == 8
-    assert [row["asked"]["offload"] for row in found["memory"]] == ["none", "stages", "layers"]
-    assert all(row["ours"]["median"] > 0 for row in found["memory"])
-    assert found["ceiling"]["limits"]["flops"] > 0 and found["scaling"]["steps"]
+    assert have == apart | {"sample", "edit"} and len(measured["options"]) == 8
+    assert [row["asked"]["offload"] for row in measured["offload"]] == ["none", "stages", "layers"]
+    assert all(row["ours"]["median"] > 0 for row in measured["options"] + measured["offload"])
+    assert measured["ceiling"]["limits"]["flops"] > 0 and measured["ceiling"]["rows"]
     assert json.loads(json.dumps(result)) == result
 
 
@@ -137,17 +147,37 @@ def test_tables_are_made_from_the_file(result, tmp_path, capsys):
     path = tmp_path / "result.json"
     path.write_text(json.dumps(result))
     assert table.main([str(path)]) == 0
-    said = capsys.readouterr().out
-    assert said.strip() == table.render(result).strip()
-    parts = ("token draw and reveal", "map read", "offload layers", "GFLOP needed", "time grows")
-    for text in (*parts, "CUDA"):
-        assert text in said
+    printed = capsys.readouterr().out
+    assert printed.strip() == table.render(result).strip()
+    for text in ("token draw and reveal", "held below 0.3", "offload layers", "GFLOP", "CUDA"):
+        assert text in printed
 
 
-def test_the_published_size_says_what_it_lacks_without_a_gpu(capsys):
+def test_compiling_leaves_the_plain_model_alone(tmp_path):
+    write_checkpoint(TINY, tmp_path)
+    ours = Ours(TINY, tmp_path, random_inputs(TINY), "cpu", "float32")
+    blocks, compiled = ours.model.transformer.blocks, ours.compiled().transformer.blocks
+    assert all(a.halves != b.halves for a, b in zip(blocks, compiled, strict=True))
+
+
+def test_the_study_compares_each_variant_with_its_base():
+    model = editmgt_lib.load("toyworld", device="cpu")
+    own = replace(model.settings.sampling, steps=4)
+    runs = study.variants(own)
+    assert all(list(runs).index(v.base) <= k for k, v in enumerate(runs.values()))
+    few = {name: runs[name] for name in ("exact", "reuse known", "inside a mask")}
+    batches = pair_batches(model, EvaluationOptions(samples=1, batch=1), CATEGORIES[:1], 1)
+    rows = study.measure({"float32": model}, few, batches, seed=0)
+    assert [row["option"] for row in rows] == list(few)
+    assert rows[0]["same tokens"] == 1 and rows[0]["speed-up"] == 1
+    about = {"config": "x", "machine": machine("cpu"), "options": rows}
+    assert "reuse known" in table.render(about)
+
+
+def test_the_published_size_asks_for_a_gpu(capsys):
     assert command.main(["--config", "published", "--device", "cpu"]) == 0
-    said = capsys.readouterr().out
-    assert "no CUDA device" in said and "--force" in said
+    printed = capsys.readouterr().out
+    assert "no CUDA device" in printed and "--force" in printed
 
 
 def test_the_published_case_has_the_published_size():
@@ -162,5 +192,5 @@ def test_unknown_names_are_refused():
 
 
 def test_the_readme_shows_the_kept_results():
-    readme = (table.HERE / "README.md").read_text()
-    assert readme == table.readme_with_results(), "run python -m benchmarks.table --readme"
+    readme = (table.HERE / "README.md").read_text(encoding="utf-8")
+    assert readme == table.readme_with_results(), "run python -m benchmarks.table"
