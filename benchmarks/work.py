@@ -68,9 +68,10 @@ def preparation(c: TransformerConfig, s: Sizes) -> Work:
         work += linear(rows, c.joint_attention_dim, w)
     pooled = c.pooled_projection_dim + MICRO_CONDITIONS * MICRO_WIDTH
     work += linear(s.batch, pooled, w) + linear(s.batch, w, w)
-    work += _time(c, s, s.steps) + _time(c, s, 1)
+    work += _time(c, s, s.steps)
     work += linear(s.steps * s.batch, w, w) * (12 * c.num_layers + 3 * c.num_single_layers)
     if s.reference:
+        work += _time(c, s, 1)
         work += linear(s.batch, w, w) * (6 * c.num_layers + 3 * c.num_single_layers)
         work += _embedding(c, s.batch * s.reference)
     return work

@@ -130,8 +130,9 @@ class Attention:
 
 
 def rotary_table(positions: Tensor, axes: Sequence[int], theta: float = 10000.0) -> Tensor:
-    """Cosines and sines per position and channel, [2, L, sum(axes)] float32.
+    """Cosines and signed sines per position and channel, [2, L, sum(axes)] float32.
 
+    A pair of channels (x, y) turns into (x cos - y sin, y cos + x sin): sines alternate in sign.
     Computed in float64 and rounded once; on the CPU, since some devices lack float64.
 
     Args:
@@ -143,8 +144,9 @@ def rotary_table(positions: Tensor, axes: Sequence[int], theta: float = 10000.0)
         exponent = torch.arange(0, channels, 2, dtype=torch.float64, device="cpu")
         frequency = 1.0 / theta ** (exponent / channels)
         angles.append(positions[:, axis].double()[:, None] * frequency)
-    angle = torch.cat(angles, dim=1).repeat_interleave(2, dim=1)  # [L, d], channel pairs alike
-    return torch.stack([angle.cos(), angle.sin()]).float()
+    angle = torch.cat(angles, dim=1)[..., None]  # [L, d / 2, 1]
+    cosines, sines = angle.cos().expand(-1, -1, 2), torch.cat([-angle.sin(), angle.sin()], dim=-1)
+    return rearrange([cosines, sines], "two l d pair -> two l (d pair)").float()
 
 
 def grid_positions(rows: int, cols: int) -> Tensor:
@@ -155,9 +157,9 @@ def grid_positions(rows: int, cols: int) -> Tensor:
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Rotate channel pairs of [B, heads, L, d] by a `rotary_table`."""
-    pairs = rearrange(x.float(), "b h l (d two) -> b h l d two", two=2)
-    turned = torch.stack([-pairs[..., 1], pairs[..., 0]], dim=-1).flatten(-2)
-    return torch.addcmul(x.float() * table[0], turned, table[1]).to(x.dtype)
+    exact = x.float()
+    swapped = rearrange(exact, "b h l (d pair) -> b h l d pair", pair=2).flip(-1).flatten(-2)
+    return torch.addcmul(exact * table[0], swapped, table[1]).to(x.dtype)
 
 
 def text_to_image(q_text: Tensor, k: Tensor) -> Tensor:

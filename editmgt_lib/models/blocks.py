@@ -197,9 +197,10 @@ class DoubleBlock(Block):
     def before(self, text, image, text_modulation, modulation, rotary):
         """Compute q, k and v of both streams, [B, heads, T + L, d]."""
         from_text = self.attn.text(modulate(text, text_modulation))
-        from_image = self.attn.image(modulate(image, modulation))
-        q, k, v = (torch.cat(pair, dim=2) for pair in zip(from_text, from_image, strict=True))
-        return rotate(q, rotary), rotate(k, rotary), v
+        q, k, v = self.attn.image(modulate(image, modulation))
+        table = rotary[..., text.shape[1] :, :]  # text lies at position 0, which turns nothing
+        from_image = rotate(q, table), rotate(k, table), v
+        return tuple(torch.cat(pair, dim=2) for pair in zip(from_text, from_image, strict=True))
 
     def after(self, text, image, attended, text_modulation, modulation):
         """Apply attention's result and the MLP to both streams."""

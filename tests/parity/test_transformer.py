@@ -99,8 +99,10 @@ def test_hidden_states_of_every_block(case):
     got["temb"], got["reference_temb"] = model.time_text_embed(times.float(), cond)
     got["reference_in"] = prepared.reference
     got["image_in"] = model.embed_tokens(given["ids"])
-    got["rope_cos"], got["rope_sin"] = prepared.rotary[:, : text + target]
-    got["reference_rope_cos"], got["reference_rope_sin"] = prepared.rotary[:, text + target :]
+    signs = torch.tensor([-1.0, 1.0]).repeat(prepared.rotary.shape[-1] // 2)
+    tables = prepared.rotary * torch.stack([torch.ones_like(signs), signs])[:, None]
+    got["rope_cos"], got["rope_sin"] = tables[:, : text + target]
+    got["reference_rope_cos"], got["reference_rope_sin"] = tables[:, text + target :]
     # Of the last block nothing but the target's rows is computed, as nothing else is read.
     joint = expected[f"{run}.mid.single.{len(earlier)}.joint"]
     assert_close(got["last target"], joint[:, -got["last target"].shape[1] :], REL, "last target")
