@@ -85,7 +85,9 @@ class EncodeTokens(io.ComfyNode):
     ) -> io.NodeOutput:
         """Encode, and draw the grid."""
         masks, notes = region_masks(mask, *image.shape[1:3])
-        if mask is not None and masks is None and fit == "crop":
+        if fit != "crop":
+            notes = ()  # only the drawing shows it
+        elif notes and masks is None:
             fit, notes = "pad", (*notes, "fit is 'pad' instead of 'crop'")
         side = model.pipeline.settings.resolution
         with on_device(model.vq, working_memory=model.coding_memory(side, side)):

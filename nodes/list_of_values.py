@@ -70,7 +70,7 @@ class ListOfValues(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, values: str | None = None) -> bool | str:
-        """At least one value."""
+        """Values of one kind, at least one."""
         try:
             value_list(values) if values is not None else None
         except InputError as error:

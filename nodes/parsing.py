@@ -26,12 +26,18 @@ def block_range(text: str) -> tuple[int, int] | None:
 
 
 def value_list(text: str) -> list[str]:
-    """Split 'a, b', or texts with commas into lines if there are several. Raises InputError."""
+    """Split 'a, b', or texts with commas into lines if there are several.
+
+    Raises InputError unless there are numbers alone or texts alone, at least one.
+    """
     values, lines = list(split_phrases(text)), [line for line in text.splitlines() if line.strip()]
     if len(lines) > 1 and not all(map(_is_number, values)):
-        return [line.strip() for line in lines]
+        values = [line.strip() for line in lines]
     if not values:
         raise InputError("values is empty; write some separated by commas, as in 0, 0.1, 0.2")
+    texts = [value for value in values if not _is_number(value)]
+    if 0 < len(texts) < len(values):
+        raise InputError(f"values has numbers and the text {texts[0]!r}; write only one kind")
     return values
 
 

@@ -246,6 +246,12 @@ def test_a_list_without_values(part, text):
         part("nodes.parsing").value_list(text)
 
 
+@pytest.mark.parametrize("text", ["0, much", "0, 0.1x, 2", "nan, 1", "1\n2\nmint, too"])
+def test_a_list_of_numbers_and_texts(part, text):
+    with pytest.raises(ValueError, match="much|0.1x|nan|mint, too"):
+        part("nodes.parsing").value_list(text)
+
+
 def test_values_as_numbers(part):
     parsing, seed = part("nodes.parsing"), 2**64 - 1
     assert parsing.number("-2e-1") == -0.2 and parsing.number("7") == 7
