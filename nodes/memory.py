@@ -27,6 +27,11 @@ check_cancelled = management.throw_exception_if_processing_interrupted
 resting_place = management.intermediate_device
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name a loader calls it by."""
+    return next(name for name, kind in FORMATS.items() if kind == dtype)
+
+
 class Precision(NamedTuple):
     """The transformer's dtypes: to compute in, and to store the large weights in."""
 

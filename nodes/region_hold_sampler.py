@@ -16,7 +16,7 @@ from ..editmgt_lib.sampling.options import FAST, SamplingOptions
 from ..editmgt_lib.text.instruction import Instruction
 from .batches import at_rest, region_masks
 from .compat import CATEGORY, expert, known
-from .memory import on_device
+from .memory import dtype_name, on_device
 from .networks import Model
 from .progress import LivePreview, Progress, previews_wanted, show_notes
 from .reports import Measured, Watch, sampling_report
@@ -102,7 +102,7 @@ class RegionHoldSampler(io.ComfyNode):
         edited, found = sampled(
             model, tokens, instruction, options, localization, masks, combine, batched
         )
-        place = f"{model.pipeline.device}, {str(model.pipeline.dtype).removeprefix('torch.')}"
+        place = f"{model.pipeline.device.type} {dtype_name(model.pipeline.dtype)}"
         report = sampling_report(options, canvas.batch, place, found)
         unchanged = unchanged_notes(replace(edited, source_ids=tokens.ids))  # by this edit
         show_notes((report, *notes, *unchanged))

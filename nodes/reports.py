@@ -52,7 +52,5 @@ def sampling_report(options: SamplingOptions, batch: int, place: str, found: Mea
     seeds = options.seeds(batch)
     seed = f"seed {seeds[0]}" if batch == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
     used = f"{options.steps} steps, guidance {options.guidance:g}, strength {options.strength:g}"
-    return (
-        f"{used}, {seed}\n{found.seconds:.1f} s on {place}: {found.held:.0%} held, "
-        f"{found.changed:.0%} changed"
-    )
+    came = f"{found.seconds:.1f} s, {found.held:.0%} held, {found.changed:.0%} changed, {place}"
+    return f"{used}, {seed}\n{came}"

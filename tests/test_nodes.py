@@ -173,12 +173,10 @@ def test_what_is_no_blank_mask_stays_an_error_of_the_library(part, tokens):
 def test_the_report_of_a_run(part):
     reports, options = part("nodes.reports"), part("editmgt_lib.sampling.options").SamplingOptions
     found = reports.Measured(2.04, 0.75, 0.125)
-    text = reports.sampling_report(
-        options(steps=16, guidance=1.0, seed=5), 1, "cpu, float32", found
-    )
+    text = reports.sampling_report(options(steps=16, guidance=1.0, seed=5), 1, "cpu fp32", found)
     assert text.splitlines() == [
         "16 steps, guidance 1, strength 1.1, seed 5",
-        "2.0 s on cpu, float32: 75% held, 12% changed",
+        "2.0 s, 75% held, 12% changed, cpu fp32",
     ]
     last = 2**64 - 1
     assert "seeds 7 to 9" in reports.sampling_report(options(seed=7), 3, "cpu", found)

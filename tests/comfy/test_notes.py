@@ -49,7 +49,7 @@ def test_a_cached_node_says_nothing_again(client, picture):
 def test_an_edit_that_changes_nothing(client, picture):
     found = texts(client, prompts.edit(picture, seed=505, threshold=1.0))
     report, note = found["edit"][0].rsplit("\n", 1)
-    assert note.startswith("nothing changed") and report.endswith("100% held, 0% changed")
+    assert note.startswith("nothing changed") and "100% held, 0% changed" in report
 
 
 def test_notes_are_not_in_the_log_too(client, server, picture):
@@ -62,7 +62,7 @@ def test_the_sampler_says_what_it_used_and_what_came_of_it(client, picture):
     prompt = prompts.edit(picture, "turn this into a sketch", seed=510, guidance=2.5)
     used, came = texts(client, prompt)["edit"][0].splitlines()
     assert used == "4 steps, guidance 2.5, strength 1, seed 510"
-    pattern = r"\d+\.\d s on cpu, float32: 0% held, (\d+)% changed"
+    pattern = r"\d+\.\d s, 0% held, (\d+)% changed, cpu fp32"
     assert int(re.fullmatch(pattern, came)[1]) > 50
 
 
