@@ -28,8 +28,9 @@ resting_place = management.intermediate_device
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """The name a loader calls it by."""
-    return next(name for name, kind in FORMATS.items() if kind == dtype)
+    """The loader's name of it, or torch's for others, which the command line can force."""
+    names = {kind: name for name, kind in FORMATS.items()}
+    return names.get(dtype, str(dtype).removeprefix("torch."))
 
 
 class Precision(NamedTuple):

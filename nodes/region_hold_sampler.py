@@ -218,7 +218,7 @@ def sampled(
     """Edit a batch, with progress and, where ComfyUI shows them, previews."""
     canvas, networks = tokens.canvas, [model.transformer]
     together = canvas.batch if batched else 1
-    memory = model.sampling_memory(canvas, options) * together
+    memory = model.sampling_memory(canvas, options, together)
     union = combine == "union" and options.threshold > 0
     fixed, preview = _fixed(region, canvas, union), None
     if previews_wanted():
