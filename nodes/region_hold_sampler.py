@@ -19,7 +19,7 @@ from .compat import CATEGORY, expert, known
 from .memory import dtype_name, on_device
 from .networks import Model
 from .progress import LivePreview, Progress, previews_wanted, show_notes
-from .reports import Measured, Watch, sampling_report
+from .reports import Measured, Watch, foreign_numbers, sampling_report
 from .sockets import (
     MODEL_TIP,
     InstructionSocket,
@@ -105,7 +105,14 @@ class RegionHoldSampler(io.ComfyNode):
         place = f"{model.pipeline.device.type} {dtype_name(model.pipeline.dtype)}"
         report = sampling_report(options, canvas.batch, place, found)
         unchanged = unchanged_notes(replace(edited, source_ids=tokens.ids))  # by this edit
-        show_notes((report, *notes, *unchanged))
+        show_notes(
+            (
+                report,
+                *foreign_numbers(options, model.pipeline.settings.sampling),
+                *notes,
+                *unchanged,
+            )
+        )
         changed = support(edited.changed, edited.canvas, grow=0)
         return io.NodeOutput(edited, changed.float())
 

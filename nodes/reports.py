@@ -51,6 +51,22 @@ def sampling_report(options: SamplingOptions, batch: int, place: str, found: Mea
     """Two short lines: what a run used, and what came of it."""
     seeds = options.seeds(batch)
     seed = f"seed {seeds[0]}" if batch == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
-    used = f"{options.steps} steps, guidance {options.guidance:g}, strength {options.strength:g}"
+    used = f"{options.steps} steps, guidance {options.guidance:g}, {seed}"
     came = f"{found.seconds:.1f} s, {found.held:.0%} held, {found.changed:.0%} changed, {place}"
-    return f"{used}, {seed}\n{came}"
+    return f"{used}\n{came}"
+
+
+def foreign_numbers(options: SamplingOptions, own: SamplingOptions) -> tuple[str, ...]:
+    """A note on a sampler left as published, for a checkpoint that has other numbers."""
+    published, used, stated = map(_numbers, (SamplingOptions(), options, own))
+    if used != published or stated == published:
+        return ()
+    steps, guidance, strength = stated
+    return (
+        f"these are the published checkpoint's numbers; this one's own are {steps} steps, "
+        f"guidance {guidance:g}, strength {strength:g} (0 takes them)",
+    )
+
+
+def _numbers(options: SamplingOptions) -> tuple[int, float, float]:
+    return options.steps, options.guidance, options.strength

@@ -175,12 +175,21 @@ def test_the_report_of_a_run(part):
     found = reports.Measured(2.04, 0.75, 0.125)
     text = reports.sampling_report(options(steps=16, guidance=1.0, seed=5), 1, "cpu fp32", found)
     assert text.splitlines() == [
-        "16 steps, guidance 1, strength 1.1, seed 5",
+        "16 steps, guidance 1, seed 5",
         "2.0 s, 75% held, 12% changed, cpu fp32",
     ]
     last = 2**64 - 1
     assert "seeds 7 to 9" in reports.sampling_report(options(seed=7), 3, "cpu", found)
     assert f"seed {last}\n" in reports.sampling_report(options(seed=last), 1, "cpu", found)
+
+
+def test_a_sampler_left_as_published_names_another_checkpoints_numbers(part):
+    options = part("editmgt_lib.sampling.options").SamplingOptions
+    note, toy = part("nodes.reports").foreign_numbers, options(steps=16, guidance=1, strength=1)
+    (said,) = note(options(seed=3, threshold=0.1), toy)
+    assert "16 steps, guidance 1, strength 1" in said
+    assert not note(options(), options()) and not note(toy, toy)
+    assert not note(options(guidance=5.0), toy), "chosen by the user"
 
 
 @pytest.mark.parametrize("tokens", ["pad"], indirect=True)
