@@ -42,7 +42,7 @@ def unchanged_notes(tokens: Tokens) -> tuple[str, ...]:
     """A note on the pictures of a batch in which no token changed."""
     same = [k for k, item in enumerate(tokens.changed.flatten(1).any(1).tolist()) if not item]
     advice = "try another seed, a lower threshold or other words"
-    return (f"nothing changed{_which(same, len(tokens.ids))}: {advice}",) if same else ()
+    return (f"nothing changed{which_pictures(same, len(tokens.ids))}: {advice}",) if same else ()
 
 
 def foreign_notes(
@@ -58,13 +58,15 @@ def foreign_notes(
     which = [k for k, error in enumerate(errors.tolist()) if error > max_error]
     if not which:
         return ()
+    named = which_pictures(which, len(ids))
     return (
-        f"this checkpoint does not know pictures like this one{_which(which, len(ids))} and will "
-        "repaint it; ToyWorld edits pictures of its own world, photographs need published weights",
+        f"this checkpoint does not know pictures like this one{named} and will repaint it; "
+        "ToyWorld edits pictures of its own world, photographs need published weights",
     )
 
 
-def _which(pictures: Sequence[int], batch: int) -> str:
+def which_pictures(pictures: Sequence[int], batch: int) -> str:
+    """Name the pictures of a batch that a note is about."""
     return f" (picture {', '.join(map(str, pictures))})" if batch > 1 else ""
 
 

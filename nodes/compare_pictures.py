@@ -17,7 +17,7 @@ class ComparePictures(io.ComfyNode):
         """Inputs and outputs."""
         return io.Schema(
             node_id="EditMGT_ComparePictures",
-            display_name="Compare Pictures",
+            display_name="EditMGT Compare Pictures",
             category=CATEGORY,
             description="Arranges pictures in a grid, each with a caption. Nothing is stretched; "
             "pictures of equal size keep every pixel.",

@@ -17,7 +17,7 @@ class Decode(io.ComfyNode):
         """Inputs and outputs."""
         return io.Schema(
             node_id="EditMGT_Decode",
-            display_name="Decode",
+            display_name="EditMGT Decode",
             category=CATEGORY,
             description="Decodes tokens and pastes what changed into the original picture, at its "
             "own size. Everything outside the changed mask stays identical, bit for bit.",

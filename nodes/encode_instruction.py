@@ -22,7 +22,7 @@ class EncodeInstruction(io.ComfyNode):
         """Inputs and outputs."""
         return io.Schema(
             node_id="EditMGT_EncodeInstruction",
-            display_name="Encode Instruction",
+            display_name="EditMGT Encode Instruction",
             category=CATEGORY,
             description="Encodes one instruction for all pictures. The text encoders free their "
             "VRAM as soon as another stage needs it.",

@@ -4,7 +4,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..editmgt_lib.choices import FITS
-from .batches import as_masks, at_rest
+from .batches import at_rest, region_masks
 from .compat import CATEGORY, known
 from .memory import on_device
 from .networks import Model
@@ -23,7 +23,7 @@ class EncodeTokens(io.ComfyNode):
         """Inputs and outputs."""
         return io.Schema(
             node_id="EditMGT_EncodeTokens",
-            display_name="Encode Tokens",
+            display_name="EditMGT Encode Tokens",
             category=CATEGORY,
             description="Turns pictures into image tokens. Any size and shape; nothing is "
             "stretched, and the original pixels are kept for Decode.",
@@ -47,9 +47,10 @@ class EncodeTokens(io.ComfyNode):
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="The area that fit 'crop' crops around: one mask for all pictures or "
-                    "one each, at picture size. It does not limit the edit; for that, connect it "
-                    "to the sampler's region as well.",
+                    tooltip="The area (white, above 0.5) that fit 'crop' crops around: one mask "
+                    "for all pictures or one each; other sizes are stretched to the picture, a "
+                    "blank one counts as none. It does not limit the edit; for that, connect it to "
+                    "the sampler's region as well.",
                 ),
             ],
             outputs=[
@@ -83,9 +84,14 @@ class EncodeTokens(io.ComfyNode):
         cls, model: Model, image: Tensor, fit: str = "pad", mask: Tensor | None = None
     ) -> io.NodeOutput:
         """Encode, and draw the grid."""
-        mask, side = as_masks(mask), model.pipeline.settings.resolution
+        masks, notes = region_masks(mask, *image.shape[1:3])
+        if fit != "crop":
+            notes = ()  # only the drawing shows it
+        elif notes and masks is None:
+            fit, notes = "pad", (*notes, "fit is 'pad' instead of 'crop'")
+        side = model.pipeline.settings.resolution
         with on_device(model.vq, working_memory=model.coding_memory(side, side)):
-            tokens = at_rest(model.pipeline.encode_image(image, fit, mask))
-        show_notes(tokens.notes)
-        grid = token_grid(tokens.canvas, mask)
+            tokens = at_rest(model.pipeline.encode_image(image, fit, masks))
+        show_notes((*notes, *tokens.notes))
+        grid = token_grid(tokens.canvas, masks)
         return io.NodeOutput(tokens, grid, ui=ui.PreviewImage(grid, cls=cls))

@@ -8,6 +8,7 @@ from .consolidate_attention import ConsolidateAttention
 from .decode import Decode
 from .encode_instruction import EncodeInstruction
 from .encode_tokens import EncodeTokens
+from .errors import name_errors
 from .list_of_values import ListOfValues
 from .load import Load
 from .region_hold_sampler import RegionHoldSampler
@@ -20,6 +21,7 @@ class EditMGTExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Called once at start-up; older versions of ComfyUI know no other hook."""
         paths.register()
+        name_errors()
         return [
             Load,
             ToyPicture,

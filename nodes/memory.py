@@ -27,6 +27,12 @@ check_cancelled = management.throw_exception_if_processing_interrupted
 resting_place = management.intermediate_device
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """The loader's name of it, or torch's for others, which the command line can force."""
+    names = {kind: name for name, kind in FORMATS.items()}
+    return names.get(dtype, str(dtype).removeprefix("torch."))
+
+
 class Precision(NamedTuple):
     """The transformer's dtypes: to compute in, and to store the large weights in."""
 

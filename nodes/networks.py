@@ -43,8 +43,8 @@ class Model:
         cells = height * width // config.patch_size**2
         return 5 * 4 * cells * config.block_out_channels[0]  # five full-size maps at a time
 
-    def sampling_memory(self, canvas: Canvas, options: SamplingOptions) -> int:
-        """Bytes that sampling one picture needs beside the weights."""
+    def sampling_memory(self, canvas: Canvas, options: SamplingOptions, together: int = 1) -> int:
+        """Bytes that sampling some pictures together needs beside the weights."""
         config, dtype = self.pipeline.transformer.config, self.pipeline.dtype
         tokens = canvas.rows * canvas.cols
         vector = (2 if options.guided else 1) * config.width * dtype.itemsize
@@ -55,7 +55,7 @@ class Model:
         blocks = config.num_layers + config.num_single_layers
         cached = 2 * blocks * length * vector if options.reuse != "none" else 0
         block, drawing = 20 * length * vector, 4 * 4 * tokens * config.codebook_size
-        return modulations + cached + max(block, drawing)
+        return together * (modulations + cached + max(block, drawing))
 
 
 def load(name: str, dtype: str, progress: Progress) -> Model:

@@ -25,14 +25,42 @@ def block_range(text: str) -> tuple[int, int] | None:
     return first, last
 
 
-def number_list(text: str) -> list[float]:
-    """Parse '0, 0.1'. Raises InputError unless there are only finite numbers, at least one."""
+def value_list(text: str) -> list[str]:
+    """Split 'a, b', or texts with commas into lines if there are several.
+
+    Raises InputError unless there are numbers alone or texts alone, at least one.
+    """
+    values, lines = list(split_phrases(text)), [line for line in text.splitlines() if line.strip()]
+    if len(lines) > 1 and not all(map(_is_number, values)):
+        values = [line.strip() for line in lines]
+    if not values:
+        raise InputError("values is empty; write some separated by commas, as in 0, 0.1, 0.2")
+    texts = [value for value in values if not _is_number(value)]
+    if 0 < len(texts) < len(values):
+        raise InputError(f"values has numbers and the text {texts[0]!r}; write only one kind")
+    return values
+
+
+def _is_number(text: str) -> bool:
     try:
-        numbers = [float(word) for word in split_phrases(text)]
+        return math.isfinite(float(text))
     except ValueError:
-        numbers = []
-    if not numbers or not all(map(math.isfinite, numbers)):
-        raise InputError(
-            f"values is {text!r}; write numbers separated by commas, as in 0, 0.1, 0.2"
-        )
-    return numbers
+        return False
+
+
+def number(text: str) -> float:
+    """Read one finite number. Raises InputError."""
+    if not _is_number(text):
+        raise InputError(f"{text!r} is not a number; write one, or use the output TEXT")
+    return float(text)
+
+
+def whole_number(text: str) -> int:
+    """Read one whole number of any length, such as a seed. Raises InputError."""
+    try:
+        return int(text)  # exact, where a float would round a long seed
+    except ValueError:
+        value = number(text)
+    if not value.is_integer():
+        raise InputError(f"{text!r} is not a whole number; write one, or use the output FLOAT")
+    return int(value)

@@ -48,6 +48,8 @@ class Progress:
 class LivePreview:
     """The partial picture of the current item, with held and pending tokens marked.
 
+    Items that run together are shown by the first.
+
     fixed: tokens outside a region, bool [B, rows, cols], or None; they are shown as held.
     Marks are redrawn at every step; the picture under them is decoded as often as a fixed share of
     the run's time allows.
@@ -61,28 +63,28 @@ class LivePreview:
         """The picture after a step."""
         if self._item != event.item or time.monotonic() >= self._due:
             self._item, began = event.item, time.monotonic()
-            self._pixels = decode_pixels(self.vq, event.proposal)[0]
+            self._pixels = decode_pixels(self.vq, event.proposal[:1])[0]
             ended = time.monotonic()
             self._due = ended + (ended - began) * (1 / DECODING_SHARE - 1)
         fixed = None if self.fixed is None else self.fixed[event.item : event.item + 1]
-        known = [cells.cpu() for cells in (event.held, fixed) if cells is not None]
+        known = [cells[:1].cpu() for cells in (event.held, fixed) if cells is not None]
         held = torch.stack(known).any(0) if known else None
         canvas = self.canvas.item(event.item)
-        return to_pil(partial_picture(self._pixels, held, event.pending, canvas))
+        return to_pil(partial_picture(self._pixels, held, event.pending[:1], canvas))
 
 
 _shown: dict[str, str] = {}  # node -> the notes it shows
 
 
 def show_notes(notes: Sequence[str]) -> None:
-    """Write what the user should know on the running node, and into the log.
+    """Write what the user should know on the running node; into the log where there is none.
 
     The canvas keeps a text until another replaces it, and an empty one does not.
     """
-    for note in notes:
-        logging.warning("EditMGT: %s", note)
     context = get_executing_context()
     if context is None:
+        for note in notes:
+            logging.warning("EditMGT: %s", note)
         return
     from server import PromptServer  # starts half of ComfyUI where no server runs
 

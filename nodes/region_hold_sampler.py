@@ -1,5 +1,6 @@
 """Node "Region-Hold Sampler": predict the tokens the instruction is about, hold the others."""
 
+import time
 from dataclasses import replace
 
 from comfy_api.latest import io
@@ -13,11 +14,12 @@ from ..editmgt_lib.results import unchanged_notes
 from ..editmgt_lib.sampling.loop import StepEvent
 from ..editmgt_lib.sampling.options import FAST, SamplingOptions
 from ..editmgt_lib.text.instruction import Instruction
-from .batches import as_masks, at_rest
-from .compat import CATEGORY, known
-from .memory import on_device
+from .batches import at_rest, region_masks
+from .compat import CATEGORY, expert, known
+from .memory import dtype_name, on_device
 from .networks import Model
 from .progress import LivePreview, Progress, previews_wanted, show_notes
+from .reports import Measured, Watch, foreign_numbers, sampling_report
 from .sockets import (
     MODEL_TIP,
     InstructionSocket,
@@ -27,6 +29,7 @@ from .sockets import (
 )
 
 SPEEDS = {"exact": {}, "fast": FAST}
+PUBLISHED = SamplingOptions()
 
 
 class RegionHoldSampler(io.ComfyNode):
@@ -81,6 +84,7 @@ class RegionHoldSampler(io.ComfyNode):
         region: Tensor | None = None,
         combine: str = "intersection",
         speed: str = "exact",
+        batched: bool = False,
     ) -> io.NodeOutput:
         """Sample, and show what changed."""
         settings = model.pipeline.settings.override(
@@ -92,33 +96,48 @@ class RegionHoldSampler(io.ComfyNode):
             seed=seed,
             **SPEEDS[speed],
         )
-        edited = sampled(
-            model, tokens, instruction, settings.sampling, localization, as_masks(region), combine
+        options, canvas = settings.sampling, tokens.canvas
+        union = combine == "union" and options.threshold > 0
+        masks, notes = region_masks(region, canvas.height, canvas.width, every=union)
+        edited, found = sampled(
+            model, tokens, instruction, options, localization, masks, combine, batched
         )
-        show_notes(unchanged_notes(replace(edited, source_ids=tokens.ids)))  # by this edit
+        place = f"{model.pipeline.device.type} {dtype_name(model.pipeline.dtype)}"
+        report = sampling_report(options, canvas.batch, place, found)
+        unchanged = unchanged_notes(replace(edited, source_ids=tokens.ids))  # by this edit
+        show_notes(
+            (
+                report,
+                *foreign_numbers(options, model.pipeline.settings.sampling),
+                *notes,
+                *unchanged,
+            )
+        )
         changed = support(edited.changed, edited.canvas, grow=0)
         return io.NodeOutput(edited, changed.float())
 
 
 def _numbers() -> list:
-    """Numbers and choices of a run."""
+    """Numbers and choices of a run: as published, where 0 takes the checkpoint's own."""
     return [
         io.Int.Input(
-            "steps", default=0, min=0, max=1000, optional=True,
-            tooltip="Sampling steps, 1 to 1000. 0: the checkpoint's default (toyworld 16, "
-            "published 36). More is finer and slower; 16 is enough for simple edits.",
+            "steps", default=PUBLISHED.steps, min=0, max=1000, optional=True,
+            tooltip="Sampling steps: 36 for the published checkpoint, 16 for toyworld; 0 takes the "
+            "checkpoint's own. More is finer and slower; 16 is enough for simple edits.",
         ),
         io.Float.Input(
-            "guidance", default=0.0, min=0.0, max=100.0, step=0.5, round=0.01, optional=True,
-            tooltip="How closely to follow the instruction. 0: the checkpoint's default (toyworld "
-            "1, published 6). 1 or less turns guidance off and is twice as fast. Raise it if "
-            "nothing happens, lower it if colours burn.",
+            "guidance", default=PUBLISHED.guidance, min=0.0, max=100.0, step=0.5, round=0.01,
+            optional=True,
+            tooltip="How closely to follow the instruction: 6 for the published checkpoint, 1 for "
+            "toyworld; 0 takes the checkpoint's own. 1 or less turns guidance off and is twice as "
+            "fast. Raise it if nothing happens, lower it if colours burn.",
         ),
         io.Float.Input(
-            "strength", default=0.0, min=0.0, max=100.0, step=0.05, round=0.001, optional=True,
-            tooltip="How much attention the original picture gets. 0: the checkpoint's default "
-            "(toyworld 1, published 1.1). Above 1 stays closer to the original, below 1 drifts "
-            "away; 0.8 to 1.3 is the useful range.",
+            "strength", default=PUBLISHED.strength, min=0.0, max=100.0, step=0.05, round=0.001,
+            optional=True,
+            tooltip="How much attention the original picture gets: 1.1 for the published "
+            "checkpoint, 1 for toyworld; 0 takes the checkpoint's own. Above 1 stays closer to the "
+            "original, below 1 drifts away; 0.8 to 1.3 is the useful range.",
         ),
         io.Float.Input(
             "threshold", default=0.0, min=0.0, max=1.0, step=0.01, round=0.001, optional=True,
@@ -127,10 +146,11 @@ def _numbers() -> list:
             "it if the edit is cut off.",
         ),
         io.Combo.Input(
-            "hold_rule", options=list(HOLD_RULES), default="proposal", optional=True,
+            "hold_rule", options=list(HOLD_RULES), default="proposal",
             tooltip="How tokens are held. proposal: a held token proposes its original value and "
             "competes with the others (published code). restore: held tokens are reset to the "
             "original after every step (paper, stricter).",
+            **expert(io.Combo),
         ),
         io.Int.Input(
             "seed", default=0, min=0, max=2**64 - 1, control_after_generate=True, optional=True,
@@ -153,25 +173,41 @@ def _holding() -> list:
         io.Mask.Input(
             "region",
             optional=True,
-            tooltip="Where the picture may change (above 0.5): one mask for all pictures or one "
-            "each, at picture size. Everything else stays identical, bit for bit.",
+            tooltip="White (above 0.5) may change, black stays identical, bit for bit. One mask "
+            "for all pictures or one each; other sizes are stretched to the picture, and a blank "
+            "one, as Load Image gives where nothing is painted, sets no region.",
         ),
         io.Combo.Input(
             "combine",
             options=list(COMBINATIONS),
             default="intersection",
-            optional=True,
             tooltip="With both a region and a threshold: a token may change if it is in the region "
             "AND relevant (intersection), or if it is either (union).",
+            **expert(io.Combo),
         ),
+        *_running(),
+    ]
+
+
+def _running() -> list:
+    """How the network runs."""
+    return [
         io.Combo.Input(
             "speed",
             options=list(SPEEDS),
             default="exact",
-            optional=True,
             tooltip="exact: every step computes everything. fast: known tokens and the original "
             "are recomputed only every 8th step, and guidance stops halfway; up to twice as fast, "
             "most with a small region. A few tokens may differ.",
+            **expert(io.Combo),
+        ),
+        io.Boolean.Input(
+            "batched",
+            default=False,
+            tooltip="On: the pictures of a batch go through the network together, faster on a "
+            "graphics card and in more memory; a token may depend on the other pictures. Off: one "
+            "by one, each exactly as it comes out on its own.",
+            **expert(io.Boolean),
         ),
     ]
 
@@ -184,28 +220,33 @@ def sampled(
     localization: Localization | None,
     region: Tensor | None,
     combine: str,
-) -> Tokens:
+    batched: bool,
+) -> tuple[Tokens, Measured]:
     """Edit a batch, with progress and, where ComfyUI shows them, previews."""
     canvas, networks = tokens.canvas, [model.transformer]
-    memory = model.sampling_memory(canvas, options)
+    together = canvas.batch if batched else 1
+    memory = model.sampling_memory(canvas, options, together)
     union = combine == "union" and options.threshold > 0
     fixed, preview = _fixed(region, canvas, union), None
     if previews_wanted():
         preview = LivePreview(model.pipeline.vq, canvas, fixed)
         networks.append(model.vq)
         memory = max(memory, model.coding_memory(*canvas.size))
-    progress = Progress(options.steps * canvas.batch)
+    progress, watch = Progress(options.steps * canvas.batch // together), Watch(fixed)
 
     def report(event: StepEvent) -> None:
+        watch.see(event)
         done = event.item * event.steps + event.step + 1
         progress.reach(done, preview(event) if preview else None)
 
     with on_device(*networks, working_memory=memory):
+        began = time.monotonic()
         edited, _ = model.pipeline.sample(
             tokens, instruction, options, localization=localization, region=region,
-            combine=combine, callback=report,
+            combine=combine, callback=report, batched=batched,
         )  # fmt: skip
-    return at_rest(edited)
+        edited = at_rest(edited)
+    return edited, Measured(time.monotonic() - began, *watch.shares(tokens, edited))
 
 
 def _fixed(region: Tensor | None, canvas: Canvas, union: bool) -> Tensor | None:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NODES = sorted((ROOT / "nodes").glob("*.py"))
 HOST = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server"}
 # Modules that may touch ComfyUI's insides, beyond the node API.
-BOUNDARY = {"memory.py", "progress.py", "paths.py", "networks.py"}
+BOUNDARY = {"memory.py", "progress.py", "paths.py", "networks.py", "errors.py"}
 STAGES = {"Load", "ToyPicture", "EncodeTokens", "EncodeInstruction", "ConsolidateAttention",
           "RegionHoldSampler", "Decode", "ListOfValues", "ComparePictures"}  # fmt: skip
 
@@ -94,13 +94,13 @@ def test_no_device_is_named_and_every_input_has_a_tooltip():
 # ---- batches
 
 
-@pytest.fixture
-def tokens(part):
-    """Three pictures of 60 x 100 pixels on a canvas of 64 x 128."""
+@pytest.fixture(params=["native"])
+def tokens(part, request):
+    """Three pictures of 60 x 100 pixels on a canvas of their own shape, or padded to a square."""
     geometry = part("editmgt_lib.pictures.fitting")
     generator = torch.Generator().manual_seed(0)
     pictures = torch.rand(3, 60, 100, 3, generator=generator)
-    _, canvas = geometry.fit(pictures, geometry.FitOptions("native", resolution=128))
+    _, canvas = geometry.fit(pictures, geometry.FitOptions(request.param, resolution=128))
     ids = torch.randint(0, 9, (3, canvas.rows, canvas.cols), generator=generator)
     return geometry.Tokens(ids, canvas, ids + 1)
 
@@ -122,10 +122,94 @@ def test_results_rest_on_the_cpu(part, tokens):
     assert type(rest(found).relevance) is torch.Tensor and rest(found).options is found.options
 
 
-def test_masks_without_a_batch(part):
-    as_masks, mask = part("nodes.batches").as_masks, torch.rand(3, 4, 5)
-    assert as_masks(mask) is mask and as_masks(mask[0]).shape == (1, 4, 5)
-    assert as_masks(None) is None
+def test_masks_are_brought_to_the_pictures_size(part):
+    fitted, mask = part("nodes.batches").region_masks, torch.rand(3, 4, 5)
+    assert fitted(None, 4, 5) == (None, ())
+    same, notes = fitted(mask, 4, 5)
+    assert torch.equal(same, mask) and not notes
+    for shape in ((4, 5), (1, 4, 5), (1, 1, 4, 5)):  # some nodes leave the batch out, or add one
+        assert torch.equal(fitted(mask[0].reshape(shape), 4, 5)[0], mask[:1])
+    half = torch.zeros(2, 10, 20)
+    half[:, :, :10] = 1
+    large, notes = fitted(half, 40, 60)
+    assert large.shape == (2, 40, 60) and "20x10" in notes[0] and "60x40" in notes[0]
+    assert (large[:, :, :28] > 0.5).all() and (large[:, :, 32:] < 0.5).all()
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (1, 64, 64), (3, 8, 9)])
+def test_a_blank_mask_is_no_region(part, shape):
+    fitted = part("nodes.batches").region_masks
+    for value in (0.0, 0.5):
+        for every in (False, True):
+            masks, notes = fitted(torch.full(shape, value), 8, 9, every=every)
+            assert masks is None and len(notes) == 1 and "blank" in notes[0]
+
+
+def test_some_blank_masks_of_a_batch(part):
+    fitted, masks = part("nodes.batches").region_masks, torch.zeros(3, 8, 9)
+    masks[1, 2:4, 2:4] = 1
+    filled, notes = fitted(masks, 8, 9)
+    assert torch.equal(filled[1], masks[1]) and (filled[[0, 2]] == 1).all()
+    assert len(notes) == 1 and "picture 0, 2" in notes[0]
+    assert not masks[0].any(), "the given mask stays"
+    with pytest.raises(ValueError, match="picture 0, 2.*union"):
+        fitted(masks, 8, 9, every=True)
+
+
+def test_what_is_no_blank_mask_stays_an_error_of_the_library(part, tokens):
+    fitted = part("nodes.batches").region_masks
+    project = part("editmgt_lib.pictures.compositing").project_mask
+    speck = torch.zeros(1, 600, 1000)
+    speck[0, 300, 501] = 1  # vanishes where the mask is made small
+    for mask in (speck, torch.full((1, 60, 100), torch.nan)):
+        masks, _ = fitted(mask, 60, 100)
+        with pytest.raises(ValueError, match="no pixel|NaN"):
+            project(masks, tokens.canvas, required=True)
+
+
+# ---- what a run says of itself
+
+
+def test_the_report_of_a_run(part):
+    reports, options = part("nodes.reports"), part("editmgt_lib.sampling.options").SamplingOptions
+    found = reports.Measured(2.04, 0.75, 0.125)
+    text = reports.sampling_report(options(steps=16, guidance=1.0, seed=5), 1, "cpu fp32", found)
+    assert text.splitlines() == [
+        "16 steps, guidance 1, seed 5",
+        "2.0 s, 75% held, 12% changed, cpu fp32",
+    ]
+    last = 2**64 - 1
+    assert "seeds 7 to 9" in reports.sampling_report(options(seed=7), 3, "cpu", found)
+    assert f"seed {last}\n" in reports.sampling_report(options(seed=last), 1, "cpu", found)
+
+
+def test_a_sampler_left_as_published_names_another_checkpoints_numbers(part):
+    options = part("editmgt_lib.sampling.options").SamplingOptions
+    note, toy = part("nodes.reports").foreign_numbers, options(steps=16, guidance=1, strength=1)
+    (said,) = note(options(seed=3, threshold=0.1), toy)
+    assert "16 steps, guidance 1, strength 1" in said
+    assert not note(options(), options()) and not note(toy, toy)
+    assert not note(options(guidance=5.0), toy), "chosen by the user"
+
+
+@pytest.mark.parametrize("tokens", ["pad"], indirect=True)
+@pytest.mark.parametrize("together", [False, True])
+def test_shares_are_of_the_pictures_own_tokens(part, tokens, together):
+    event = part("editmgt_lib.sampling.loop").StepEvent
+    covered = tokens.canvas.covered
+    assert not covered.all(), "the canvas has padding"
+    held = torch.zeros_like(covered)
+    held[0] = True
+    fixed = torch.zeros_like(covered)
+    fixed[0], fixed[1] = True, True
+    edited = tokens.with_ids(torch.where(covered & ~held & ~fixed, tokens.ids + 1, tokens.ids))
+    watch = part("nodes.reports").Watch(fixed)
+    for k in (slice(None),) if together else (slice(0, 1), slice(1, 2), slice(2, 3)):
+        for now in (~held, held):  # the last counts
+            watch.see(event(0, 1, tokens.ids[k], tokens.ids[k], now[k], now[k], k.start or 0, 3))
+    kept, changed = watch.shares(tokens, edited)
+    assert kept == pytest.approx(2 / 3) and changed == pytest.approx(1 / 3)
+    assert part("nodes.reports").Watch(None).shares(tokens, tokens) == (0, 0)
 
 
 # ---- text widgets
@@ -154,15 +238,42 @@ def test_an_empty_negative_text_is_not_the_checkpoints_own(part, text, expected)
     assert part("nodes.parsing").own_or(text) == expected
 
 
-@pytest.mark.parametrize("text, expected", [("0, 0.05,1", [0, 0.05, 1]), ("-2e-1", [-0.2])])
-def test_lists_of_numbers(part, text, expected):
-    assert part("nodes.parsing").number_list(text) == expected
+@pytest.mark.parametrize("text, expected", [
+    ("0, 0.05,1", ["0", "0.05", "1"]), ("0,\n0.1,\n 0.2", ["0", "0.1", "0.2"]),
+    ("1\n2", ["1", "2"]), ("mint, a red sky", ["mint", "a red sky"]), ("one", ["one"]),
+    ("paint it red, please\n\n remove it ", ["paint it red, please", "remove it"]),
+])  # fmt: skip
+def test_lists_of_values(part, text, expected):
+    assert part("nodes.parsing").value_list(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", " , ", "0, x", "nan", "1, inf"])
-def test_lists_that_are_no_numbers(part, text):
+@pytest.mark.parametrize("text", ["", " , ", "\n"])
+def test_a_list_without_values(part, text):
     with pytest.raises(ValueError, match="0, 0.1"):
-        part("nodes.parsing").number_list(text)
+        part("nodes.parsing").value_list(text)
+
+
+@pytest.mark.parametrize("text", ["0, much", "0, 0.1x, 2", "nan, 1", "1\n2\nmint, too"])
+def test_a_list_of_numbers_and_texts(part, text):
+    with pytest.raises(ValueError, match="much|0.1x|nan|mint, too"):
+        part("nodes.parsing").value_list(text)
+
+
+def test_values_as_numbers(part):
+    parsing, seed = part("nodes.parsing"), 2**64 - 1
+    assert parsing.number("-2e-1") == -0.2 and parsing.number("7") == 7
+    for text, value in ((str(seed), seed), ("16", 16), ("-3", -3), ("16.0", 16), ("1e3", 1000)):
+        found = parsing.whole_number(text)
+        assert found == value and type(found) is int
+
+
+@pytest.mark.parametrize("kind, text", [
+    ("number", "x"), ("number", "nan"), ("number", "inf"), ("whole_number", "0.5"),
+    ("whole_number", "x"), ("whole_number", "-inf"), ("whole_number", "1e999"),
+])  # fmt: skip
+def test_values_that_are_no_numbers(part, kind, text):
+    with pytest.raises(ValueError, match=f"{text}.*write one"):
+        getattr(part("nodes.parsing"), kind)(text)
 
 
 # ---- pictures side by side

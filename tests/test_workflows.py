@@ -199,7 +199,36 @@ def test_every_node_and_every_output_is_used_somewhere():
         for entry in [prompt[value[0]]]
     }
     wanted = {(name, k) for name, e in ours(info).items() for k in range(len(e["output"]))}
+    wanted -= {("EditMGT_ListOfValues", k) for k in (2, 3)}  # its first two in other types
     assert wanted <= used, wanted - used
+
+
+def test_samplers_carry_the_numbers_of_the_checkpoint_they_are_for():
+    info, used = build.saved_info(), {}
+    for path in WORKFLOWS:
+        for entry in api_copy(path).values():
+            if entry["class_type"] == "EditMGT_RegionHoldSampler":
+                found = tuple(entry["inputs"][name] for name in ("steps", "guidance", "strength"))
+                used.setdefault(found, set()).add(path.stem)
+    kind = NodeType.read("EditMGT_RegionHoldSampler", info["EditMGT_RegionHoldSampler"])
+    default = tuple(kind.input(name).default for name in ("steps", "guidance", "strength"))
+    assert default == (36, 6.0, 1.1)
+    assert set(used) == {default, (16, 1.0, 1.0)} and used[default] == {"07_generate_then_edit"}
+
+
+def test_what_few_people_change_is_advanced_where_comfyui_knows_that(info):
+    inputs = NodeType.read("", info["EditMGT_RegionHoldSampler"]).inputs
+    jargon = {item.name for item in inputs if item.options.get("advanced")}
+    knows = any(
+        item.options.get("advanced") for item in NodeType.read("", info["EditMGT_Decode"]).inputs
+    )
+    assert jargon == ({"hold_rule", "combine", "speed", "batched"} if knows else set())
+
+
+def test_generic_names_carry_the_packs_own(info):
+    plain = {"ToyWorld Picture", "Consolidate Attention", "Region-Hold Sampler"}
+    names = {entry["display_name"] for entry in ours(info).values()}
+    assert {name for name in names if "EditMGT" not in name} == plain
 
 
 def test_notes_groups_and_no_overlap(workflow):

@@ -56,18 +56,19 @@ class Pack:
         }
         return {name: str(tensor.dtype) for name, tensor in tensors.items()}
 
-    def needed(self, **options) -> dict[str, int]:
-        """Bytes that tensors take at the most while one picture is sampled, and our estimate."""
+    def needed(self, together: int = 1, **options) -> dict[str, int]:
+        """Bytes that tensors take at the most while pictures are sampled, and our estimate."""
         import torch
 
         pipeline = self.model.pipeline
         sampling = pipeline.settings.override(**options).sampling
         with torch.inference_mode():
-            tokens = pipeline.encode_image(torch.rand(1, 128, 128, 3))
+            tokens = pipeline.encode_image(torch.rand(together, 128, 128, 3))
             words = pipeline.encode_instruction("make the background striped")
             with live_tensors() as live:
-                pipeline.sample(tokens, words, sampling)
-        return {"peak": live.peak, "estimate": self.model.sampling_memory(tokens.canvas, sampling)}
+                pipeline.sample(tokens, words, sampling, batched=together > 1)
+        estimate = self.model.sampling_memory(tokens.canvas, sampling, together)
+        return {"peak": live.peak, "estimate": estimate}
 
     def edit(self, strength: float) -> list[int]:
         """Token ids of one localised edit, through the nodes' own stages."""
@@ -86,7 +87,9 @@ class Pack:
                 words = model.pipeline.encode_instruction("replace the purple circle with a star")
             found = consolidate.localized(model, tokens, words, own)
             options = own.override(strength=strength, threshold=0.1, steps=8).sampling
-            edited = sampler.sampled(model, tokens, words, options, found, None, "intersection")
+            edited, _ = sampler.sampled(
+                model, tokens, words, options, found, None, "intersection", False
+            )
         return edited.ids.flatten().tolist()
 
 
@@ -193,6 +196,8 @@ def main() -> None:
             {"steps": 16, "guidance": 1.0},
             {"steps": 36, "guidance": 6.0},
             {"steps": 200, "guidance": 6.0, "reuse": "known"},
+            {"steps": 16, "guidance": 6.0, "together": 4},
+            {"steps": 200, "guidance": 6.0, "reuse": "known", "together": 4},
         )
     ]
     for dtype in FORMATS:

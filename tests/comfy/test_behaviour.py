@@ -2,6 +2,8 @@
 
 import io
 import json
+import queue
+import re
 import shutil
 
 import numpy as np
@@ -117,6 +119,131 @@ def test_auto_is_the_checkpoints_own_negative_and_an_empty_one_is_empty(client, 
     assert (empty == edited("toyworld")).all() and (empty != own).any()
 
 
+# ---- masks
+
+
+def loaded(name, **sampling):
+    """The edit with Load Image's own mask as region: what is transparent, or 64 x 64 of nothing."""
+    prompt = prompts.edit(name, prompts.TEXT, **sampling)
+    prompt["edit"]["inputs"]["region"] = ["image", 1]
+    return prompt
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop"])
+def test_a_picture_that_nobody_painted_on_has_no_region(client, picture, fit):
+    prompt = loaded(picture, seed=31)
+    prompt["tokens"]["inputs"].update(mask=["image", 1], fit=fit)
+    run = client.run(prompt)
+    assert run.status == "success", run.message()
+    assert "blank" in run.texts["edit"][0] and ("blank" in str(run.texts.get("tokens"))) == (
+        fit == "crop"
+    )
+    shown = prompts.pixels(client.files(run, "save")[0])
+    assert (shown == result(client, prompts.edit(picture, prompts.TEXT, seed=31))[0]).all()
+
+
+def test_a_mask_of_another_size_is_stretched(client, picture):
+    small = np.zeros((50, 40), np.uint8)
+    small[:, :20] = 255
+    large = np.zeros((128, 128), np.uint8)
+    large[:, :64] = 255
+    names = [client.upload(f"{m.shape[0]}.png", prompts.png(m)) for m in (small, large)]
+    first, other = (client.run(prompts.edit(picture, mask=name, seed=32)) for name in names)
+    assert first.status == other.status == "success", first.message()
+    assert "40x50" in first.texts["edit"][0] and "128x128" in first.texts["edit"][0]
+    assert "resized" not in other.texts["edit"][0]
+    shown = [prompts.pixels(client.files(run, "save")[0]) for run in (first, other)]
+    assert (shown[0] == shown[1]).all()
+    assert (shown[0][:, 72:] == prompts.scene()[:, 72:]).all()
+
+
+def test_a_batch_with_some_blank_masks(client, picture):
+    """Picture 0 painted, picture 1 not: as each on its own."""
+    painted = np.dstack([prompts.scene(1), np.full((128, 128), 255, np.uint8)])
+    painted[:, :32, 3] = 0  # Load Image's mask is what is transparent
+    name = client.upload("painted.png", prompts.png(painted))
+    prompt = batched(client, [name, picture], seed=33)
+    for key, source in (("m0", "image"), ("m1", "image0")):
+        prompt[key] = prompts.node("MaskToImage", mask=(source, 1))
+    prompt["both"] = prompts.node("ImageBatch", image1=("m0", 0), image2=("m1", 0))
+    prompt["region"] = prompts.node("ImageToMask", image=("both", 0), channel="red")
+    prompt["edit"]["inputs"]["region"] = ["region", 0]
+    run = client.run(prompt)
+    assert run.status == "success", run.message()
+    assert "blank (picture 1)" in run.texts["edit"][0]
+    together = [prompts.pixels(file) for file in client.files(run, "save")]
+    for shown, alone, seed in zip(together, (name, picture), (33, 34), strict=True):
+        assert (shown == result(client, loaded(alone, seed=seed))[0]).all()
+
+
+# ---- batches that run together
+
+
+def test_a_batch_can_run_together(client):
+    names = [client.upload(f"item{k}.png", prompts.png(prompts.scene(k))) for k in range(3)]
+    apart, together = (client.run(batched(client, names, seed=35, threshold=0.1, batched=value))
+                       for value in (False, True))  # fmt: skip
+    assert apart.status == together.status == "success", together.message()
+    assert apart.progress["edit"][-1] == (12, 12) and together.progress["edit"][-1] == (4, 4)
+    assert len([node for node, _ in together.previews if node in ("edit", None)]) == 4
+    for files in zip(client.files(apart, "save"), client.files(together, "save"), strict=True):
+        one, other = (prompts.pixels(file).astype(int) for file in files)
+        assert (one != other).any(-1).mean() < 0.05  # a token may round otherwise
+
+
+# ---- lists of values
+
+
+def sweep(client, prompt, widget, output, values, name=""):
+    """Run with a list linked to "node.widget"."""
+    node, key = widget.split(".")
+    prompt["values"] = prompts.node("EditMGT_ListOfValues", values=values, name=name)
+    prompt[node]["inputs"][key] = ["values", output]
+    return client.run(prompt)
+
+
+def test_a_seed_is_swept(client):
+    noise = np.random.default_rng(2).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    picture, seeds = client.upload("noise2.png", prompts.png(noise)), (5, 2**63 + 3)
+    run = sweep(client, prompts.edit(picture), "edit.seed", 2, ", ".join(map(str, seeds)), "seed")
+    assert run.status == "success", run.message()
+    shown = [prompts.pixels(file) for file in client.files(run, "save")]
+    for one, seed in zip(shown, seeds, strict=True):
+        assert (one == result(client, prompts.edit(picture, seed=seed))[0]).all()
+    assert f"seed {seeds[1]}" in run.texts["edit"][-1]
+
+
+def test_steps_are_swept(client, picture):
+    run = sweep(client, prompts.edit(picture, seed=36), "edit.steps", 2, "2, 3, 5")
+    assert run.status == "success", run.message()
+    assert [int(n) for n in re.findall(r"(\d+) steps", run.texts["edit"][-1])] == [2, 3, 5]
+
+
+def test_texts_are_swept(client, picture):
+    values = "turn this into a sketch\nmake the background striped"
+    run = sweep(client, prompts.edit(picture, seed=37), "words.text", 3, values)
+    assert run.status == "success", run.message()
+    assert len(client.files(run, "save")) == 2
+
+
+@pytest.mark.parametrize("widget, output, values, said", [
+    ("edit.threshold", 0, "much, more", "'much' is not a number"),
+    ("edit.steps", 2, "2, 2.5", "'2.5' is not a whole number"),
+])  # fmt: skip
+def test_a_value_of_another_kind_stops_those_who_use_it(
+    client, picture, widget, output, values, said
+):
+    ends = queue.Queue()
+    client.on_event = lambda kind, data: ends.put((kind, data)) if "execution_" in kind else None
+    sweep(client, prompts.edit(picture, seed=38), widget, output, values)
+    told = [ends.get(timeout=60)]
+    while told[-1][0] != "execution_success":  # ComfyUI goes on with the other values
+        told.append(ends.get(timeout=60))
+    client.on_event = None
+    messages = [data["exception_message"] for kind, data in told if kind == "execution_error"]
+    assert messages and said in messages[0]
+
+
 # ---- previews and progress
 
 
@@ -182,6 +309,8 @@ def refused(client, prompt, *parts):
     text = run.message()
     for part in parts:
         assert part in text, text
+    if run.status == "error":  # what newer frontends put before the message
+        assert run.error["exception_type"] == "EditMGT.InputError"
     return run
 
 
@@ -192,11 +321,6 @@ def test_an_empty_instruction(client, picture):
 def test_words_that_are_not_in_the_instruction(client, picture):
     prompt = prompts.with_localization(prompts.edit(picture), words="elephant")
     refused(client, prompt, "elephant", "striped")
-
-
-def test_a_mask_of_another_size(client, picture):
-    mask = client.upload("small.png", prompts.png(np.full((50, 40, 3), 255, np.uint8)))
-    refused(client, prompts.edit(picture, mask=mask), "50", "40", "128")
 
 
 def test_masks_that_do_not_match_the_batch(client):

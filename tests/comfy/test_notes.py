@@ -1,5 +1,7 @@
 """What a user should know is written on the node it is about."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -46,7 +48,49 @@ def test_a_cached_node_says_nothing_again(client, picture):
 
 def test_an_edit_that_changes_nothing(client, picture):
     found = texts(client, prompts.edit(picture, seed=505, threshold=1.0))
-    assert "nothing changed" in found["edit"][0]
+    report, note = found["edit"][0].rsplit("\n", 1)
+    assert note.startswith("nothing changed") and "100% held, 0% changed" in report
+
+
+def test_notes_are_not_in_the_log_too(client, server, picture):
+    found = texts(client, prompts.edit(picture, "add a kangaroo", seed=509, threshold=1.0))
+    assert "kangaroo" in found["words"][0] and "nothing changed" in found["edit"][0]
+    assert "kangaroo" not in server.log and "nothing changed" not in server.log
+
+
+def test_the_sampler_says_what_it_used_and_what_came_of_it(client, picture):
+    prompt = prompts.edit(picture, "turn this into a sketch", seed=510, guidance=2.5)
+    used, came = texts(client, prompt)["edit"][0].splitlines()
+    assert used == "4 steps, guidance 2.5, seed 510"
+    pattern = r"\d+\.\d s, 0% held, (\d+)% changed, cpu fp32"
+    assert int(re.fullmatch(pattern, came)[1]) > 50
+
+
+def test_zero_and_nothing_are_the_checkpoints_own(client, picture):
+    zeros = {"steps": 0, "guidance": 0.0, "strength": 0.0}
+    own = {"steps": 16, "guidance": 1.0, "strength": 1.0}
+    noise = np.random.default_rng(3).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    foreign, made = client.upload("noise3.png", prompts.png(noise)), []
+    for given in (zeros, own, {"steps": 0}):
+        run = client.run(prompts.edit(foreign, seed=511, **given))
+        assert run.status == "success", run.message()
+        assert run.texts["edit"][0].startswith("16 steps, guidance 1, seed 511")
+        made.append(prompts.pixels(client.files(run, "save")[0]))
+    assert all((other == made[0]).all() for other in made)
+
+
+def test_a_new_sampler_with_the_toy_model_names_the_toys_numbers(client, picture):
+    published = {"steps": 36, "guidance": 6.0, "strength": 1.1}
+    said = texts(client, prompts.edit(picture, seed=513, **published))["edit"][0]
+    assert said.startswith("36 steps, guidance 6,") and "16 steps, guidance 1, strength 1" in said
+
+
+def test_a_region_counts_as_held(client, picture):
+    half = np.zeros((128, 128), np.uint8)
+    half[:, :32] = 255
+    mask = client.upload("quarter.png", prompts.png(half))
+    prompt = prompts.edit(picture, "turn this into a sketch", seed=512, mask=mask)
+    assert "75% held" in texts(client, prompt)["edit"][0]
 
 
 def test_a_second_edit_that_changes_nothing_of_the_first(client, picture):
@@ -56,16 +100,18 @@ def test_a_second_edit_that_changes_nothing_of_the_first(client, picture):
     prompt["decode"]["inputs"]["tokens"] = ["again", 0]
     found = texts(client, prompt)
     assert "nothing changed" in found["again"][0]
-    assert found.get("edit", [NOTHING]) == [NOTHING]
+    assert "nothing changed" not in found["edit"][0]
 
 
 def test_the_notes_of_a_list_say_of_which_run_they_are(client, picture):
     prompt = prompts.edit(picture, seed=507)
     prompt["values"] = prompts.node("EditMGT_ListOfValues", values="1, 0, 1", name="threshold")
     prompt["edit"]["inputs"]["threshold"] = ["values", 0]
-    first, *others = texts(client, prompt)["edit"][-1].splitlines()
-    assert first.startswith("nothing changed")
-    assert len(others) == 1 and others[0].startswith("run 3: nothing changed")
+    lines = texts(client, prompt)["edit"][-1].splitlines()
+    starts = ["4 steps, guidance 1", None, "nothing changed", "run 2: 4 steps", None,
+              "run 3: 4 steps", None, "run 3: nothing changed"]  # fmt: skip
+    assert len(lines) == len(starts)
+    assert all(line.startswith(start or "") for line, start in zip(lines, starts, strict=True))
 
 
 def test_a_picture_that_the_toy_model_does_not_know(client):

@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+from editmgt_lib.checkpoints.names import TOY_FOLDER
+from editmgt_lib.sampling.options import SamplingOptions
+from editmgt_lib.settings import Settings
+
 from .graph import Graph, Link, Node
 
 SOURCE, TEXT, EDIT, RESULT, OTHER = "#3f789e", "#a1309b", "#8a6d3b", "#3f7d4e", "#555a66"
@@ -9,6 +13,14 @@ SOURCE, TEXT, EDIT, RESULT, OTHER = "#3f789e", "#a1309b", "#8a6d3b", "#3f7d4e", 
 
 PREVIEW, SMALL = 230, 190
 """Extra height of a node that shows a picture, large or as small as ToyWorld's."""
+
+
+def numbers(options: SamplingOptions) -> dict[str, float]:
+    """A sampler's widgets, by a checkpoint's own options."""
+    return {name: getattr(options, name) for name in ("steps", "guidance", "strength")}
+
+
+PUBLISHED, TOY = numbers(SamplingOptions()), numbers(Settings.read(TOY_FOLDER).sampling)
 
 OWN_PICTURE = """
 **Your own picture:** replace *ToyWorld Picture* with **Load Image**. The toy model only knows its
@@ -53,9 +65,9 @@ def instruct(
 
 
 def sample(graph: Graph, model: Link, tokens: Link, instruction: Link, **inputs) -> Node:
-    """A sampler that shows its live preview."""
+    """A sampler that shows its live preview; its numbers are the toy model's own by default."""
     return graph.add("EditMGT_RegionHoldSampler", tall=PREVIEW, model=model, tokens=tokens,
-                     instruction=instruction, **inputs)  # fmt: skip
+                     instruction=instruction, **{**TOY, **inputs})  # fmt: skip
 
 
 def save(graph: Graph, images: Link, prefix: str, title: str = "Result", tall: int = 220) -> Node:

@@ -8,6 +8,7 @@ from .parts import (
     OTHER,
     OWN_PICTURE,
     PREVIEW,
+    PUBLISHED,
     RESULT,
     SMALL,
     SOURCE,
@@ -169,7 +170,8 @@ never seen a photograph.
     )
     g.group("3  Edit", EDIT)
     tokens = g.add("EditMGT_EncodeTokens", model=load["MODEL"], image=picture["IMAGE"])
-    edited = sample(g, load["MODEL"], tokens["TOKENS"], words["INSTRUCTION"], threshold=0.1)
+    edited = sample(g, load["MODEL"], tokens["TOKENS"], words["INSTRUCTION"], threshold=0.1,
+                    **PUBLISHED)  # fmt: skip
     g.group("4  Result", RESULT)
     decoded = g.add("EditMGT_Decode", model=load["MODEL"], tokens=edited["TOKENS"])
     save(g, decoded["IMAGE"], "generated-edited", tall=420)
