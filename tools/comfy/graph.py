@@ -227,7 +227,7 @@ def _canvas_node(node: Node, order: int, links: dict, version: str) -> dict[str,
     entry = {
         "id": node.id, "type": node.type.id, "pos": list(node.pos), "size": list(node.size),
         "flags": {}, "order": order, "mode": 0,
-        "inputs": [_canvas_input(item, into.get(item.name)) for item in
+        "inputs": [canvas_input(item, into.get(item.name)) for item in
                    [*node.sockets, *node.widgets]],
         "outputs": [{"name": name, "type": kind, "links": out.get(slot)}
                     for slot, (name, kind) in enumerate(node.type.outputs)],
@@ -236,7 +236,8 @@ def _canvas_node(node: Node, order: int, links: dict, version: str) -> dict[str,
     return entry if node.title == node.type.title else {**entry, "title": node.title}
 
 
-def _canvas_input(item: Input, link: int | None) -> dict[str, Any]:
+def canvas_input(item: Input, link: int | None) -> dict[str, Any]:
+    """An input as the canvas stores it."""
     entry: dict[str, Any] = {"name": item.name, "type": item.type, "link": link}
     if item.is_widget:
         entry["widget"] = {"name": item.name}
