@@ -3,8 +3,11 @@
 import torch
 from comfy_api.latest import io
 
+from ..editmgt_lib.errors import InputError
 from ..editmgt_lib.toyworld import language, world
+from ..editmgt_lib.toyworld.drawing import check_size
 from .compat import CATEGORY, known
+from .progress import show_notes
 
 SEED = 0  # of the endless held-out set: pictures the toy model was not trained on
 
@@ -28,13 +31,14 @@ class ToyPicture(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "edit", options=list(language.CATEGORIES), default="background", optional=True,
-                    tooltip="The kind of edit the mask and instruction describe. It also affects "
-                    "the picture: some edits need free space or several objects.",
+                    tooltip="The kind of edit that MASK and STRING describe; the node shows the "
+                    "instruction once it has run. It also affects the picture: some edits need "
+                    "free space or several objects.",
                 ),
                 io.Int.Input(
                     "size", default=128, min=64, max=2048, step=16, optional=True,
-                    tooltip="Side length in pixels, 64 to 2048. The toy model works at 128; other "
-                    "sizes are scaled there and back.",
+                    tooltip="Side length in pixels, a multiple of 16 from 64 to 2048. The toy "
+                    "model works at 128; other sizes are scaled there and back.",
                 ),
                 io.Int.Input(
                     "batch", default=1, min=1, max=64, optional=True,
@@ -47,18 +51,30 @@ class ToyPicture(io.ComfyNode):
                     display_name="MASK", tooltip="Exactly the pixels the edit should change."
                 ),
                 io.String.Output(
-                    display_name="STRING", tooltip="An instruction for the first picture."
+                    display_name="STRING",
+                    tooltip="An instruction for the first picture: link it to Encode Instruction's "
+                    "text, or type your own there.",
                 ),
             ],
             **known(io.Schema, search_aliases=["editmgt", "toy", "example picture"]),
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, size: int | None = None) -> bool | str:
+        """The canvas steps by 16, other clients need not."""
+        try:
+            check_size(128 if size is None else size)
+        except InputError as error:
+            return str(error)
+        return True
+
+    @classmethod
     def execute(
         cls, scene: int, edit: str = "background", size: int = 128, batch: int = 1
     ) -> io.NodeOutput:
-        """Draw."""
+        """Draw, and propose an instruction."""
         pairs = [world.pair_at(SEED, scene + k, True, edit) for k in range(batch)]
         pixels = torch.stack([torch.from_numpy(world.render(p.source, size)) for p in pairs])
         masks = torch.stack([torch.from_numpy(world.change_mask(p, size)) for p in pairs])
+        show_notes([f"You could say: {pairs[0].instruction}"])
         return io.NodeOutput(pixels.float() / 255, masks.float(), pairs[0].instruction)

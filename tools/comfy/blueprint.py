@@ -48,8 +48,9 @@ def _inside(info: dict[str, Any]) -> tuple[Graph, dict]:
     tokens = g.add("EditMGT_EncodeTokens", tall=200, model=load["MODEL"])
     words = g.add("EditMGT_EncodeInstruction", model=load["MODEL"])
     g.group("Edit")
+    own = {"steps": 0, "guidance": 0.0, "strength": 0.0}  # those of the checkpoint chosen outside
     edit = g.add("EditMGT_RegionHoldSampler", tall=200, model=load["MODEL"],
-                 tokens=tokens["TOKENS"], instruction=words["INSTRUCTION"])  # fmt: skip
+                 tokens=tokens["TOKENS"], instruction=words["INSTRUCTION"], **own)  # fmt: skip
     g.group("Decode")
     decode = g.add("EditMGT_Decode", model=load["MODEL"], tokens=edit["TOKENS"])
     into = {

@@ -99,6 +99,7 @@ class Graph:
         self.nodes: list[Node] = []
         self.notes: list[Note] = []
         self.rows: list[list[list[Group]]] = [[]]
+        self._app: dict[str, Any] = {}
         self._last = 0
 
     def row(self) -> None:
@@ -127,6 +128,12 @@ class Graph:
         note = Note(self._next(), title, text.strip(), size=size)
         self.notes.append(note)
         self.groups[-1].columns[-1].append(note)
+
+    def app(self, widgets: list[tuple[Node, str]], shown: list[Node]) -> None:
+        """Choose what App mode asks for and what it shows."""
+        inputs = [[str(node.id), widget] for node, widget in widgets]
+        outputs = [str(node.id) for node in shown]
+        self._app = {"linearData": {"inputs": inputs, "outputs": outputs}, "linearMode": False}
 
     def add(self, kind: str, title: str = "", *, tall: int = 0, wide: int = 300, **inputs: Any):
         """Add a node below what the column holds; keywords are values or links by input name."""
@@ -189,7 +196,7 @@ class Graph:
                 for k, g in enumerate(self.groups)
             ],  # fmt: skip
             "config": {},
-            "extra": {"ds": {"scale": 0.8, "offset": [60, 90]}},
+            "extra": {"ds": {"scale": 0.8, "offset": [60, 90]}, **self._app},
             "version": 0.4,
         }
 
