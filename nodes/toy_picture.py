@@ -7,7 +7,6 @@ from ..editmgt_lib.errors import InputError
 from ..editmgt_lib.toyworld import language, world
 from ..editmgt_lib.toyworld.drawing import check_size
 from .compat import CATEGORY, known
-from .progress import show_notes
 
 SEED = 0  # of the endless held-out set: pictures the toy model was not trained on
 
@@ -31,9 +30,9 @@ class ToyPicture(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "edit", options=list(language.CATEGORIES), default="background", optional=True,
-                    tooltip="The kind of edit that MASK and STRING describe; the node shows the "
-                    "instruction once it has run. It also affects the picture: some edits need "
-                    "free space or several objects.",
+                    tooltip="The kind of edit that MASK and STRING describe; without a link from "
+                    "either it only affects the picture: some edits need free space or several "
+                    "objects.",
                 ),
                 io.Int.Input(
                     "size", default=128, min=64, max=2048, step=16, optional=True,
@@ -72,9 +71,8 @@ class ToyPicture(io.ComfyNode):
     def execute(
         cls, scene: int, edit: str = "background", size: int = 128, batch: int = 1
     ) -> io.NodeOutput:
-        """Draw, and propose an instruction."""
+        """Draw."""
         pairs = [world.pair_at(SEED, scene + k, True, edit) for k in range(batch)]
         pixels = torch.stack([torch.from_numpy(world.render(p.source, size)) for p in pairs])
         masks = torch.stack([torch.from_numpy(world.change_mask(p, size)) for p in pairs])
-        show_notes([f"You could say: {pairs[0].instruction}"])
         return io.NodeOutput(pixels.float() / 255, masks.float(), pairs[0].instruction)

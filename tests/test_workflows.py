@@ -121,7 +121,7 @@ def test_links_agree_with_sockets_and_types(workflow, info):
         assert number in output["links"] and given["link"] == number
         assert output["type"] == kind
         wanted = NodeType.read(nodes[target]["type"], info[nodes[target]["type"]])
-        assert kind in (wanted.input(given["name"]).type.split(",")), given
+        assert {kind, "*"} & set(wanted.input(given["name"]).type.split(",")), given
     linked = [i["link"] for n in workflow["nodes"] for i in n["inputs"] if i["link"] is not None]
     assert sorted(linked) == sorted(link[0] for link in workflow["links"])
 
@@ -297,6 +297,15 @@ def test_notes_do_not_say_where_a_node_lies(workflow):
     """Layouts change."""
     for text in notes(workflow):
         assert not re.search(r"\b(above|below|on the (left|right))\b", text), text
+
+
+def test_every_widget_of_the_first_picture_has_an_effect():
+    """`edit` decides over the mask and the instruction alone."""
+    prompt = api_copy(WORKFLOWS[0])
+    (toy,) = (key for key, e in prompt.items() if e["class_type"] == "EditMGT_ToyPicture")
+    used = [value[1] for e in prompt.values() for value in e["inputs"].values()
+            if isinstance(value, list) and value[0] == toy]  # fmt: skip
+    assert 2 in used, "nothing takes STRING"
 
 
 @pytest.mark.parametrize("name", ["01_edit_by_instruction", "03_edit_inside_a_mask"])

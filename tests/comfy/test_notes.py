@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 
-from editmgt_lib.toyworld import world
-
 from . import prompts
 
 NOTHING = "nothing to note"
@@ -74,11 +72,3 @@ def test_a_picture_that_the_toy_model_does_not_know(client):
     noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
     foreign = client.upload("noise.png", prompts.png(noise))
     assert len(texts(client, prompts.edit(foreign, seed=508))["tokens"]) == 1
-
-
-@pytest.mark.parametrize("edit", ["remove", "style"])
-def test_a_toy_picture_proposes_what_its_edit_is_about(client, edit):
-    prompt = {"toy": prompts.node("EditMGT_ToyPicture", scene=507, edit=edit),
-              "show": prompts.node("PreviewImage", images=("toy", 0))}  # fmt: skip
-    (said,) = texts(client, prompt)["toy"]
-    assert world.pair_at(0, 507, True, edit).instruction in said

@@ -23,6 +23,7 @@ def edit_by_instruction(info: dict[str, Any]) -> Graph:
     """One sentence, one picture."""
     g = Graph("01_edit_by_instruction", info)
     start = begin(g, 0, "color")
+    g.add("PreviewAny", "You could also say", tall=70, source=start.picture["STRING"])
     words = instruct(g, start.model, "make the red heart yellow")
     g.column()
     g.note(
@@ -32,13 +33,13 @@ Run it as it is: the toy model edits in about a second on a CPU and needs no dow
 
 1. Say **what to change** in *Encode Instruction*: *make the red heart yellow*, *remove the black
    circle*, *replace the purple square with a star*, *make the background mint*, *turn this into a
-   sketch*. *ToyWorld Picture* shows one more, which suits its **scene** and **edit**.
+   sketch*. *You could also say* holds one more, which suits the picture's **scene** and **edit**.
 2. Click *Run*.
 3. For a different result, change **seed**.
 
 Everything outside the edit stays **identical, bit for bit**.
 {OWN_PICTURE}""",
-        (320, 330),
+        (320, 300),
     )
     g.group("3  Edit", EDIT)
     edited = sample(g, start.model, start.tokens["TOKENS"], words["INSTRUCTION"])

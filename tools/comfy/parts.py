@@ -78,4 +78,4 @@ def point_to(first: str, graph: Graph) -> None:
     """Say in the longest note which workflow to open first: ComfyUI lists them in any order."""
     note = max(graph.notes, key=lambda note: len(note.text))
     note.text += f"\n\nNew to EditMGT? Open the template **{first}** first."
-    note.size = (note.size[0], note.size[1] + 60)
+    note.size = (note.size[0], note.size[1] + 40)
