@@ -33,8 +33,8 @@ class EncodeInstruction(io.ComfyNode):
                     multiline=True,
                     default="make the background striped",
                     dynamic_prompts=True,
-                    tooltip="What to change, as a command: 'remove the red circle', 'make the sky "
-                    "cloudy'. Name the thing to change; the rest is kept. The toy model "
+                    tooltip="What to change, as a command: 'remove the black circle', 'make the "
+                    "background mint'. Name the thing to change; the rest is kept. The toy model "
                     "understands short sentences about shapes, colours, backgrounds and styles.",
                 ),
                 io.String.Input(

@@ -3,15 +3,16 @@
 from comfy_api.latest import io
 
 from ..editmgt_lib.checkpoints.hub import DEFAULT_REPO, download
+from ..editmgt_lib.checkpoints.names import TOY_NAME
 from ..editmgt_lib.errors import EditMGTError
 from . import paths
-from .compat import CATEGORY, expert, known
+from .compat import CATEGORY, known
 from .memory import FORMATS
 from .networks import PARTS, load
 from .progress import Progress
 from .sockets import ModelSocket
 
-MEGABYTE = 1 << 20
+MEGABYTE = 10**6
 
 
 class Load(io.ComfyNode):
@@ -24,15 +25,20 @@ class Load(io.ComfyNode):
             node_id="EditMGT_Load",
             display_name="Load EditMGT",
             category=CATEGORY,
-            description="Loads an EditMGT checkpoint. The toy model comes with the pack.",
+            description="Loads an EditMGT checkpoint. The toy model comes with the pack, to try "
+            "the nodes on its own drawings; photographs need the published checkpoint.",
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
-                    options=paths.choices(),
-                    tooltip="toyworld comes with the pack, runs on a CPU in seconds and only knows "
-                    "its own simple pictures. Others are folders in models/editmgt/ (parts may "
-                    "also be in diffusion_models, vae and text_encoders). The last entry is the "
-                    "published checkpoint; turn on 'download' once to fetch it.",
+                    options=[*paths.choices(), DEFAULT_REPO + paths.DOWNLOAD],
+                    default=TOY_NAME,
+                    tooltip="toyworld comes with the pack, to try the nodes: it runs on a CPU in "
+                    "seconds, but knows only the drawings of ToyWorld Picture and spoils any other "
+                    "picture. For photographs choose the last entry: it downloads the published "
+                    "checkpoint from Hugging Face into models/editmgt/ if it is missing (about "
+                    "16 GB; can be cancelled and resumed). No other entry uses the network. Your "
+                    "own checkpoints are folders in models/editmgt/ (parts may also be in "
+                    "diffusion_models, vae and text_encoders).",
                 ),
                 io.Combo.Input(
                     "dtype",
@@ -45,14 +51,6 @@ class Load(io.ComfyNode):
                     "stores the large weights in a quarter of fp32's memory and casts them on use. "
                     "fp16 may overflow. The picture tokenizer is always fp32.",
                 ),
-                io.Boolean.Input(
-                    "download",
-                    default=False,
-                    tooltip="Download the published checkpoint from Hugging Face into "
-                    "models/editmgt/ if it is missing (about 16 GB; can be cancelled and resumed). "
-                    "Off: no network access. No effect on other checkpoints.",
-                    **expert(io.Boolean),
-                ),
             ],
             outputs=[
                 ModelSocket.Output(display_name="MODEL", tooltip="For all other EditMGT nodes.")
@@ -61,11 +59,9 @@ class Load(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls, checkpoint: str | None = None, download: bool | None = False
-    ) -> bool | str:
+    def validate_inputs(cls, checkpoint: str | None = None) -> bool | str:
         """Check the files before the run is queued."""
-        if checkpoint is None or (download and checkpoint == DEFAULT_REPO):
+        if checkpoint is None or checkpoint.endswith(paths.DOWNLOAD):
             return True
         try:
             paths.locate(checkpoint)
@@ -74,18 +70,17 @@ class Load(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(
-        cls, checkpoint: str, dtype: str = "auto", download: bool = False
-    ) -> str:
+    def fingerprint_inputs(cls, checkpoint: str, dtype: str = "auto") -> str:
         """Load again once the files change."""
-        return paths.fingerprint(checkpoint)
+        return paths.fingerprint(checkpoint.removesuffix(paths.DOWNLOAD))
 
     @classmethod
-    def execute(cls, checkpoint: str, dtype: str = "auto", download: bool = False) -> io.NodeOutput:
+    def execute(cls, checkpoint: str, dtype: str = "auto") -> io.NodeOutput:
         """Load, downloading what is missing first if asked to."""
-        if download and checkpoint == DEFAULT_REPO:
-            fetch(checkpoint)
-        return io.NodeOutput(load(checkpoint, dtype, Progress(PARTS)))
+        name = checkpoint.removesuffix(paths.DOWNLOAD)
+        if name != checkpoint:
+            fetch(name)
+        return io.NodeOutput(load(name, dtype, Progress(PARTS)))
 
 
 def fetch(name: str) -> None:

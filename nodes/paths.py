@@ -17,6 +17,7 @@ from ..editmgt_lib.checkpoints.names import TOY_FOLDER, TOY_NAME
 from ..editmgt_lib.errors import CheckpointError, InputError
 
 KEY = "editmgt"
+DOWNLOAD = " (download)"  # marks the choice of the published checkpoint that fetches it first
 EXTENSIONS = {".safetensors", ".sft", ".json"}
 # Core's folder for each part that is loaded; the schedule lies beside the settings.
 CORE = {
@@ -71,7 +72,7 @@ def locate(name: str) -> dict[str, Path]:
             missing = _faults(place)
         raise CheckpointError(
             f"checkpoint {name!r} lacks {', '.join(missing)}; put them into {place}"
-            + (" or switch download on" if name == DEFAULT_REPO else "")
+            + (f" or choose {name + DOWNLOAD!r}" if name == DEFAULT_REPO else "")
         )
     found = {part: home / part for part, home in parts.items()}
     return found | {SETTINGS_FILE: _having(SETTINGS_FILE, homes[KEY]) or parts[KEY]}

@@ -3,7 +3,9 @@
 import torch
 from comfy_api.latest import io
 
+from ..editmgt_lib.errors import InputError
 from ..editmgt_lib.toyworld import language, world
+from ..editmgt_lib.toyworld.drawing import check_size
 from .compat import CATEGORY, known
 
 SEED = 0  # of the endless held-out set: pictures the toy model was not trained on
@@ -28,13 +30,14 @@ class ToyPicture(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "edit", options=list(language.CATEGORIES), default="background", optional=True,
-                    tooltip="The kind of edit the mask and instruction describe. It also affects "
-                    "the picture: some edits need free space or several objects.",
+                    tooltip="The kind of edit that MASK and STRING describe; without a link from "
+                    "either it only affects the picture: some edits need free space or several "
+                    "objects.",
                 ),
                 io.Int.Input(
                     "size", default=128, min=64, max=2048, step=16, optional=True,
-                    tooltip="Side length in pixels, 64 to 2048. The toy model works at 128; other "
-                    "sizes are scaled there and back.",
+                    tooltip="Side length in pixels, a multiple of 16 from 64 to 2048. The toy "
+                    "model works at 128; other sizes are scaled there and back.",
                 ),
                 io.Int.Input(
                     "batch", default=1, min=1, max=64, optional=True,
@@ -47,11 +50,22 @@ class ToyPicture(io.ComfyNode):
                     display_name="MASK", tooltip="Exactly the pixels the edit should change."
                 ),
                 io.String.Output(
-                    display_name="STRING", tooltip="An instruction for the first picture."
+                    display_name="STRING",
+                    tooltip="An instruction for the first picture: link it to Encode Instruction's "
+                    "text, or type your own there.",
                 ),
             ],
             **known(io.Schema, search_aliases=["editmgt", "toy", "example picture"]),
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, size: int | None = None) -> bool | str:
+        """The canvas steps by 16, other clients need not."""
+        try:
+            check_size(128 if size is None else size)
+        except InputError as error:
+            return str(error)
+        return True
 
     @classmethod
     def execute(

@@ -517,9 +517,9 @@ def test_masks_are_checked():
     with pytest.raises(InputError, match=r"\[1\]"):
         project_mask(half, canvas, required=True)
     assert project_mask(half, canvas).any()
-    with pytest.raises(InputError, match="item 1 is empty"):
+    with pytest.raises(InputError, match="fit is 'crop' and .* item 1 is empty"):
         fit(image, options, half)
-    with pytest.raises(InputError, match="without a mask"):
+    with pytest.raises(InputError, match="fit is 'crop' without a mask"):
         fit(image, options)
     with pytest.raises(InputError, match="dilate"):
         project_mask(half, canvas, dilate=-1)

@@ -5,7 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
+import editmgt_lib
+from editmgt_lib.toyworld import world
 from tools.comfy import build
 from tools.comfy.blueprint import INPUT, OUTPUT
 from tools.comfy.schema import NodeType
@@ -118,7 +121,7 @@ def test_links_agree_with_sockets_and_types(workflow, info):
         assert number in output["links"] and given["link"] == number
         assert output["type"] == kind
         wanted = NodeType.read(nodes[target]["type"], info[nodes[target]["type"]])
-        assert kind in (wanted.input(given["name"]).type.split(",")), given
+        assert {kind, "*"} & set(wanted.input(given["name"]).type.split(",")), given
     linked = [i["link"] for n in workflow["nodes"] for i in n["inputs"] if i["link"] is not None]
     assert sorted(linked) == sorted(link[0] for link in workflow["links"])
 
@@ -273,13 +276,116 @@ def test_the_blueprint(info):
             assert link["id"] in inner["outputs"][link["target_slot"]]["linkIds"]
         else:
             assert nodes[link["target_id"]]["inputs"][link["target_slot"]]["link"] == link["id"]
-    for number, widget in box["properties"]["proxyWidgets"]:
-        kind = nodes[int(number)]["type"]
-        assert NodeType.read(kind, info[kind]).input(widget).is_widget
     for node in inner["nodes"]:
         kind = NodeType.read(node["type"], info[node["type"]])
         for item, value in widget_values(node, kind):
             check_value(item, value, set())
+
+
+def test_the_inputs_of_the_blueprint_reach_widgets_inside():
+    """Newer frontends drop ids that an inner node shares with the box, and `proxyWidgets`."""
+    file = read(ROOT / "subgraphs" / f"{build.NAME}.json")
+    box, (inner,) = file["nodes"][0], file["definitions"]["subgraphs"]
+    nodes = {node["id"]: node for node in inner["nodes"]}
+    assert box["id"] not in nodes and "proxyWidgets" not in box["properties"]
+    assert file["last_node_id"] == box["id"]
+    assert [i["name"] for i in box["inputs"]] == [i["name"] for i in inner["inputs"]]
+    reached = {}
+    for given, edge in zip(box["inputs"], inner["inputs"], strict=True):
+        links = [link for link in inner["links"] if link["id"] in edge["linkIds"]]
+        ends = [nodes[link["target_id"]]["inputs"][link["target_slot"]] for link in links]
+        assert links and {end["type"] for end in ends} == {given["type"]} == {edge["type"]}
+        assert all(("widget" in end) == ("widget" in given) for end in ends)
+        reached[given["name"]] = [(nodes[k["target_id"]]["type"], e["name"])
+                                  for k, e in zip(links, ends, strict=True)]  # fmt: skip
+    assert {n for n, i in zip(reached, box["inputs"], strict=True) if "widget" in i} == {
+        "text", "checkpoint", "fit", "threshold", "seed"
+    }  # fmt: skip
+    assert reached["mask"] == [("EditMGT_EncodeTokens", "mask"), ("EditMGT_RegionHoldSampler",
+                                "region")]  # fmt: skip
+    sampler = next(n for n in inner["nodes"] if n["type"] == "EditMGT_RegionHoldSampler")
+    assert sampler["widgets_values"][:3] == [0, 0, 0]  # the numbers of any checkpoint chosen
+
+
+# ---- the first ten minutes
+
+
+def notes(workflow):
+    return [n["widgets_values"][0] for n in workflow["nodes"] if n["type"] in NOTES]
+
+
+def test_readme_and_notes_name_the_first_template():
+    """ComfyUI lists templates as its file system does."""
+    first, *others = WORKFLOWS
+    assert first.stem in (ROOT / "README.md").read_text(encoding="utf-8")
+    for path in others:
+        assert any(f"**{first.stem}**" in text for text in notes(read(path))), path.stem
+
+
+def test_notes_do_not_say_where_a_node_lies(workflow):
+    """Layouts change."""
+    for text in notes(workflow):
+        assert not re.search(r"\b(above|below|on the (left|right))\b", text), text
+
+
+def test_every_widget_of_the_first_picture_has_an_effect():
+    """`edit` decides over the mask and the instruction alone."""
+    prompt = api_copy(WORKFLOWS[0])
+    (toy,) = (key for key, e in prompt.items() if e["class_type"] == "EditMGT_ToyPicture")
+    used = [value[1] for e in prompt.values() for value in e["inputs"].values()
+            if isinstance(value, list) and value[0] == toy]  # fmt: skip
+    assert 2 in used, "nothing takes STRING"
+
+
+@pytest.mark.parametrize("name", ["01_edit_by_instruction", "03_edit_inside_a_mask"])
+def test_app_mode_asks_for_widgets_and_shows_results(name, info):
+    workflow = read(ROOT / "workflows" / f"{name}.json")
+    nodes = {str(node["id"]): node for node in workflow["nodes"]}
+    app = workflow["extra"]["linearData"]
+    assert app["inputs"] and app["outputs"] and workflow["extra"]["linearMode"] is False
+    for number, widget in app["inputs"]:
+        (given,) = (i for i in nodes[number]["inputs"] if i["name"] == widget)
+        assert "widget" in given and given["link"] is None
+    for number in app["outputs"]:
+        assert NodeType.read("", info[nodes[number]["type"]]).is_output
+
+
+def test_every_choice_states_its_default(info):
+    """The canvas shows "undefined" for one that does not."""
+    for name, entry in ours(info).items():
+        for item in NodeType.read(name, entry).inputs:
+            if item.type == "COMBO":
+                assert item.options.get("default") in item.choices, f"{name}.{item.name}"
+
+
+def test_a_step_that_must_be_kept_is_said(info):
+    size = NodeType.read("", info["EditMGT_ToyPicture"]).input("size").options
+    assert size["step"] == 16 and "multiple of 16" in size["tooltip"]
+
+
+def test_the_download_has_one_size():
+    pages = [*(ROOT / "web" / "docs").glob("*.md"), *(ROOT / "locales").rglob("*.json"),
+             ROOT / "README.md"]  # fmt: skip
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    sizes = re.findall(r"(?:about|约)\s+([\d.]+)\s?GB", text, re.IGNORECASE)
+    assert len(sizes) >= 4 and set(sizes) == {"16"}
+
+
+def test_every_example_changes_the_first_picture():
+    """Those of the tooltip and of the first note, by the model that the workflows use."""
+    entry = build.saved_info()["EditMGT_EncodeInstruction"]
+    tooltip = NodeType.read("", entry).input("text").options["tooltip"]
+    (note,) = notes(read(WORKFLOWS[0]))
+    examples = re.findall(r"'([^']+)'", tooltip) + [
+        " ".join(text.split())
+        for text in re.findall(r"(?<!\*)\*([a-z][^*]+)\*(?!\*)", note)
+        if " " in text
+    ]
+    assert len(examples) >= 7
+    model = editmgt_lib.load("toyworld")
+    picture = world.render(world.pair_at(0, 0, True, "color").source, 128)
+    for text in examples:
+        assert model.edit(torch.from_numpy(picture)[None], text).changed.any(), text
 
 
 # ---- help and languages

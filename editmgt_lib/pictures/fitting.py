@@ -115,13 +115,13 @@ def _crop_boxes(
 ) -> list[tuple[int, int, int, int]]:
     """One square box (cut to the picture) around each item's region and its context."""
     if mask is None:
-        raise InputError("mode is 'crop' without a mask; give a mask, or use 'pad' or 'native'.")
+        raise InputError("fit is 'crop' without a mask; give a mask, or use 'pad' or 'native'.")
     boxes = []
     for item, inside in enumerate(checked_mask(mask, *source.shape[:3])):
         rows, cols = inside.any(1).nonzero().flatten(), inside.any(0).nonzero().flatten()
         if not len(rows):
             raise InputError(
-                f"mode is 'crop' and the mask of batch item {item} is empty (nothing above 0.5); "
+                f"fit is 'crop' and the mask of batch item {item} is empty (nothing above 0.5); "
                 "paint a region, or use 'pad' or 'native'."
             )
         top, bottom, left, right = (int(v) for v in (rows[0], rows[-1], cols[0], cols[-1]))

@@ -7,6 +7,8 @@ import pytest
 
 from tools.comfy import build
 
+from . import prompts
+
 NODES = {
     "EditMGT_Load", "EditMGT_EncodeTokens", "EditMGT_EncodeInstruction",
     "EditMGT_ConsolidateAttention", "EditMGT_RegionHoldSampler", "EditMGT_Decode",
@@ -71,3 +73,16 @@ def test_the_blueprint_is_served_where_comfyui_can(client, server):
     entries = client.get("/global_subgraphs")
     names = {entry["name"] for entry in entries.values() if entry["source"] == "custom_node"}
     assert names == {"EditMGT Edit"}
+
+
+def test_every_input_of_the_loader_counts_for_every_checkpoint(client):
+    """One that does not would load everything again when it is changed."""
+    given = client.get("/object_info")["EditMGT_Load"]["input"]
+    assert set(given["required"]) | set(given["optional"]) == {"checkpoint", "dtype"}
+
+
+def test_a_size_that_cannot_be_drawn_is_refused_before_it_runs(client):
+    prompt = {"toy": prompts.node("EditMGT_ToyPicture", scene=0, size=100),
+              "show": prompts.node("PreviewImage", images=("toy", 0))}  # fmt: skip
+    run = client.run(prompt)
+    assert run.status == "rejected" and "multiple of 16" in run.message()

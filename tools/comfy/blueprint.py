@@ -1,9 +1,10 @@
 """The one-box blueprint: all five stages behind a single node of the canvas."""
 
+import dataclasses
 import uuid
 from typing import Any
 
-from .graph import NAMESPACE, Graph, Link, Node
+from .graph import NAMESPACE, PACK, Graph, Link, Node, canvas_input
 from .layout import layout
 
 NAME = "EditMGT Edit"
@@ -13,29 +14,33 @@ INPUT, OUTPUT = -10, -20
 
 def blueprint(info: dict[str, Any], version: str) -> dict[str, Any]:
     """The file in `subgraphs/`; ComfyUI serves it from 0.3.67 on."""
-    graph, ends, shown = _inside(info)
+    graph, ends = _inside(info)
     inside = layout(graph).canvas(version)
     inner = _subgraph(graph, inside, ends)
+    number = inner["state"]["lastNodeId"] + 1  # the frontend wants ids unlike those inside
     box = {
-        "id": 1, "type": inner["id"], "pos": [400, 300], "size": [320, 300], "flags": {},
+        "id": number, "type": inner["id"], "pos": [400, 300], "size": [320, 360], "flags": {},
         "order": 0, "mode": 0, "title": NAME,
-        "inputs": [{"name": end["name"], "type": end["type"], "link": None,
-                    **({"shape": 7} if end["name"] == "region" else {})}
-                   for end in inner["inputs"]],
+        "inputs": [_socket(name, *targets[0]) for name, targets in ends["into"].items()],
         "outputs": [{"name": end["name"], "type": end["type"], "links": []}
                     for end in inner["outputs"]],
-        "properties": {"proxyWidgets": [[str(node.id), widget] for node, widget in shown]},
-        "widgets_values": [],
+        "properties": {"cnr_id": PACK, "ver": version}, "widgets_values": [],
     }  # fmt: skip
     return {
-        "id": str(uuid.uuid5(NAMESPACE, f"{NAME} file")), "revision": 0, "last_node_id": 1,
+        "id": str(uuid.uuid5(NAMESPACE, f"{NAME} file")), "revision": 0, "last_node_id": number,
         "last_link_id": 0, "nodes": [box], "links": [], "groups": [], "config": {},
         "definitions": {"subgraphs": [inner]}, "extra": {}, "version": 0.4,
     }  # fmt: skip
 
 
-def _inside(info: dict[str, Any]) -> tuple[Graph, dict, list[tuple[Node, str]]]:
-    """The graph, what is linked to its edges, and the widgets shown on the box."""
+def _socket(name: str, node: Node, inner: str) -> dict[str, Any]:
+    """An input of the box: a widget where what it is linked to inside is one."""
+    item = node.type.input(inner)
+    return canvas_input(dataclasses.replace(item, name=name), None)
+
+
+def _inside(info: dict[str, Any]) -> tuple[Graph, dict]:
+    """The graph, and what is linked to its edges; an input there becomes a widget of the box."""
     g = Graph(NAME, info)
     g.group("Model")
     load = g.add("EditMGT_Load")
@@ -43,15 +48,17 @@ def _inside(info: dict[str, Any]) -> tuple[Graph, dict, list[tuple[Node, str]]]:
     tokens = g.add("EditMGT_EncodeTokens", tall=200, model=load["MODEL"])
     words = g.add("EditMGT_EncodeInstruction", model=load["MODEL"])
     g.group("Edit")
+    own = {"steps": 0, "guidance": 0.0, "strength": 0.0}  # those of the checkpoint chosen outside
     edit = g.add("EditMGT_RegionHoldSampler", tall=200, model=load["MODEL"],
-                 tokens=tokens["TOKENS"], instruction=words["INSTRUCTION"])  # fmt: skip
+                 tokens=tokens["TOKENS"], instruction=words["INSTRUCTION"], **own)  # fmt: skip
     g.group("Decode")
     decode = g.add("EditMGT_Decode", model=load["MODEL"], tokens=edit["TOKENS"])
-    into = {"image": [(tokens, "image")], "region": [(tokens, "mask"), (edit, "region")]}
-    ends = {"into": into, "out": {"image": decode["IMAGE"], "changed": decode["MASK"]}}
-    shown = [(load, "checkpoint"), (tokens, "fit"), (words, "text"), (edit, "threshold"),
-             (edit, "steps"), (edit, "seed"), (decode, "feather")]  # fmt: skip
-    return g, ends, shown
+    into = {
+        "image": [(tokens, "image")], "mask": [(tokens, "mask"), (edit, "region")],
+        "text": [(words, "text")], "checkpoint": [(load, "checkpoint")], "fit": [(tokens, "fit")],
+        "threshold": [(edit, "threshold")], "seed": [(edit, "seed")],
+    }  # fmt: skip
+    return g, {"into": into, "out": {"image": decode["IMAGE"], "changed": decode["MASK"]}}
 
 
 def _subgraph(graph: Graph, inside: dict[str, Any], ends: dict) -> dict[str, Any]:
@@ -71,7 +78,7 @@ def _subgraph(graph: Graph, inside: dict[str, Any], ends: dict) -> dict[str, Any
         "id": inside["id"], "version": 1, "revision": 0, "config": {}, "name": NAME,
         "state": {"lastGroupId": len(inside["groups"]), "lastNodeId": inside["last_node_id"],
                   "lastLinkId": len(links), "lastRerouteId": 0},
-        "inputNode": {"id": INPUT, "bounding": [-220, 100, 120, 80]},
+        "inputNode": {"id": INPUT, "bounding": [-220, 100, 120, 180]},
         "outputNode": {"id": OUTPUT, "bounding": [right + 100, 100, 120, 80]},
         "inputs": edges["into"], "outputs": edges["out"], "widgets": [],
         "nodes": inside["nodes"], "groups": inside["groups"], "links": links, "extra": {},

@@ -78,8 +78,11 @@ class Frontend:
         self.page.wait_for_timeout(1000)
 
     def prompt(self) -> dict[str, Any]:
-        """API form of what is open, as the frontend makes it."""
-        return self.page.evaluate("async () => (await window.app.graphToPrompt()).output")
+        """API form of what is open, as the frontend makes it; of `_meta` only the titles."""
+        prompt = self.page.evaluate("async () => (await window.app.graphToPrompt()).output")
+        for entry in prompt.values():
+            entry["_meta"] = {"title": entry["_meta"]["title"]}  # newer ones add the pack's name
+        return prompt
 
     def queue(self, timeout: float = 600) -> dict[str, Any]:
         """Run what is open; the event that ended it."""

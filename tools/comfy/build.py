@@ -16,6 +16,7 @@ from .editing import EDITING
 from .graph import Graph
 from .layout import layout
 from .locales import english
+from .parts import point_to
 from .pipelines import PIPELINES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +38,10 @@ def saved_info(comfyui: str = FLOOR) -> dict[str, Any]:
 
 def graphs(info: dict[str, Any]) -> list[Graph]:
     """All workflows, laid out."""
-    return [layout(make(info)) for make in (*EDITING, *PIPELINES)]
+    first, *others = (make(info) for make in (*EDITING, *PIPELINES))
+    for graph in others:
+        point_to(first.name, graph)
+    return [layout(graph) for graph in (first, *others)]
 
 
 def contents(info: dict[str, Any]) -> dict[str, Any]:

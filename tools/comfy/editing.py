@@ -23,6 +23,7 @@ def edit_by_instruction(info: dict[str, Any]) -> Graph:
     """One sentence, one picture."""
     g = Graph("01_edit_by_instruction", info)
     start = begin(g, 0, "color")
+    g.add("PreviewAny", "You could also say", tall=70, source=start.picture["STRING"])
     words = instruct(g, start.model, "make the red heart yellow")
     g.column()
     g.note(
@@ -30,20 +31,22 @@ def edit_by_instruction(info: dict[str, Any]) -> Graph:
         f"""
 Run it as it is: the toy model edits in about a second on a CPU and needs no download.
 
-1. Say **what to change** above: *make the red heart yellow*, *remove the black circle*,
-   *replace the purple square with a star*, *make the background mint*, *turn this into a sketch*.
+1. Say **what to change** in *Encode Instruction*: *make the red heart yellow*, *remove the black
+   circle*, *replace the purple square with a star*, *make the background mint*, *turn this into a
+   sketch*. *You could also say* holds one more, which suits the picture's **scene** and **edit**.
 2. Click *Run*.
 3. For a different result, change **seed**.
 
 Everything outside the edit stays **identical, bit for bit**.
 {OWN_PICTURE}""",
-        (320, 270),
+        (320, 300),
     )
     g.group("3  Edit", EDIT)
     edited = sample(g, start.model, start.tokens["TOKENS"], words["INSTRUCTION"])
     g.group("4  Result", RESULT)
     decoded = g.add("EditMGT_Decode", model=start.model, tokens=edited["TOKENS"])
-    save(g, decoded["IMAGE"], "edit")
+    saved = save(g, decoded["IMAGE"], "edit")
+    g.app([(start.picture, "scene"), (words, "text"), (edited, "seed")], [saved])
     g.column()
     show(g, start.image, "Before")
     show_mask(g, decoded["MASK"], "What really changed (white)")
@@ -113,7 +116,7 @@ paint your own:
 3. Connect its MASK to the sampler's **region**.
 
 Outside the mask (extended to whole tokens) the result is identical to the original, bit for bit;
-the *changed* mask on the right shows exactly where.
+*What really changed* shows exactly where.
 """,
         (300, 270),
     )
@@ -122,7 +125,8 @@ the *changed* mask on the right shows exactly where.
                     region=start.picture["MASK"])  # fmt: skip
     g.group("4  Result", RESULT)
     decoded = g.add("EditMGT_Decode", model=start.model, tokens=edited["TOKENS"], feather=4)
-    save(g, decoded["IMAGE"], "inside-mask")
+    saved = save(g, decoded["IMAGE"], "inside-mask")
+    g.app([(start.picture, "scene"), (start.picture, "edit"), (edited, "seed")], [saved])
     g.column()
     show(g, start.image, "Before")
     show_mask(g, start.picture["MASK"], "The region")

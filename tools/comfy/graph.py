@@ -99,6 +99,7 @@ class Graph:
         self.nodes: list[Node] = []
         self.notes: list[Note] = []
         self.rows: list[list[list[Group]]] = [[]]
+        self._app: dict[str, Any] = {}
         self._last = 0
 
     def row(self) -> None:
@@ -127,6 +128,12 @@ class Graph:
         note = Note(self._next(), title, text.strip(), size=size)
         self.notes.append(note)
         self.groups[-1].columns[-1].append(note)
+
+    def app(self, widgets: list[tuple[Node, str]], shown: list[Node]) -> None:
+        """Choose what App mode asks for and what it shows."""
+        inputs = [[str(node.id), widget] for node, widget in widgets]
+        outputs = [str(node.id) for node in shown]
+        self._app = {"linearData": {"inputs": inputs, "outputs": outputs}, "linearMode": False}
 
     def add(self, kind: str, title: str = "", *, tall: int = 0, wide: int = 300, **inputs: Any):
         """Add a node below what the column holds; keywords are values or links by input name."""
@@ -189,7 +196,7 @@ class Graph:
                 for k, g in enumerate(self.groups)
             ],  # fmt: skip
             "config": {},
-            "extra": {"ds": {"scale": 0.8, "offset": [60, 90]}},
+            "extra": {"ds": {"scale": 0.8, "offset": [60, 90]}, **self._app},
             "version": 0.4,
         }
 
@@ -227,7 +234,7 @@ def _canvas_node(node: Node, order: int, links: dict, version: str) -> dict[str,
     entry = {
         "id": node.id, "type": node.type.id, "pos": list(node.pos), "size": list(node.size),
         "flags": {}, "order": order, "mode": 0,
-        "inputs": [_canvas_input(item, into.get(item.name)) for item in
+        "inputs": [canvas_input(item, into.get(item.name)) for item in
                    [*node.sockets, *node.widgets]],
         "outputs": [{"name": name, "type": kind, "links": out.get(slot)}
                     for slot, (name, kind) in enumerate(node.type.outputs)],
@@ -236,7 +243,8 @@ def _canvas_node(node: Node, order: int, links: dict, version: str) -> dict[str,
     return entry if node.title == node.type.title else {**entry, "title": node.title}
 
 
-def _canvas_input(item: Input, link: int | None) -> dict[str, Any]:
+def canvas_input(item: Input, link: int | None) -> dict[str, Any]:
+    """An input as the canvas stores it."""
     entry: dict[str, Any] = {"name": item.name, "type": item.type, "link": link}
     if item.is_widget:
         entry["widget"] = {"name": item.name}

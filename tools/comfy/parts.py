@@ -84,3 +84,10 @@ def show(graph: Graph, images: Link, title: str, tall: int = SMALL) -> Node:
 def show_mask(graph: Graph, mask: Link, title: str, tall: int = SMALL) -> Node:
     """A mask on the canvas."""
     return graph.add("MaskPreview", title, tall=tall, wide=260, mask=mask)
+
+
+def point_to(first: str, graph: Graph) -> None:
+    """Say in the longest note which workflow to open first: ComfyUI lists them in any order."""
+    note = max(graph.notes, key=lambda note: len(note.text))
+    note.text += f"\n\nNew to EditMGT? Open the template **{first}** first."
+    note.size = (note.size[0], note.size[1] + 40)

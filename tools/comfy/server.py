@@ -1,7 +1,8 @@
 """A real ComfyUI as a child process: start it on a fresh folder with the pack linked in, stop it.
 
 Where it is comes from the environment: COMFYUI_PATH, a checkout; COMFY_PYTHON, a Python that has
-its requirements. Or COMFY_URL, a server that is already running (COMFY_LOG: its log).
+its requirements; COMFY_FRONTEND, if a frontend of another version is to be served: the `static`
+folder of its package. Or COMFY_URL, a server that is already running (COMFY_LOG: its log).
 """
 
 import contextlib
@@ -71,6 +72,8 @@ def running(
         "--base-directory", str(base), "--disable-api-nodes",
         "--database-url", f"sqlite:///{base}/user/comfyui.db", *arguments,
     ]  # fmt: skip
+    if frontend := os.environ.get("COMFY_FRONTEND"):
+        command += ["--front-end-root", frontend]
     began = time.monotonic()
     with open(base / "comfyui.log", "wb") as log:
         # A process group of its own, so that an interrupt at the keyboard reaches only the tests.

@@ -47,7 +47,8 @@ def _caption(graph: Graph) -> str:
         for node in graph.nodes
         if node.type.id == "EditMGT_EncodeInstruction" and "text" in node.values
     ]
-    return ", then ".join(f"“{text}”" for text in texts) or "only inside the mask"
+    caption = ", then ".join(f"“{text}”" for text in texts) or "only inside the mask"
+    return f"Start here: {caption}" if graph.name.startswith("01") else caption
 
 
 def _tile(card: Image.Image, tiles: list[Image.Image]) -> None:
