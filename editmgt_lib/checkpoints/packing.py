@@ -83,7 +83,7 @@ def pack(
         if part.has_weights:
             entries += _weights(folder, part.name, dtype)
     metadata = {"format": packed.FORMAT, "dtype": dtype}
-    if dtype == "fp8":
+    if any(entry.name.endswith(f"weight{fp8.SCALE}") for entry in entries):
         metadata["fp8"] = fp8.SCHEME
     write(target, entries, metadata, progress)
     return target

@@ -21,14 +21,12 @@ def add_parser(commands: Any) -> None:
         "model", metavar="MODEL", help="toyworld, a folder, a file, or a downloaded owner/name"
     )
     parser.add_argument(
-        "-o", "--output", required=True, metavar="FILE",
-        help=f"the {SUFFIX} file to write; it holds all parts, configs and tokenizers",
-    )  # fmt: skip
+        "-o", "--output", required=True, metavar="FILE", help=f"the {SUFFIX} file to write"
+    )
+    usual = PACKED_DTYPES[0]
     parser.add_argument(
-        "--dtype", choices=PACKED_DTYPES, default=PACKED_DTYPES[0],
-        help="of transformer and text encoders (default: %(default)s). fp8 stores the layers' "
-        "matrices in 8 bits with a scale per row: less disk, not less memory. keep changes "
-        "nothing. The picture tokenizer stays as it is",
+        "--dtype", choices=PACKED_DTYPES, default=usual,
+        help=f"fp8: 8 bits with scales; keep: as it is (default: {usual})",
     )  # fmt: skip
     parser.add_argument(
         "--overwrite", action="store_true", help="replace FILE if it exists (default: refuse)"

@@ -23,8 +23,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser("info", help="what a checkpoint holds")
     parser.add_argument(
         "model", nargs="?", default="toyworld", metavar="MODEL",
-        help="toyworld, a folder, a file of `editmgt convert`, or a downloaded owner/name "
-        "(default: toyworld)",
+        help="toyworld, a folder, a file, or a downloaded owner/name (default: toyworld)",
     )  # fmt: skip
     add_json_option(parser, "the same as JSON, to FILE or the screen")
     parser.add_argument(
