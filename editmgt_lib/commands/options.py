@@ -26,7 +26,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model", metavar="MODEL", default="toyworld",
-        help="toyworld, a folder, or a downloaded owner/name (default: toyworld)",
+        help="toyworld, a folder, a file, or a downloaded owner/name (default: toyworld)",
     )  # fmt: skip
     add_device_options(group)
 

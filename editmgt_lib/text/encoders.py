@@ -70,6 +70,8 @@ class TextEncoders:
     ) -> "TextEncoders":
         """Load `text_encoder/`, `tokenizer/` and `llm_encoder/` of the published layout, strictly.
 
+        folder: of a checkpoint, or its single file.
+
         Raises CheckpointError naming missing parts, missing or surplus keys, contradicting shapes.
         """
         folder = Path(folder)
