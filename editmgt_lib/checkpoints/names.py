@@ -23,7 +23,8 @@ def resolve(
     """The complete checkpoint folder, or single file, that `name` stands for.
 
     name: "toyworld" for the shipped toy model; a folder; a file that `pack` wrote; or an
-        "owner/name" of the Hugging Face Hub that was downloaded before, into `local_dir` or into the Hub's own cache.
+        "owner/name" of the Hugging Face Hub that was downloaded before, into `local_dir` or into
+        the Hub's own cache.
     local_dir: where downloaded checkpoints are kept, one folder each; default ~/.cache/editmgt.
     allow_download: fetch what is not there; without it the network is never touched.
 
@@ -38,8 +39,8 @@ def resolve(
     if not _is_hub_id(name):
         if not str(name) or folder.name == str(name) and not os.path.lexists(folder):
             raise InputError(
-                f"there is no checkpoint {str(name)!r}; give a folder or file, {TOY_NAME!r} or a Hub name "
-                "owner/name"
+                f"there is no checkpoint {str(name)!r}; give a folder or file, {TOY_NAME!r} or a "
+                "Hub name owner/name"
             )
         return check_folder(folder)
     found = find_downloaded(name, local_dir)

@@ -27,7 +27,7 @@ def split(path: str | Path) -> tuple[Path, str] | None:
     """The safetensors file that a path leads into and the path inside it; None if into none."""
     path = Path(path)
     for file in path.parents:
-        if file.suffix == SUFFIX and file.is_file():
+        if file.suffix == SUFFIX and os.path.isfile(file):
             return file, path.relative_to(file).as_posix()
     return None
 
@@ -36,6 +36,8 @@ def is_packed(file: str | Path) -> bool:
     """Whether a file's header says that it is a checkpoint; only the header is read."""
     from safetensors import SafetensorError, safe_open
 
+    if Path(file).suffix != SUFFIX or not os.path.isfile(file):
+        return False
     with suppress(OSError, SafetensorError), safe_open(str(file), framework="numpy") as opened:
         return (opened.metadata() or {}).get("format") == FORMAT
     return False
