@@ -43,7 +43,8 @@ def load(
     """Load a checkpoint, strictly.
 
     Args:
-        name: `"toyworld"` (shipped), a folder in the published layout, or a hub id.
+        name: `"toyworld"` (shipped), a folder in the published layout, a single file that
+            `checkpoints.pack` wrote (8-bit weights are widened to `dtype`), or a hub id.
         device: a torch device, or `"auto"`: the first available of CUDA (or ROCm), XPU (Intel),
             MPS (Apple), CPU.
         dtype: of transformer and text encoders: `"float32"`, `"bfloat16"`, `"float16"` or `"auto"`,

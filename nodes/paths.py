@@ -3,17 +3,21 @@
 A checkpoint NAME is the folder NAME in `models/editmgt`, or any other path registered under that
 key. Each of its parts may be in a folder NAME of core's instead: the transformer in
 `diffusion_models/NAME/editmgt`, the tokenizer in `vae/NAME/vqvae`, the text encoders in
-`text_encoders/NAME`. A published checkpoint keeps its Hub name, OWNER/NAME.
+`text_encoders/NAME`. A published checkpoint keeps its Hub name, OWNER/NAME. A checkpoint may also
+be one file in `models/editmgt` or in core's `checkpoints`; its name is then the file's, as core
+lists it.
 """
 
 import os
+from functools import lru_cache
 from pathlib import Path
 
 import folder_paths
 
 from ..editmgt_lib.checkpoints.hub import DEFAULT_REPO, find_downloaded, folder_for
-from ..editmgt_lib.checkpoints.layout import PARTS, SETTINGS_FILE, describe
+from ..editmgt_lib.checkpoints.layout import PARTS, SETTINGS_FILE, check_folder, describe
 from ..editmgt_lib.checkpoints.names import TOY_FOLDER, TOY_NAME
+from ..editmgt_lib.checkpoints.packed import SUFFIX, is_packed
 from ..editmgt_lib.errors import CheckpointError, InputError
 
 KEY = "editmgt"
@@ -48,7 +52,31 @@ def choices() -> list[str]:
     marker = f"*/{KEY}/{MARKERS[KEY]}"
     found = {p.parents[1].name for r in (*roots(), *roots(CORE[KEY])) for p in r.glob(marker)}
     shown_otherwise = {TOY_NAME, folder_for(DEFAULT_REPO).name}
-    return [TOY_NAME, *sorted(found - shown_otherwise), DEFAULT_REPO]
+    return [TOY_NAME, *sorted(found - shown_otherwise), *single_files(), DEFAULT_REPO]
+
+
+def single_files() -> dict[str, Path]:
+    """Checkpoints in one file, by name; `models/editmgt` comes before core's folder."""
+    found: dict[str, Path] = {}
+    for key in (KEY, "checkpoints"):
+        for name in folder_paths.get_filename_list(key):
+            path = folder_paths.get_full_path(key, name) if name.endswith(SUFFIX) else None
+            if path is not None and _is_checkpoint(path):
+                found.setdefault(name, Path(path))
+    return found
+
+
+def _is_checkpoint(path: str) -> bool:
+    try:
+        file = os.stat(path)
+    except OSError:
+        return False
+    return _header_says_so(path, file.st_mtime_ns, file.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _header_says_so(path: str, time: int, size: int) -> bool:
+    return is_packed(path)
 
 
 def download_folder(name: str) -> Path:
@@ -59,10 +87,14 @@ def download_folder(name: str) -> Path:
 def locate(name: str) -> dict[str, Path]:
     """The folder of each part, and under SETTINGS_FILE the folder whose settings count.
 
+    Of a checkpoint in one file these lead into the file.
+
     Raises InputError for an unknown name, CheckpointError that names the parts which are missing.
     """
     if name not in choices():
         raise InputError(f"there is no checkpoint {name!r}; use one of {', '.join(choices())}")
+    if file := single_files().get(name):
+        return {part: file / part for part in CORE} | {SETTINGS_FILE: check_folder(file)}
     homes = {part: _homes(name, part) for part in CORE}
     parts = {part: _having(f"{part}/{MARKERS[part]}", homes[part]) for part in CORE}
     if missing := [part for part, home in parts.items() if home is None]:
@@ -106,5 +138,6 @@ def fingerprint(name: str) -> str:
         return str(error)
     places = [*folders.values(), folders[SETTINGS_FILE] / PARTS[-1].name]
     files = {f for place in places if place.is_dir() for f in place.iterdir() if f.is_file()}
+    files |= {place for place in places if place.is_file()}
     facts = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(files)]
     return repr(facts)

@@ -243,7 +243,7 @@ BELOW = {
     "checks": ("errors",),
     "offload": (),
     "models": ("errors",),
-    "checkpoints": ("choices", "errors", "files", "checks"),
+    "checkpoints": ("choices", "errors", "files", "checks", "models"),
     "pictures": ("errors", "files", "checks", "choices"),
     "localization": ("errors", "checks", "choices"),
     "text": ("errors", "files", "checks", "checkpoints", "offload"),

@@ -1,8 +1,9 @@
-"""Checkpoint folders: finding, checking, reading and writing them."""
+"""Checkpoints, folders or single files: finding, checking, reading and writing them."""
 
 from .layout import FolderReport, PartReport, check_mask_token, describe
 from .loading import load_module
 from .names import resolve
+from .packing import pack
 from .saving import save_module
 from .weights import read_config, read_headers, read_state_dict
 
@@ -12,6 +13,7 @@ __all__ = [
     "check_mask_token",
     "describe",
     "load_module",
+    "pack",
     "read_config",
     "read_headers",
     "read_state_dict",

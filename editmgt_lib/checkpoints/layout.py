@@ -8,6 +8,9 @@ from typing import Any
 
 from ..choices import SCHEDULES
 from ..errors import CheckpointError, InputError
+from . import packed
+from .fp8 import SCALE
+from .packed import exists
 from .weights import read_config, read_headers
 
 SETTINGS_FILE = "editmgt.json"
@@ -118,30 +121,39 @@ def _scheduler(folder: Path) -> tuple[Path, str]:
 
 
 def _read_optional(folder: Path, name: str) -> dict[str, Any]:
-    return read_config(folder, name) if os.path.exists(folder / name) else {}
+    return read_config(folder, name) if exists(folder / name) else {}
 
 
 def check_folder(folder: str | Path) -> Path:
-    """Give `folder` back if it has the marker file of every part that is needed.
+    """Give `folder`, or a packed checkpoint, back if it has the marker file of every needed part.
 
-    Raises InputError when it is no folder, CheckpointError naming the parts that are missing and
+    Raises InputError when it is neither, CheckpointError naming the parts that are missing and
     the file expected of each.
     """
     folder = require_folder(folder)
     needed = [p for p in PARTS if p.required]
-    try:
-        missing = [p for p in needed if not (folder / p.name / p.marker).is_file()]
-    except OSError as error:
-        raise CheckpointError(f"cannot read {error.filename}: {error.strerror}") from error
+    if folder.is_file():
+        there = packed.names(folder)
+        missing = [p for p in needed if f"{p.name}/{p.marker}" not in there]
+    else:
+        try:
+            missing = [p for p in needed if not (folder / p.name / p.marker).is_file()]
+        except OSError as error:
+            raise CheckpointError(f"cannot read {error.filename}: {error.strerror}") from error
     if missing:
         raise CheckpointError(_missing_message(folder, missing, len(needed)))
     return folder
 
 
 def require_folder(folder: str | Path) -> Path:
-    """Give `folder` back if it is a folder that can be listed. Raises InputError saying why not."""
+    """Give `folder` back if it can be listed, or is a safetensors file.
+
+    Raises InputError saying why not.
+    """
     folder = Path(folder)
     try:
+        if folder.suffix == packed.SUFFIX and folder.is_file():
+            return folder
         os.listdir(folder)
         os.stat(os.path.join(folder, "."))  # fails where files inside cannot be opened
     except FileNotFoundError:
@@ -149,7 +161,7 @@ def require_folder(folder: str | Path) -> Path:
     except NotADirectoryError:
         raise InputError(
             f"{folder} is not a folder; give the folder that holds {PARTS[0].name}/, "
-            f"{PARTS[1].name}/ and the other parts"
+            f"{PARTS[1].name}/ and the other parts, or one {packed.SUFFIX} file of all"
         ) from None
     except (OSError, ValueError) as error:  # no permission, a name too long, a null byte
         raise InputError(
@@ -159,19 +171,22 @@ def require_folder(folder: str | Path) -> Path:
 
 
 def describe(folder: str | Path) -> FolderReport:
-    """Report what a checkpoint folder holds without loading it; broken parts are reported too.
+    """Report what a checkpoint holds without loading it; broken parts are reported too.
 
-    Raises InputError when it is no folder.
+    Raises InputError when it is no folder and no safetensors file, CheckpointError when it is such
+    a file but not a checkpoint.
     """
     folder = require_folder(folder)
-    there = [p for p in PARTS if p.required or os.path.exists(folder / p.name / p.marker)]
+    if folder.is_file():
+        packed.names(folder)
+    there = [p for p in PARTS if p.required or exists(folder / p.name / p.marker)]
     return FolderReport(folder, tuple(_describe_part(folder, part) for part in there))
 
 
 def _describe_part(folder: Path, part: Part) -> PartReport:
     place = folder / part.name
     try:
-        files = {p.name: p.stat().st_size for p in sorted(place.iterdir()) if p.is_file()}
+        files = _sizes(place)
     except (FileNotFoundError, NotADirectoryError):
         problem = f"missing; {part.name}/{part.marker} is expected"
         return PartReport(part, present=False, problem=problem)
@@ -187,14 +202,33 @@ def _describe_part(folder: Path, part: Part) -> PartReport:
         part,
         present=True,
         files=files,
-        parameters=sum(i.elements for i in headers.values() if i.dtype.startswith(("F", "BF"))),
+        parameters=sum(
+            info.elements
+            for name, info in headers.items()
+            if info.dtype.startswith(("F", "BF"))
+            and not (name.endswith(SCALE) and name.removesuffix(SCALE) in headers)
+        ),
         dtypes=dict(Counter(i.dtype for i in headers.values())),
     )
+
+
+def _sizes(place: Path) -> dict[str, int]:
+    """Bytes of a part's files, by name; in a packed checkpoint all weights count as one file."""
+    inside = packed.split(place)
+    if inside is None:
+        return {p.name: p.stat().st_size for p in sorted(place.iterdir()) if p.is_file()}
+    file, part = inside
+    files = packed.sizes(file, part)
+    if not files:
+        raise FileNotFoundError(place)
+    return files
 
 
 def _missing_message(folder: Path, missing: list[Part], needed: int) -> str:
     listed = ", ".join(f"{p.name}/{p.marker} ({p.role})" for p in missing)
     message = f"{folder} is not a complete checkpoint: {listed} not found"
+    if folder.is_file():
+        return f"{message}; convert it again from the complete checkpoint"
     if len(missing) == needed:
         siblings = [p.name for p in PARTS if (folder.parent / p.name / p.marker).is_file()]
         inside = [d for d in sorted(folder.iterdir()) if (d / PARTS[0].name).is_dir()]

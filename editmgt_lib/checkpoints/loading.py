@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, EditMGTError, OutOfMemory, is_out_of_memory
+from .fp8 import dequantise, split_scales
 
 Net = TypeVar("Net", bound=nn.Module)
 LISTED = 12
@@ -30,6 +31,7 @@ def load_module(
     dtype: for floating tensors; None keeps what the file has. Other tensors are never cast.
     float32: names of tensors that are float32 whatever `dtype` says.
     ignore: name patterns (`*.position_ids`) of tensors in the file that the network may lack.
+    8-bit weights with scales (`fp8`) are multiplied by them; `dtype` None makes them float32.
     fill: called with the loaded module to compute buffers that no file stores, such as the rotary
         tables of a text encoder.
     where: what the messages call the source, normally its folder.
@@ -45,12 +47,13 @@ def load_module(
     module = _build(build, where)
     wanted = module.state_dict()
     tied = _tied_names(module)
-    given = _complete_ties(_without_ignored(state_dict, wanted, tuple(ignore)), tied)
+    weights, scales = split_scales(state_dict, where)
+    given = _complete_ties(_without_ignored(weights, wanted, tuple(ignore)), tied)
     _check(wanted, given, where)
     _check_ties(tied, given, where)
     try:
         kinds = {n: torch.float32 if n in float32 else dtype for n in wanted}
-        state = {n: _converted(given[n], device, kinds[n]) for n in wanted}
+        state = {n: _converted(given[n], scales.get(n), device, kinds[n]) for n in wanted}
         module.load_state_dict(state, assign=True)
         _retie(module, tied)
         if fill is not None:
@@ -160,7 +163,11 @@ def _listing(title: str, entries: list[str]) -> str:
     return "\n".join(lines)
 
 
-def _converted(tensor: Tensor, device: torch.device | str, dtype: torch.dtype | None) -> Tensor:
+def _converted(
+    tensor: Tensor, scale: Tensor | None, device: torch.device | str, dtype: torch.dtype | None
+) -> Tensor:
+    if scale is not None:  # on the CPU: not every device knows 8-bit numbers
+        tensor = dequantise(tensor, scale)
     # Detached, so that freezing the module leaves a caller's own parameters alone.
     kind = dtype if tensor.is_floating_point() else None
     return tensor.detach().to(device=device, dtype=kind or tensor.dtype)

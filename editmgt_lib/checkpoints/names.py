@@ -1,4 +1,4 @@
-"""From the name a user gives to the folder of a checkpoint."""
+"""From the name a user gives to the folder or file of a checkpoint."""
 
 import os
 import re
@@ -20,10 +20,11 @@ def resolve(
     local_dir: str | Path | None = None,
     allow_download: bool = False,
 ) -> Path:
-    """The complete checkpoint folder that `name` stands for.
+    """The complete checkpoint folder, or single file, that `name` stands for.
 
-    name: "toyworld" for the shipped toy model; a folder; or an "owner/name" of the Hugging Face
-        Hub that was downloaded before, into `local_dir` or into the Hub's own cache.
+    name: "toyworld" for the shipped toy model; a folder; a file that `pack` wrote; or an
+        "owner/name" of the Hugging Face Hub that was downloaded before, into `local_dir` or into
+        the Hub's own cache.
     local_dir: where downloaded checkpoints are kept, one folder each; default ~/.cache/editmgt.
     allow_download: fetch what is not there; without it the network is never touched.
 
@@ -38,8 +39,8 @@ def resolve(
     if not _is_hub_id(name):
         if not str(name) or folder.name == str(name) and not os.path.lexists(folder):
             raise InputError(
-                f"there is no checkpoint {str(name)!r}; give a folder, {TOY_NAME!r} or a Hub name "
-                "owner/name"
+                f"there is no checkpoint {str(name)!r}; give a folder or file, {TOY_NAME!r} or a "
+                "Hub name owner/name"
             )
         return check_folder(folder)
     found = find_downloaded(name, local_dir)

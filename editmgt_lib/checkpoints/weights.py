@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import CheckpointError
+from .packed import SUFFIX, read_bytes, read_file, split
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
 USUAL_STEMS = ("diffusion_pytorch_model", "model")
 FOREIGN_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
@@ -61,9 +61,10 @@ def read_headers(source: str | Path) -> dict[str, TensorInfo]:
     """Shape and dtype of every tensor that `read_state_dict` would give; none is read."""
     from safetensors import safe_open
 
-    def infos(file: Path) -> dict[str, TensorInfo]:
+    def infos(file: Path, prefix: str) -> dict[str, TensorInfo]:
         with safe_open(str(file), framework="numpy") as opened:
-            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+            names = [n for n in opened.keys() if n.startswith(prefix)]  # noqa: SIM118
+            slices = {n.removeprefix(prefix): opened.get_slice(n) for n in names}
         return {n: TensorInfo(tuple(s.get_shape()), s.get_dtype()) for n, s in slices.items()}
 
     return _collect(source, infos)
@@ -74,7 +75,8 @@ def read_state_dict(source: str | Path) -> "dict[str, Tensor]":
 
     source: a folder holding `diffusion_pytorch_model.safetensors`, `model.safetensors`, one of
         these in shards with its `.safetensors.index.json`, a single other `*.safetensors`, or only
-        a variant such as `model.fp16.safetensors`; or a safetensors file; or an index file.
+        a variant such as `model.fp16.safetensors`; or a safetensors file; or an index file; or a
+        folder inside a packed checkpoint.
     Names are those of the bare network: what torch.compile, DDP and FSDP put around a module
     (`_orig_mod.`, a leading `module.`) is dropped. The tensors are memory-mapped: pages are read
     when used, and changing a tensor does not change the file.
@@ -83,10 +85,15 @@ def read_state_dict(source: str | Path) -> "dict[str, Tensor]":
     truncated or corrupt file, and an index that contradicts its shards; it names the file.
     """
     import torch
-    from safetensors.torch import load_file
+    from safetensors import safe_open
+
+    def tensors(file: Path, prefix: str) -> "dict[str, Tensor]":
+        with safe_open(str(file), framework="pt", device="cpu") as opened:
+            names = [n for n in opened.keys() if n.startswith(prefix)]  # noqa: SIM118
+            return {n.removeprefix(prefix): opened.get_tensor(n) for n in names}
 
     with torch.device("cpu"):  # older safetensors follow the default device
-        return _collect(source, lambda file: load_file(str(file), device="cpu"))
+        return _collect(source, tensors)
 
 
 def read_config(folder: str | Path, name: str = "config.json") -> dict[str, Any]:
@@ -97,7 +104,7 @@ def read_config(folder: str | Path, name: str = "config.json") -> dict[str, Any]
     """
     file = Path(folder) / name
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(read_bytes(file).decode())
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{file} is missing; the folder is incomplete or not a checkpoint"
@@ -111,13 +118,19 @@ def read_config(folder: str | Path, name: str = "config.json") -> dict[str, Any]
     return value
 
 
-def _collect(source: str | Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """Merge what `read` gives of each weight file, checked against the index if there is one."""
+def _collect(source: str | Path, read: Callable[[Path, str], dict[str, Any]]) -> dict[str, Any]:
+    """Merge what `read` gives of each weight file, checked against the index if there is one.
+
+    read: called with a file and the prefix of the tensors to take, which their names then lack.
+    """
+    if inside := split(source):
+        file, part = inside
+        return _unwrapped(read_file(file, lambda path: read(path, f"{part}.")), source)
     weights = find_weights(source)
     merged: dict[str, Any] = {}
     place: dict[str, Path] = {}
     for file in weights.files:
-        for name, value in _read_file(file, read).items():
+        for name, value in read_file(file, lambda path: read(path, "")).items():
             if name in place:
                 raise CheckpointError(f"tensor {name} is in two files, {place[name]} and {file}")
             place[name], merged[name] = file, value
@@ -129,29 +142,6 @@ def _collect(source: str | Path, read: Callable[[Path], dict[str, Any]]) -> dict
                 "fetch the index and the shards of one version"
             )
     return _unwrapped(merged, source)
-
-
-def _read_file(file: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    try:
-        return read(file)
-    except Exception as error:  # the reader raises kinds of its own and of Python
-        raise CheckpointError(_unreadable(file, error)) from error
-
-
-def _unreadable(file: Path, error: Exception) -> str:
-    """Say what the file is instead, as far as its first bytes tell."""
-    try:
-        with open(file, "rb") as stream:
-            start = stream.read(64)
-    except OSError as refused:  # the reader calls everything "no such file"
-        return f"cannot read {file}: {refused.strerror or refused}"
-    if start.startswith(b"version https://git-lfs"):
-        return f"{file} is a Git LFS pointer, not the weights; fetch the content (git lfs pull)"
-    if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04")):
-        return f"{file} is a PyTorch file with a safetensors name; convert it to safetensors"
-    if start.lstrip().startswith(b"<"):
-        return f"{file} is a web page, not weights; fetch the file again"
-    return f"cannot read {file}: {error}; it may be truncated or corrupt, fetch it again"
 
 
 def _unwrapped(tensors: dict[str, Any], source: str | Path) -> dict[str, Any]:

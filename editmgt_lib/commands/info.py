@@ -23,7 +23,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser("info", help="what a checkpoint holds")
     parser.add_argument(
         "model", nargs="?", default="toyworld", metavar="MODEL",
-        help="toyworld, a folder, or a downloaded owner/name (default: toyworld)",
+        help="toyworld, a folder, a file, or a downloaded owner/name (default: toyworld)",
     )  # fmt: skip
     add_json_option(parser, "the same as JSON, to FILE or the screen")
     parser.add_argument(
@@ -95,17 +95,20 @@ def _float32_parameters(report: "FolderReport") -> dict[str, int]:
 
 def _language_layers(report: "FolderReport") -> list[int]:
     """Parameters of each layer of the language model that is used: of all but the last."""
-    from ..checkpoints import read_headers
+    from ..checkpoints import read_config, read_headers
+    from ..checkpoints.fp8 import SCALE
 
     if any(p.part.name == LANGUAGE_MODEL and (p.problem or not p.present) for p in report.parts):
         return []
     layers: dict[int, int] = {}
-    for name, info in read_headers(Path(report.folder) / LANGUAGE_MODEL).items():
+    folder = Path(report.folder) / LANGUAGE_MODEL
+    for name, info in read_headers(folder).items():
         _, found, rest = name.partition("layers.")
-        if found:
+        if found and not name.endswith(SCALE):
             number = int(rest.split(".")[0])
             layers[number] = layers.get(number, 0) + info.elements
-    return [layers[number] for number in sorted(layers)[:-1]]
+    last = read_config(folder).get("num_hidden_layers", len(layers)) - 1
+    return [layers[number] for number in sorted(layers) if number != last]
 
 
 def _print_table(report: "FolderReport", settings: "Settings") -> None:

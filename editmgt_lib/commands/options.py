@@ -26,7 +26,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model", metavar="MODEL", default="toyworld",
-        help="toyworld, a folder, or a downloaded owner/name (default: toyworld)",
+        help="toyworld, a folder, a file, or a downloaded owner/name (default: toyworld)",
     )  # fmt: skip
     add_device_options(group)
 
@@ -128,8 +128,9 @@ def load_model(args: argparse.Namespace) -> "EditMGT":
 
 
 def find_folder(name: str) -> Path:
-    """The folder of a checkpoint, complete or not."""
+    """The folder or file of a checkpoint, complete or not."""
     from ..checkpoints import resolve
+    from ..checkpoints.packed import is_packed
 
     folder = path_of(name)
-    return folder if name and os.path.isdir(folder) else resolve(name)
+    return folder if name and (os.path.isdir(folder) or is_packed(folder)) else resolve(name)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..checkpoints.packed import exists
 from ..errors import CheckpointError, InputError
 from ..offload import (
     execution,
@@ -69,6 +70,8 @@ class TextEncoders:
     ) -> "TextEncoders":
         """Load `text_encoder/`, `tokenizer/` and `llm_encoder/` of the published layout, strictly.
 
+        folder: of a checkpoint, or its single file.
+
         Raises CheckpointError naming missing parts, missing or surplus keys, contradicting shapes.
         """
         folder = Path(folder)
@@ -78,7 +81,7 @@ class TextEncoders:
             "llm_encoder/config.json",
             "llm_encoder/tokenizer_config.json",
         )
-        if missing := [name for name in markers if not (folder / name).is_file()]:
+        if missing := [name for name in markers if not exists(folder / name)]:
             raise CheckpointError(
                 f"{folder} lacks {', '.join(missing)}; fetch the whole checkpoint again"
             )

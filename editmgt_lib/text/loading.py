@@ -12,15 +12,10 @@ import torch
 from torch import nn
 
 from ..checkpoints import load_module, read_config, read_state_dict
+from ..checkpoints.packed import on_disk
+from ..checkpoints.unused import GEMMA_PREFIX, UNUSED_CLIP, unused_gemma
 from ..errors import CheckpointError
 
-# Tensors a folder may hold although nothing here needs them: buffers that older versions of
-# transformers wrote, and the end of the language model (head, final norm, last layer).
-_UNUSED_CLIP = (
-    "text_model.embeddings.position_ids",
-    *("vision_model.*", "visual_projection.*", "logit_scale"),  # of a CLIP saved whole
-)
-_UNUSED_GEMMA = ("lm_head.weight", "norm.weight", "rotary_emb.inv_freq", "*.rotary_emb.inv_freq")
 _DEFAULT_DTYPE = Lock()
 
 
@@ -53,9 +48,10 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
-        )
+        with on_disk(folder) as place:
+            return AutoTokenizer.from_pretrained(
+                str(place), local_files_only=True, trust_remote_code=False
+            )
     except Exception as error:  # transformers and tokenizers raise many kinds for a broken folder
         raise CheckpointError(
             f"the tokenizer in {folder} cannot be read: {error}; fetch it again"
@@ -78,7 +74,7 @@ def load_clip(folder: Path, device: torch.device | str, dtype: torch.dtype) -> n
         read_state_dict(folder),
         device=device,
         dtype=dtype,
-        ignore=_UNUSED_CLIP,
+        ignore=UNUSED_CLIP,
         fill=partial(_fill, CLIPTextModelWithProjection, config),
         where=str(folder),
     )
@@ -93,10 +89,10 @@ def load_gemma(folder: Path, device: torch.device | str, dtype: torch.dtype) -> 
     state = read_state_dict(folder)
     return load_module(
         partial(_headless, config),
-        {name.removeprefix("model."): tensor for name, tensor in state.items()},
+        {name.removeprefix(GEMMA_PREFIX): tensor for name, tensor in state.items()},
         device=device,
         dtype=dtype,
-        ignore=(*_UNUSED_GEMMA, f"layers.{whole.num_hidden_layers - 1}.*"),
+        ignore=unused_gemma(whole.num_hidden_layers),
         fill=partial(_fill, _headless, config),
         where=str(folder),
     )
@@ -146,14 +142,15 @@ def _headless(config: Any) -> nn.Module:
 
 def _read_config(folder: Path, *kinds: type) -> Any:
     """The config of a folder, of the kind that its `model_type` names."""
-    found = read_config(folder).get("model_type")
+    values = read_config(folder)
+    found = values.get("model_type")
     path = folder / "config.json"
     kind = next((kind for kind in kinds if kind.model_type == found), None)
     if kind is None:
         expected = " or ".join(repr(kind.model_type) for kind in kinds)
         raise CheckpointError(f"{path}: model_type is {found!r}, expected {expected}")
     try:
-        return kind.from_pretrained(str(folder), local_files_only=True)
+        return kind.from_dict(values)
     except Exception as error:  # validation errors differ between versions of transformers
         raise CheckpointError(f"{path} describes no {kind.model_type} model: {error}") from error
 

@@ -1,0 +1,49 @@
+"""`editmgt convert MODEL -o FILE`."""
+
+import argparse
+from typing import Any
+
+from ..choices import PACKED_DTYPES
+from .console import progress_bar
+from .download import Meter
+from .info import size
+from .interrupts import working
+from .options import add_common_options, find_folder, path_of
+from .outputs import Outputs
+
+SUFFIX = ".safetensors"
+
+
+def add_parser(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("convert", help="write a checkpoint as one smaller file")
+    parser.add_argument(
+        "model", metavar="MODEL", help="toyworld, a folder, a file, or a downloaded owner/name"
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help=f"the {SUFFIX} file to write"
+    )
+    usual = PACKED_DTYPES[0]
+    parser.add_argument(
+        "--dtype", choices=PACKED_DTYPES, default=usual,
+        help=f"fp8: 8 bits with scales; keep: as it is (default: {usual})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace FILE if it exists (default: refuse)"
+    )
+    add_common_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the file. Raises EditMGTError."""
+    from ..checkpoints import pack
+
+    source = find_folder(args.model)
+    outputs = Outputs([source] if source.is_file() else [], args.overwrite)
+    target = outputs.claim("--output", path_of(args.output), (SUFFIX,))
+    working()
+    with progress_bar(None, target.name, unit="B") as bar:
+        pack(source, target, args.dtype, Meter(bar).show)
+    print(f"{target} has {size(target.stat().st_size)}; use it with --model {target}")
+    return 0
