@@ -367,7 +367,8 @@ def test_the_download_has_one_size():
     pages = [*(ROOT / "web" / "docs").glob("*.md"), *(ROOT / "locales").rglob("*.json"),
              ROOT / "README.md"]  # fmt: skip
     text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
-    sizes = re.findall(r"(?:about|约)\s+([\d.]+)\s?GB", text, re.IGNORECASE)
+    said = r"(?:about|约)\s+([\d.]+)\s?GB(?!\s+in\s+bf16)"  # what `convert` makes of it is smaller
+    sizes = re.findall(said, text, re.IGNORECASE)
     assert len(sizes) >= 4 and set(sizes) == {"16"}
 
 
