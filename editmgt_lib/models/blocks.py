@@ -6,6 +6,7 @@ means further tokens that go through the same weights with a modulation of their
 
 import functools
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -140,21 +141,21 @@ class Block(nn.Module):
         # Functions of the class, not bound methods, so that a copy runs with its own weights.
         self.halves = (type(self).before, type(self).after)
 
-    def compile_halves(self, **options: Any) -> None:
-        """Compile both halves on first use with `torch.compile(**options)`."""
-        halves = (type(self).before, type(self).after)
-        self.halves = tuple(_compiled(half, tuple(options.items())) for half in halves)
 
+def compiled(half: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+    """Compile a half of a block with `torch.compile(**options)`, for all blocks of one network.
 
-@functools.cache  # compile once for all blocks of a kind
-def _compiled(function: Callable, options: tuple[tuple[str, Any], ...]) -> Callable:
-    # fullgraph: a graph break or too many shapes raise instead of running uncompiled.
-    compiled = torch.compile(function, fullgraph=True, dynamic=True, **dict(options))
+    Raises, when called, EditMGTError where there is no compiler, or it fails.
+    """
+    # A copy of the code: torch counts recompilations by code, whichever network they were for.
+    own = FunctionType(half.__code__.replace(), half.__globals__, half.__name__)
+    # fullgraph: a graph break or a shape too many raises instead of silently running uncompiled.
+    function = torch.compile(own, fullgraph=True, dynamic=True, **options)
 
-    @functools.wraps(function)
+    @functools.wraps(half)
     def call(*args: Any) -> Any:
         try:
-            return compiled(*args)
+            return function(*args)
         except torch._dynamo.exc.TorchDynamoException as error:
             raise EditMGTError(f"torch.compile failed, do without: {error}") from error
 

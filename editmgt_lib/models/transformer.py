@@ -21,7 +21,7 @@ from .attention import (
     strength_groups,
 )
 from .backends import sdpa
-from .blocks import DoubleBlock, SingleBlock
+from .blocks import DoubleBlock, SingleBlock, compiled
 from .conditioning import Conditioning, InjectionOptions, Prediction
 from .config import MICRO_CONDITIONS, MICRO_WIDTH, TransformerConfig
 from .embeddings import (
@@ -189,8 +189,11 @@ class MaskedTransformer(nn.Module):
         Results differ by rounding. Sizes are dynamic, so other batches and grids do not recompile.
         Calls raise EditMGTError if compiling fails.
         """
-        for block in self.blocks:
-            block.compile_halves(**options)
+        kinds = {DoubleBlock: self.transformer_blocks, SingleBlock: self.single_transformer_blocks}
+        for kind, blocks in kinds.items():
+            halves = tuple(compiled(half, options) for half in (kind.before, kind.after))
+            for block in blocks:
+                block.halves = halves
 
     def logits(self, features: Tensor) -> Tensor:
         """Features [..., C] of a `Prediction`, or a linear mix of them -> logits [..., V]."""
