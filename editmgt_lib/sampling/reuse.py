@@ -95,10 +95,10 @@ class ReusingPredictor(Predictor):
     def _attention(
         self, c: Conditioning, queries: Segments, rows: Tensor | None, record: bool
     ) -> CachedAttention:
-        base, i = self.attention(c), c.injection
+        i = c.injection
         groups = strength_groups(queries, c.segments, i.strength, i.scope, c.text)
         return CachedAttention(
-            base.function, groups, c.segments, base.probe, base.probed,
+            self.transformer.attention, groups, c.segments, self.probe, self.blocks,
             cache=self.cache, positions=rows, record=record,
         )  # fmt: skip
 
