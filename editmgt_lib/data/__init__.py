@@ -1,0 +1,1 @@
+"""Pairs to train on: readers, the token cache, and the order in which samples come."""
