@@ -16,6 +16,7 @@ from editmgt_lib.checkpoints import read_state_dict
 from editmgt_lib.errors import CheckpointError, InputError
 from editmgt_lib.models.transformer import MaskedTransformer
 from editmgt_lib.models.vq import VQModel
+from editmgt_lib.toyworld.batches import crowded_scene, to_pixels, training_scene
 from editmgt_lib.toyworld.language import STYLES, corpus
 from editmgt_lib.toyworld.scenes import Scene, Thing, is_heldout, render
 from editmgt_lib.toyworld.text_encoders import build_text_encoders
@@ -28,7 +29,6 @@ from editmgt_lib.training.generation import (
     mask_tokens,
 )
 from editmgt_lib.training.loop import LoopOptions, Run, StepRandom, build_optimizers, train
-from editmgt_lib.training.pictures import crowded_scene, to_pixels, training_scene
 from editmgt_lib.training.recipes import RECIPES, STAGES, Recipe
 from editmgt_lib.training.state import STATE
 from editmgt_lib.training.text import OFFSETS, TextStage, training_prompt

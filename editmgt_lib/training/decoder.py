@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..checkpoints.saving import save_module
 from ..models.vq import VQModel
+from ..toyworld.batches import crowded_scene, save_grid, to_pixels, training_scene
 from .loop import StepRandom
-from .pictures import crowded_scene, save_grid, to_pixels, training_scene
 from .tokenizer import PICTURES, reconstruction_error
 
 

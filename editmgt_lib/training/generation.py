@@ -27,9 +27,9 @@ from ..sampling.options import SamplingOptions
 from ..sampling.predictor import micro_conditions
 from ..settings import Settings
 from ..text.encoders import TextEncoders
+from ..toyworld.batches import to_pixels, training_pair, training_scene
 from ..toyworld.world import caption
 from .loop import StepRandom
-from .pictures import to_pixels, training_pair, training_scene
 from .progress import draw_edits, draw_generated
 
 # Reconstruction errors: up to 0.03 on held-out ToyWorld pictures of 64 to 512 pixels, 0.05 or more

@@ -11,9 +11,9 @@ from ..models.config import TransformerConfig
 from ..models.transformer import MaskedTransformer
 from ..models.vq import VQModel
 from ..text.encoders import TextEncoders
+from ..toyworld.batches import crowded_scene, to_pixels
 from ..toyworld.language import corpus
 from ..toyworld.text_encoders import build_text_encoders
-from .pictures import crowded_scene, to_pixels
 
 SPREAD = 0.02  # of embeddings and head
 RESIDUAL = 0.5  # scale of the layers that write to the residual stream

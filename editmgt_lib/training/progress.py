@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from ..pipeline import EditMGT
+from ..toyworld.batches import save_grid, to_pixels
 from ..toyworld.scenes import Scene
 from ..toyworld.world import CATEGORIES, caption, pair_at, sample_scene
 from .loop import StepRandom
-from .pictures import save_grid, to_pixels
 
 PICTURES = 14
 SEED = 7

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..text.encoders import TextEncoders
+from ..toyworld.batches import training_pair, training_scene
 from ..toyworld.text_encoders import save_text_folders
 from ..toyworld.world import caption
 from .loop import StepRandom
-from .pictures import training_pair, training_scene
 
 OFFSETS = (-6, -5, -4, -3, -2, -1, 0, 1)
 """Words a text row has to tell, relative to its own: what led to it, itself, and what may follow.

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from ..checkpoints.saving import save_module
 from ..models.vq import VQConfig, VQModel
+from ..toyworld.batches import crowded_scene, save_grid, to_pixels
 from .loop import StepRandom
-from .pictures import crowded_scene, save_grid, to_pixels
 
 COMMITMENT = 0.25  # weight of the commitment loss, as published
 DECAY = 0.97  # of the moving averages

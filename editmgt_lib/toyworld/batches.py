@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..files import atomic_path
-from ..toyworld.drawing import BOX, GRID, SLOT_OFFSETS, ground_picture, sprite
-from ..toyworld.scenes import EditPair, Scene, Thing, is_heldout
-from ..toyworld.world import BACKGROUNDS, COLORS, SHAPES, STYLES, sample_pair, sample_scene
+from .drawing import BOX, GRID, SLOT_OFFSETS, ground_picture, sprite
+from .scenes import EditPair, Scene, Thing, is_heldout
+from .world import BACKGROUNDS, COLORS, SHAPES, STYLES, sample_pair, sample_scene
 
 STYLED = 0.15  # share of training pictures in one of the styles
 CROWDED_STYLED = 0.3  # more of them, to fill the codebook
