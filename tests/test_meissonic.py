@@ -1,4 +1,4 @@
-"""The base model's layout: read, described, packed and fetched; and where stage 1 starts from it."""
+"""The base model's layout, read, described, packed and fetched; and how stage 1 starts from it."""
 
 import json
 import shutil
