@@ -113,6 +113,12 @@ def test_a_missing_part_is_named(copy, part):
         load(copy)
 
 
+def test_a_folder_without_the_transformers_config_is_still_told_by_its_name(copy):
+    (copy / "transformer" / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"checkpoint: transformer/config.json \(.*\) not fo"):
+        load(copy)
+
+
 @pytest.mark.parametrize(
     ("part", "name"),
     [("transformer", "context_embedder.weight"), ("text_encoder", "text_projection.weight")],
