@@ -1,15 +1,15 @@
 """Node "Encode Tokens": picture to image tokens, and the way back to its own pixels."""
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor
 
 from ..editmgt_lib.choices import FITS
 from .batches import at_rest, region_masks
+from .cards import shown
 from .compat import CATEGORY, known
 from .memory import on_device
 from .networks import Model
 from .previews import token_grid
-from .progress import show_notes
 from .sockets import MODEL_TIP, ModelSocket, TokensSocket
 
 UNLINKED = object()  # ComfyUI passes None for an input that is linked
@@ -92,6 +92,5 @@ class EncodeTokens(io.ComfyNode):
         side = model.pipeline.settings.resolution
         with on_device(model.vq, working_memory=model.coding_memory(side, side)):
             tokens = at_rest(model.pipeline.encode_image(image, fit, masks))
-        show_notes((*notes, *tokens.notes))
         grid = token_grid(tokens.canvas, masks)
-        return io.NodeOutput(tokens, grid, ui=ui.PreviewImage(grid, cls=cls))
+        return io.NodeOutput(tokens, grid, ui=shown(cls, (*notes, *tokens.notes), grid))

@@ -15,10 +15,11 @@ from ..editmgt_lib.sampling.loop import StepEvent
 from ..editmgt_lib.sampling.options import FAST, SamplingOptions
 from ..editmgt_lib.text.instruction import Instruction
 from .batches import at_rest, region_masks
+from .cards import shown
 from .compat import CATEGORY, expert, known
 from .memory import dtype_name, on_device
 from .networks import Model
-from .progress import LivePreview, Progress, previews_wanted, show_notes
+from .progress import LivePreview, Progress, previews_wanted
 from .reports import Measured, Watch, foreign_numbers, sampling_report
 from .sockets import (
     MODEL_TIP,
@@ -105,16 +106,11 @@ class RegionHoldSampler(io.ComfyNode):
         place = f"{model.pipeline.device.type} {dtype_name(model.pipeline.dtype)}"
         report = sampling_report(options, canvas.batch, place, found)
         unchanged = unchanged_notes(replace(edited, source_ids=tokens.ids))  # by this edit
-        show_notes(
-            (
-                report,
-                *foreign_numbers(options, model.pipeline.settings.sampling),
-                *notes,
-                *unchanged,
-            )
-        )
+        own = foreign_numbers(options, model.pipeline.settings.sampling)
+        said = (report, *own, *notes, *unchanged)
+        picture = None if found.picture is None else found.picture[None]
         changed = support(edited.changed, edited.canvas, grow=0)
-        return io.NodeOutput(edited, changed.float())
+        return io.NodeOutput(edited, changed.float(), ui=shown(cls, said, picture))
 
 
 def _numbers() -> list:
@@ -246,7 +242,8 @@ def sampled(
             combine=combine, callback=report, batched=batched,
         )  # fmt: skip
         edited = at_rest(edited)
-    return edited, Measured(time.monotonic() - began, *watch.shares(tokens, edited))
+    seconds, last = time.monotonic() - began, preview.picture if preview else None
+    return edited, Measured(seconds, *watch.shares(tokens, edited), last)
 
 
 def _fixed(region: Tensor | None, canvas: Canvas, union: bool) -> Tensor | None:

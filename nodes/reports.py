@@ -10,13 +10,17 @@ from ..editmgt_lib.sampling.loop import StepEvent
 from ..editmgt_lib.sampling.options import SamplingOptions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Measured:
-    """What came of a run: seconds, and shares 0..1 of the pictures' own tokens."""
+    """What came of a run: seconds, and shares 0..1 of the pictures' own tokens.
+
+    picture: the last one as it was shown, [H, W, 3], if any was.
+    """
 
     seconds: float
     held: float
     changed: float
+    picture: Tensor | None
 
 
 class Watch:

@@ -216,7 +216,7 @@ def test_a_seed_is_swept(client):
 def test_steps_are_swept(client, picture):
     run = sweep(client, prompts.edit(picture, seed=36), "edit.steps", 2, "2, 3, 5")
     assert run.status == "success", run.message()
-    assert [int(n) for n in re.findall(r"(\d+) steps", run.texts["edit"][-1])] == [2, 3, 5]
+    assert [int(re.match(r"(\d+) steps", text)[1]) for text in run.texts["edit"]] == [2, 3, 5]
 
 
 def test_texts_are_swept(client, picture):

@@ -7,7 +7,6 @@ import pytest
 
 from . import prompts
 
-NOTHING = "nothing to note"
 NORMAL = "make the background striped"
 
 
@@ -35,15 +34,15 @@ def test_a_text_that_is_not_understood(client, picture, text, said):
 
 def test_a_note_goes_once_its_cause_has_gone(client, picture):
     assert "zebra" in texts(client, prompts.edit(picture, "add a zebra", seed=502))["words"][0]
-    assert texts(client, prompts.edit(picture, NORMAL, seed=502))["words"] == [NOTHING]
-    assert "words" not in texts(client, prompts.edit(picture, NORMAL + "  ", seed=502))
+    run = client.run(prompts.edit(picture, NORMAL, seed=502))
+    assert run.outputs["words"]["images"] == [] and "words" not in run.texts
 
 
 def test_a_cached_node_says_nothing_again(client, picture):
     prompt = prompts.edit(picture, "add a giraffe", seed=503)
     assert "giraffe" in texts(client, prompt)["words"][0]
     prompt["edit"]["inputs"]["seed"] = 504
-    assert "words" not in texts(client, prompt)
+    assert "words" not in texts(client, prompt)  # its card stays
 
 
 def test_an_edit_that_changes_nothing(client, picture):
@@ -103,18 +102,36 @@ def test_a_second_edit_that_changes_nothing_of_the_first(client, picture):
     assert "nothing changed" not in found["edit"][0]
 
 
-def test_the_notes_of_a_list_say_of_which_run_they_are(client, picture):
+def test_each_value_of_a_list_has_a_card_of_its_own(client, picture):
     prompt = prompts.edit(picture, seed=507)
     prompt["values"] = prompts.node("EditMGT_ListOfValues", values="1, 0, 1", name="threshold")
     prompt["edit"]["inputs"]["threshold"] = ["values", 0]
-    lines = texts(client, prompt)["edit"][-1].splitlines()
-    starts = ["4 steps, guidance 1", None, "nothing changed", "run 2: 4 steps", None,
-              "run 3: 4 steps", None, "run 3: nothing changed"]  # fmt: skip
-    assert len(lines) == len(starts)
-    assert all(line.startswith(start or "") for line, start in zip(lines, starts, strict=True))
+    run = client.run(prompt)
+    assert len(client.files(run, "edit")) == 3
+    assert ["nothing changed" in text for text in run.texts["edit"]] == [True, False, True]
 
 
 def test_a_picture_that_the_toy_model_does_not_know(client):
     noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
     foreign = client.upload("noise.png", prompts.png(noise))
     assert len(texts(client, prompts.edit(foreign, seed=508))["tokens"]) == 1
+
+
+def test_the_report_is_drawn_into_the_node_below_the_last_preview(client, picture):
+    """The one form that every frontend keeps once the job has ended."""
+    run = client.run(prompts.edit(picture, seed=514))
+    (card,) = client.files(run, "edit")
+    card = prompts.pixels(card).astype(int)
+    height, width = card.shape[:2]
+    assert height > width  # the picture is square, the words are below
+    shown, words = card[:width], card[width:]
+    assert shown.std() > 20 and (words.max(-1) > 180).mean() > 0.02  # light ink on dark paper
+    assert (words.max(-1) < 60).mean() > 0.6
+
+
+def test_a_note_about_a_picture_is_below_its_grid(client, picture):
+    noise = np.random.default_rng(4).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    foreign = client.upload("noise4.png", prompts.png(noise))
+    runs = [client.run(prompts.edit(name, seed=515)) for name in (picture, foreign)]
+    known, unknown = (prompts.pixels(client.files(run, "tokens")[0]) for run in runs)
+    assert known.shape[0] == known.shape[1] and unknown.shape[0] > unknown.shape[1]
