@@ -7,33 +7,47 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from comfy_api.latest import io, ui
+from comfy_execution.utils import get_executing_context
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..editmgt_lib.pictures.lettering import font_for, wrapped
 
-WIDTH = 512  # pixels of a card; a node shows it at about 300
+WIDTH = 448  # pixels of a card; a node shows it at about 300
 LETTERS, MARGIN = 28, 14
 PAPER, INK = (38, 40, 46), (226, 228, 234)
+NOTHING = "nothing to note"
+
+_noted: set[str] = set()  # nodes without a picture whose card has notes
 
 
-def shown(cls: type[io.ComfyNode], notes: Sequence[str], pictures: Tensor | None = None) -> dict:
-    """A node's `ui`: each picture [B, H, W, 3] with the notes below, or the notes alone.
+def shown(
+    cls: type[io.ComfyNode], notes: Sequence[str], pictures: Sequence[Tensor] = ()
+) -> dict[str, Any] | None:
+    """A node's `ui`: each picture [H, W, 3] with the notes below, or the notes alone.
 
     As a picture, since frontends keep no other form: they show a `text` only on core's own nodes,
-    and newer ones remove a progress text when the job ends. The text is there for API clients. The
-    keys are always the same, so that an earlier card goes when there is nothing to show.
+    and newer ones remove a progress text when the job ends. The text is there for API clients. A
+    card stays until another replaces it, and an empty list does not.
     """
-    whole = "\n".join(notes)
-    cards: Any = pictures
-    if whole:
-        paper = written(whole)
-        bases = [paper[:0]] if pictures is None else [_wide(picture) for picture in pictures]
-        cards = [torch.cat([base, paper]) for base in bases]
-    if cards is None:
-        return {"images": (), "animated": (False,), "text": ()}
-    text = (whole,) if whole else ()
-    return {**ui.PreviewImage(cards, cls=cls).as_dict(), "text": text}
+    node, text = _node(), "\n".join(notes)
+    if not pictures:
+        text, stale = text or NOTHING, node in _noted
+        (_noted.add if notes else _noted.discard)(node)
+        if not notes and not stale:
+            return None
+    cards = [card(text, picture) for picture in pictures] or [written(text)]
+    return {**ui.PreviewImage(cards, cls=cls).as_dict(), "text": (text,) if text else ()}
+
+
+def _node() -> str:
+    context = get_executing_context()
+    return context.node_id if context else ""
+
+
+def card(text: str, picture: Tensor) -> Tensor:
+    """A picture [H, W, 3] with text below, if there is any."""
+    return torch.cat([_wide(picture), written(text)]) if text else picture
 
 
 def written(text: str) -> Tensor:

@@ -93,4 +93,4 @@ class EncodeTokens(io.ComfyNode):
         with on_device(model.vq, working_memory=model.coding_memory(side, side)):
             tokens = at_rest(model.pipeline.encode_image(image, fit, masks))
         grid = token_grid(tokens.canvas, masks)
-        return io.NodeOutput(tokens, grid, ui=shown(cls, (*notes, *tokens.notes), grid))
+        return io.NodeOutput(tokens, grid, ui=shown(cls, (*notes, *tokens.notes), list(grid)))

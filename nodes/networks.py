@@ -16,7 +16,8 @@ from ..editmgt_lib.settings import Settings
 from ..editmgt_lib.text.encoders import TextEncoders
 from ..editmgt_lib.text.loading import load_clip, load_gemma
 from ..editmgt_lib.text.loading import load_tokenizer as load_text_tokenizer
-from .memory import Layers, Managed, attention, manage, precision, shrink, text_dtype
+from .eight_bits import let_layers_widen, round_weights
+from .memory import FORMATS, Layers, Managed, attention, manage, precision, shrink, text_dtype
 from .paths import locate
 from .progress import Progress
 
@@ -68,9 +69,13 @@ def load(name: str, dtype: str, progress: Progress) -> Model:
     device = management.get_torch_device()
     weights = sum(info.elements for info in read_headers(folders["editmgt"]).values())
     compute, storage = precision(dtype, device, weights)
-    transformer = load_transformer(folders["editmgt"], CPU, compute, Layers, attention)
+    widen = dtype not in ("auto", "fp8")  # a file in 8 bits stays so
+    transformer = load_transformer(folders["editmgt"], CPU, compute, Layers, attention, widen=widen)
     check_mask_token(folders[SETTINGS_FILE], transformer.config.mask_token_id)
-    shrink(transformer.blocks, storage)
+    if storage == FORMATS["fp8"]:
+        round_weights(transformer)
+    else:
+        shrink(transformer.blocks, storage)
     progress.advance()
     vq = load_tokenizer(folders["vqvae"], CPU, Layers)
     progress.advance()
@@ -95,9 +100,14 @@ def _load_text(
     """
     device = management.text_encoder_device()
     kind = text_dtype(dtype, device)
-    clip = load_clip(folders["text_encoder"], CPU, kind)
+    widen = dtype not in ("auto", "fp8")
+    clip = load_clip(folders["text_encoder"], CPU, kind, widen)
     progress.advance()
-    gemma = load_gemma(folders["llm_encoder"], CPU, kind)
+    gemma = load_gemma(folders["llm_encoder"], CPU, kind, widen)
+    for network in (clip, gemma):
+        if dtype == "fp8":
+            round_weights(network)
+        let_layers_widen(network)
     progress.advance()
     encoders = TextEncoders(
         clip,

@@ -23,6 +23,7 @@ class Progress:
 
     def __init__(self, total: int) -> None:
         self._bar, self.done = comfy.utils.ProgressBar(total), 0
+        self.picture: Tensor | None = None  # the last one shown
 
     def advance(self) -> None:
         """Report one more step."""
@@ -31,7 +32,7 @@ class Progress:
     def reach(self, done: int, picture: Tensor | None = None) -> None:
         """Report how many steps are done, and what the picture looks like now, [H, W, 3]."""
         check_cancelled()
-        self.done = done
+        self.done, self.picture = done, picture
         preview = None if picture is None else ("JPEG", to_pil(picture), args.preview_size)
         self._bar.update_absolute(done, preview=preview)
 
@@ -47,7 +48,6 @@ class LivePreview:
 
     def __init__(self, vq: VQModel, canvas: Canvas, fixed: Tensor | None) -> None:
         self.vq, self.canvas, self.fixed = vq, canvas, fixed
-        self.picture: Tensor | None = None  # the last one
 
     def __call__(self, event: StepEvent) -> Tensor:
         """The picture after a step, [H, W, 3]."""
@@ -60,5 +60,4 @@ class LivePreview:
         known = [cells[:1].cpu() for cells in (event.held, fixed) if cells is not None]
         held = torch.stack(known).any(0) if known else None
         canvas = self.canvas.item(event.item)
-        self.picture = partial_picture(pixels, held, event.pending[:1], canvas)
-        return self.picture
+        return partial_picture(pixels, held, event.pending[:1], canvas)

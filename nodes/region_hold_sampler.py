@@ -15,7 +15,7 @@ from ..editmgt_lib.sampling.loop import StepEvent
 from ..editmgt_lib.sampling.options import FAST, SamplingOptions
 from ..editmgt_lib.text.instruction import Instruction
 from .batches import at_rest, region_masks
-from .cards import shown
+from .cards import card, shown
 from .compat import CATEGORY, expert, known
 from .memory import dtype_name, on_device
 from .networks import Model
@@ -100,7 +100,7 @@ class RegionHoldSampler(io.ComfyNode):
         options, canvas = settings.sampling, tokens.canvas
         union = combine == "union" and options.threshold > 0
         masks, notes = region_masks(region, canvas.height, canvas.width, every=union)
-        edited, found = sampled(
+        edited, found, progress = sampled(
             model, tokens, instruction, options, localization, masks, combine, batched
         )
         place = f"{model.pipeline.device.type} {dtype_name(model.pipeline.dtype)}"
@@ -108,9 +108,11 @@ class RegionHoldSampler(io.ComfyNode):
         unchanged = unchanged_notes(replace(edited, source_ids=tokens.ids))  # by this edit
         own = foreign_numbers(options, model.pipeline.settings.sampling)
         said = (report, *own, *notes, *unchanged)
-        picture = None if found.picture is None else found.picture[None]
         changed = support(edited.changed, edited.canvas, grow=0)
-        return io.NodeOutput(edited, changed.float(), ui=shown(cls, said, picture))
+        ends = [progress.picture] if progress.picture is not None else []
+        if ends:  # the canvas prefers the last preview to the node's own pictures
+            progress.reach(progress.done, card("\n".join(said), *ends))
+        return io.NodeOutput(edited, changed.float(), ui=shown(cls, said, ends))
 
 
 def _numbers() -> list:
@@ -217,7 +219,7 @@ def sampled(
     region: Tensor | None,
     combine: str,
     batched: bool,
-) -> tuple[Tokens, Measured]:
+) -> tuple[Tokens, Measured, Progress]:
     """Edit a batch, with progress and, where ComfyUI shows them, previews."""
     canvas, networks = tokens.canvas, [model.transformer]
     together = canvas.batch if batched else 1
@@ -242,8 +244,8 @@ def sampled(
             combine=combine, callback=report, batched=batched,
         )  # fmt: skip
         edited = at_rest(edited)
-    seconds, last = time.monotonic() - began, preview.picture if preview else None
-    return edited, Measured(seconds, *watch.shares(tokens, edited), last)
+    found = Measured(time.monotonic() - began, *watch.shares(tokens, edited))
+    return edited, found, progress
 
 
 def _fixed(region: Tensor | None, canvas: Canvas, union: bool) -> Tensor | None:

@@ -10,17 +10,13 @@ from ..editmgt_lib.sampling.loop import StepEvent
 from ..editmgt_lib.sampling.options import SamplingOptions
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Measured:
-    """What came of a run: seconds, and shares 0..1 of the pictures' own tokens.
-
-    picture: the last one as it was shown, [H, W, 3], if any was.
-    """
+    """What came of a run: seconds, and shares 0..1 of the pictures' own tokens."""
 
     seconds: float
     held: float
     changed: float
-    picture: Tensor | None
 
 
 class Watch:
