@@ -26,7 +26,7 @@ class EncodeTokens(io.ComfyNode):
             display_name="EditMGT Encode Tokens",
             category=CATEGORY,
             description="Turns pictures into image tokens. Any size and shape; nothing is "
-            "stretched, and the original pixels are kept for Decode.",
+            "stretched, and the original pixels are kept for EditMGT Decode.",
             inputs=[
                 ModelSocket.Input("model", tooltip=MODEL_TIP),
                 io.Image.Input(
@@ -42,7 +42,7 @@ class EncodeTokens(io.ComfyNode):
                     "picture in a square with borders; the safe choice. native: a grid in the "
                     "picture's own aspect ratio; finer for wide or tall pictures, but further from "
                     "the training data. crop: only the area around the mask, so a small region of "
-                    "a large picture gets all the tokens; Decode stitches it back.",
+                    "a large picture gets all the tokens; EditMGT Decode stitches it back.",
                 ),
                 io.Mask.Input(
                     "mask",

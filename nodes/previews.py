@@ -12,7 +12,6 @@ from ..editmgt_lib.offload import execution_device
 from ..editmgt_lib.pictures.canvas import Canvas
 from ..editmgt_lib.pictures.compositing import project_mask
 from ..editmgt_lib.pictures.drawing import enlarged
-from ..editmgt_lib.results import decode_pixels
 
 HELD = (0.20, 0.45, 0.95)  # blue: follows the source picture
 MASKED = (1.00, 0.55, 0.10)  # orange: touched by the mask
@@ -48,12 +47,13 @@ def code_colours(vq: VQModel) -> Tensor:
     if vq not in _colours:
         codes = vq.config.num_vq_embeddings
         known = torch.linspace(0, codes - 1, min(FITTED, codes)).long()
-        tiles = decode_pixels(vq, known[:, None, None].expand(-1, TILE, TILE))
-        every = torch.arange(codes, device=execution_device(vq))
+        device = execution_device(vq)
+        tiles = known.to(device)[:, None, None].expand(-1, TILE, TILE)
         with torch.inference_mode():
-            vectors = vq.lookup(every[None, None])[0, :, 0].T.float().cpu()
-        vectors = F.pad(vectors, (0, 1), value=1.0)
-        fit = torch.linalg.lstsq(vectors[known], tiles.mean((2, 3)), driver="gelsd").solution
+            seen = torch.cat([vq.decode(part).mean((2, 3)).cpu() for part in tiles.split(64)])
+            vectors = vq.lookup(torch.arange(codes, device=device)[None, None])[0, :, 0].T
+        vectors = F.pad(vectors.float().cpu(), (0, 1), value=1.0)
+        fit = torch.linalg.lstsq(vectors[known], seen, driver="gelsd").solution
         _colours[vq] = vectors @ fit
     return _colours[vq]
 

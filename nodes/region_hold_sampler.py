@@ -44,26 +44,27 @@ class RegionHoldSampler(io.ComfyNode):
             display_name="Region-Hold Sampler",
             category=CATEGORY,
             description="Predicts new image tokens step by step and holds those the instruction is "
-            "not about. The preview shows the picture so far: open tokens hatched, held ones blue.",
+            "not about. The preview shows the picture so far, open tokens hatched, held ones blue; "
+            "afterwards what was used and what came of it is written below.",
             inputs=[
                 ModelSocket.Input("model", tooltip=MODEL_TIP),
                 TokensSocket.Input(
                     "tokens",
-                    tooltip="From Encode Tokens, or from another sampler: edits chain without "
-                    "decoding in between.",
+                    tooltip="From EditMGT Encode Tokens, or from another sampler: edits chain "
+                    "without decoding in between.",
                 ),
-                InstructionSocket.Input("instruction", tooltip="From Encode Instruction."),
+                InstructionSocket.Input("instruction", tooltip="From EditMGT Encode Instruction."),
                 *_numbers(),
                 *_holding(),
             ],
             outputs=[
                 TokensSocket.Output(
-                    display_name="TOKENS", tooltip="For Decode, or for the next edit."
+                    display_name="TOKENS", tooltip="For EditMGT Decode, or for the next edit."
                 ),
                 io.Mask.Output(
                     display_name="MASK",
-                    tooltip="Tokens that differ from the original, at picture size. Decode's mask "
-                    "shows the pixels they affect.",
+                    tooltip="Tokens that differ from the original, at picture size. EditMGT "
+                    "Decode's mask shows the pixels they affect.",
                 ),
             ],
             **known(io.Schema, search_aliases=["editmgt", "inpaint", "edit image"]),

@@ -60,7 +60,6 @@ class Pack:
 
     def eight_bits(self) -> dict[str, dict]:
         """Of a file in 8 bits: bytes that weights take in memory, and what comes out, by dtype."""
-        import torch
 
         import folder_paths
 

@@ -348,3 +348,30 @@ def test_a_checkpoint_that_is_not_there(client, picture):
     prompt["load"]["inputs"]["checkpoint"] = "no-such-model"
     run = refused(client, prompt, "no-such-model")
     assert run.status == "rejected"
+
+
+# ---- folders
+
+
+def test_a_folders_results_keep_its_names(client, server):
+    if not server.log_file:
+        pytest.skip("the server was already running: where its input folder is is not known")
+    folder = server.log_file.parent / "input" / "my photos"
+    folder.mkdir()
+    sizes = {"b cat": 128, "a.dog": 64}
+    for name, size in sizes.items():
+        (folder / f"{name}.png").write_bytes(prompts.png(prompts.scene(size=size)))
+    (folder / "notes.txt").write_text("not a picture")
+    prompt = prompts.edit("", seed=37, steps=2)
+    prompt["image"] = prompts.node("EditMGT_LoadFolder", folder="my photos")
+    prompt["save"]["inputs"]["filename_prefix"] = ["image", 1]
+    run = client.run(prompt)
+    assert run.status == "success", run.message()
+    saved = [item["filename"] for item in run.outputs["save"]["images"]]
+    assert saved == ["a.dog_00001_.png", "b cat_00001_.png"]
+    assert [prompts.pixels(f).shape[0] for f in client.files(run, "save")] == [64, 128]
+    prompt["image"]["inputs"].update(skip=1, most=1)
+    run = client.run(prompt)
+    assert [item["filename"] for item in run.outputs["save"]["images"]] == ["b cat_00002_.png"]
+    prompt["image"]["inputs"]["folder"] = ".."
+    assert client.run(prompt).status == "rejected"
