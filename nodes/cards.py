@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..editmgt_lib.pictures.lettering import font_for, wrapped
 
-WIDTH = 448  # pixels of a card; a node shows it at about 300
+WIDTH, PICTURE = 448, 288  # pixels of a card, which a node shows at about 300, and of its picture
 LETTERS, MARGIN = 28, 14
 PAPER, INK = (38, 40, 46), (226, 228, 234)
 NOTHING = "nothing to note"
@@ -47,7 +47,7 @@ def _node() -> str:
 
 def card(text: str, picture: Tensor) -> Tensor:
     """A picture [H, W, 3] with text below, if there is any."""
-    return torch.cat([_wide(picture), written(text)]) if text else picture
+    return torch.cat([_on_paper(picture), written(text)]) if text else picture
 
 
 def written(text: str) -> Tensor:
@@ -63,9 +63,13 @@ def written(text: str) -> Tensor:
     return torch.from_numpy(np.asarray(paper).copy()).float() / 255
 
 
-def _wide(picture: Tensor) -> Tensor:
-    """A picture [H, W, 3] at a card's width."""
-    size = (max(round(picture.shape[0] * WIDTH / picture.shape[1]), 1), WIDTH)
-    mode = "area" if picture.shape[1] > WIDTH else "nearest"
+def _on_paper(picture: Tensor) -> Tensor:
+    """A picture [H, W, 3], small enough to leave room for the text, on paper of a card's width."""
+    scale = PICTURE / max(picture.shape[:2])
+    height, width = (max(round(side * scale), 1) for side in picture.shape[:2])
     planes = picture.permute(2, 0, 1)[None].float().cpu()
-    return F.interpolate(planes, size=size, mode=mode)[0].permute(1, 2, 0)
+    planes = F.interpolate(planes, size=(height, width), mode="area" if scale < 1 else "nearest")
+    paper = (torch.tensor(PAPER) / 255).expand(height, WIDTH, 3).clone()
+    left = (WIDTH - width) // 2
+    paper[:, left : left + width] = planes[0].permute(1, 2, 0)
+    return paper
