@@ -106,8 +106,12 @@ def load_transformer(
     dtype: torch.dtype,
     operations=nn,
     attention: AttentionFunction = sdpa,
+    widen: bool = True,
 ) -> MaskedTransformer:
-    """Load a transformer's folder; what its config leaves out is read off the tensors."""
+    """Load a transformer's folder; what its config leaves out is read off the tensors.
+
+    widen: see `load_module`.
+    """
     shapes = {name: info.shape for name, info in read_headers(folder).items()}
     values = complete_config(read_config(folder), shapes, where=str(folder))
     config = TransformerConfig.from_dict(values, where=str(folder / "config.json"))
@@ -117,6 +121,7 @@ def load_transformer(
         device=device,
         dtype=dtype,
         float32=FLOAT32_WEIGHTS,
+        widen=widen,
         where=str(folder),
     )
 

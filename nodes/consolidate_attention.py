@@ -41,8 +41,8 @@ class ConsolidateAttention(io.ComfyNode):
             "pass, before sampling.",
             inputs=[
                 ModelSocket.Input("model", tooltip=MODEL_TIP),
-                TokensSocket.Input("tokens", tooltip="The picture, from Encode Tokens."),
-                InstructionSocket.Input("instruction", tooltip="From Encode Instruction."),
+                TokensSocket.Input("tokens", tooltip="The picture, from EditMGT Encode Tokens."),
+                InstructionSocket.Input("instruction", tooltip="From EditMGT Encode Instruction."),
                 *_reading(),
             ],
             outputs=[
@@ -108,9 +108,9 @@ def _reading() -> list:
             "words",
             default="",
             optional=True,
-            tooltip="Words or phrases from the instruction to look for, separated by commas: 'red "
-            "circle, sky'. Empty: the whole instruction. If the map covers everything, name the "
-            "thing to change.",
+            tooltip="Words or phrases of the instruction to look for, separated by commas: "
+            "'circle' or 'red heart, square'. Each must be in the instruction. Empty: the whole "
+            "instruction. If the map covers everything, name the thing to change.",
         ),
         io.String.Input(
             "layers",

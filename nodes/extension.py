@@ -11,6 +11,7 @@ from .encode_tokens import EncodeTokens
 from .errors import name_errors
 from .list_of_values import ListOfValues
 from .load import Load
+from .load_folder import LoadFolder
 from .region_hold_sampler import RegionHoldSampler
 from .toy_picture import ToyPicture
 
@@ -30,6 +31,7 @@ class EditMGTExtension(ComfyExtension):
             ConsolidateAttention,
             RegionHoldSampler,
             Decode,
+            LoadFolder,
             ListOfValues,
             ComparePictures,
         ]

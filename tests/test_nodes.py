@@ -16,9 +16,18 @@ ROOT = Path(__file__).resolve().parents[1]
 NODES = sorted((ROOT / "nodes").glob("*.py"))
 HOST = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server"}
 # Modules that may touch ComfyUI's insides, beyond the node API.
-BOUNDARY = {"memory.py", "progress.py", "paths.py", "networks.py", "errors.py"}
+BOUNDARY = {
+    "memory.py",
+    "progress.py",
+    "paths.py",
+    "networks.py",
+    "errors.py",
+    "cards.py",
+    "load_folder.py",
+}
 STAGES = {"Load", "ToyPicture", "EncodeTokens", "EncodeInstruction", "ConsolidateAttention",
-          "RegionHoldSampler", "Decode", "ListOfValues", "ComparePictures"}  # fmt: skip
+          "RegionHoldSampler", "Decode", "ListOfValues", "ComparePictures",
+          "LoadFolder"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ NODES = {
     "EditMGT_Load", "EditMGT_EncodeTokens", "EditMGT_EncodeInstruction",
     "EditMGT_ConsolidateAttention", "EditMGT_RegionHoldSampler", "EditMGT_Decode",
     "EditMGT_ToyPicture", "EditMGT_ListOfValues", "EditMGT_ComparePictures",
+    "EditMGT_LoadFolder",
 }  # fmt: skip
 
 
