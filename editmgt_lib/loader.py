@@ -1,5 +1,6 @@
 """From a checkpoint's name to a ready `EditMGT`; the only place that picks device and dtype."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from .checkpoints import (
 from .checks import require_choice
 from .choices import DTYPES, OFFLOAD
 from .errors import CheckpointError, InputError
+from .lora import Lora, Stack, attach, merged, read_stack
 from .models.attention import AttentionFunction
 from .models.backends import choose_attention, sdpa
 from .models.config import FLOAT32_WEIGHTS, TransformerConfig, complete_config
@@ -41,6 +43,7 @@ def load(
     local_dir: str | Path | None = None,
     allow_download: bool = False,
     attention: str = "sdpa",
+    lora: Sequence[str | Path | tuple[str | Path | Lora, float]] = (),
 ) -> EditMGT:
     """Load a checkpoint, strictly.
 
@@ -63,10 +66,12 @@ def load(
             `allow_download`.
         attention: the transformer's back end: `"sdpa"` (PyTorch's kernel), `"flash"` (no mask,
             hence faster on GPUs where strength is not 1), `"xformers"` or `"math"`.
+        lora: LoRA files, alone or with a strength of -2..2: `[("hats.safetensors", 0.8)]`.
 
     Raises:
-        InputError: no such checkpoint, device, dtype, offload mode or back end.
-        CheckpointError: parts are missing, corrupt or contradict each other. OutOfMemory.
+        InputError: no such checkpoint, device, dtype, offload mode, back end or LoRA file.
+        CheckpointError: parts are missing, corrupt or contradict each other, or a LoRA does not
+            fit. OutOfMemory.
     """
     require_choice("offload", offload, OFFLOAD)
     folder = resolve(name, local_dir=local_dir, allow_download=allow_download)
@@ -74,11 +79,13 @@ def load(
     precision = choose_dtype(dtype, execution)
     storage = execution if offload == "none" else torch.device("cpu")
     settings = Settings.read(folder)
+    stack = read_stack(lora)
     transformer = load_transformer(
         folder / layout_of(folder).transformer,
         storage,
         precision,
         attention=choose_attention(attention, execution, precision),
+        stack=stack,
     )
     check_mask_token(folder, transformer.config.mask_token_id)
     vq = load_tokenizer(folder / "vqvae", storage)
@@ -107,23 +114,30 @@ def load_transformer(
     operations=nn,
     attention: AttentionFunction = sdpa,
     widen: bool = True,
+    stack: Stack = (),
 ) -> MaskedTransformer:
-    """Load a transformer's folder; what its config leaves out is read off the tensors.
+    """Load a transformer's folder, with LoRAs; what its config leaves out is read off the tensors.
 
-    widen: see `load_module`.
+    LoRAs are merged before the weights are cast to `dtype`, those of scope `reference` are
+    attached. widen: see `load_module`.
     """
     shapes = {name: info.shape for name, info in read_headers(folder).items()}
     values = complete_config(read_config(folder), shapes, where=str(folder))
     config = TransformerConfig.from_dict(values, where=str(folder / "config.json"))
-    return load_module(
+    shared = [(lora, strength) for lora, strength in stack if lora.scope == "both"]
+    network = load_module(
         lambda: MaskedTransformer(config, operations, attention),
-        read_state_dict(folder),
+        merged(read_state_dict(folder), shared),
         device=device,
         dtype=dtype,
         float32=FLOAT32_WEIGHTS,
         widen=widen,
         where=str(folder),
     )
+    for lora, strength in stack:
+        if lora.scope == "reference":
+            attach(network, lora, strength)
+    return network
 
 
 def check_text_fits(config: TransformerConfig, encoders: TextEncoders, where: str) -> None:

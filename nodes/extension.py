@@ -12,6 +12,7 @@ from .errors import name_errors
 from .list_of_values import ListOfValues
 from .load import Load
 from .load_folder import LoadFolder
+from .load_lora import LoadLora
 from .region_hold_sampler import RegionHoldSampler
 from .toy_picture import ToyPicture
 
@@ -25,6 +26,7 @@ class EditMGTExtension(ComfyExtension):
         name_errors()
         return [
             Load,
+            LoadLora,
             ToyPicture,
             EncodeTokens,
             EncodeInstruction,

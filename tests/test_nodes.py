@@ -25,9 +25,9 @@ BOUNDARY = {
     "cards.py",
     "load_folder.py",
 }
-STAGES = {"Load", "ToyPicture", "EncodeTokens", "EncodeInstruction", "ConsolidateAttention",
-          "RegionHoldSampler", "Decode", "ListOfValues", "ComparePictures",
-          "LoadFolder"}  # fmt: skip
+STAGES = {"Load", "LoadLora", "ToyPicture", "EncodeTokens", "EncodeInstruction",
+          "ConsolidateAttention", "RegionHoldSampler", "Decode", "ListOfValues",
+          "ComparePictures", "LoadFolder"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
