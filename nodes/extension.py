@@ -6,6 +6,8 @@ from . import paths
 from .compare_pictures import ComparePictures
 from .consolidate_attention import ConsolidateAttention
 from .decode import Decode
+from .edit_regions import EditRegions
+from .empty_tokens import EmptyTokens
 from .encode_instruction import EncodeInstruction
 from .encode_tokens import EncodeTokens
 from .errors import name_errors
@@ -26,9 +28,11 @@ class EditMGTExtension(ComfyExtension):
             Load,
             ToyPicture,
             EncodeTokens,
+            EmptyTokens,
             EncodeInstruction,
             ConsolidateAttention,
             RegionHoldSampler,
+            EditRegions,
             Decode,
             ListOfValues,
             ComparePictures,

@@ -160,6 +160,11 @@ def _numbers() -> list:
     ]  # fmt: skip
 
 
+def main_numbers() -> list:
+    """The widgets that any node which samples has."""
+    return [item for item in _numbers() if item.id in ("steps", "guidance", "strength", "seed")]
+
+
 def _holding() -> list:
     """Where the picture may change."""
     return [
