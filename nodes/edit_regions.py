@@ -119,11 +119,11 @@ def edited_in_turn(
     canvas, notes = tokens.canvas, []
     with on_device(*model.text):
         encoded = [at_rest(model.pipeline.encode_instruction(text)) for text in texts]
-    for number, (text, instruction, mask) in enumerate(zip(texts, encoded, masks, strict=True), 1):
+    for number, (instruction, mask) in enumerate(zip(encoded, masks, strict=True), 1):
         region, said = region_masks(mask, canvas.height, canvas.width)
         tokens, found = sampled(
             model, tokens, instruction, options, None, region, "intersection", False
         )
-        notes.append(f"{number}. {text}: {found.seconds:.1f} s, {found.changed:.0%} changed")
+        notes.append(f"{number}. {found.seconds:.1f} s, {found.changed:.0%} changed")
         notes += [f"{number}. {note}" for note in (*said, *instruction.notes)]
     return tokens, notes

@@ -223,7 +223,7 @@ instruction is not about; 0.5 is too high, the edit is cut off; 1 keeps the whol
 At its own strength of 1 the toy model needs no λ for this. Everything after **List of Values** runs
 once per number; link it to *strength* or *guidance* to sweep those.
 """,
-        (300, 300),
+        (300, 240),
     )
     g.group("3  Where it acts", "#7a4f9a")
     found = g.add("EditMGT_ConsolidateAttention", tall=SMALL, model=start.model,

@@ -45,7 +45,7 @@ def own_picture(info: dict[str, Any]) -> Graph:
 The painted mask is the sampler's **region**: outside it the picture stays identical, bit for bit.
 For a small mask on a large picture set **fit** to *crop*: the painted area gets all the tokens.
 """,
-        (340, 330),
+        (340, 270),
     )
     g.group("3  Edit inside the mask", EDIT)
     tokens = g.add("EditMGT_EncodeTokens", tall=PREVIEW, model=load["MODEL"],
@@ -81,13 +81,14 @@ def words_as_region(info: dict[str, Any]) -> Graph:
         """
 1. **Consolidate Attention** asks the model where *green triangle* is. **words** must occur in the
    instruction it gets, here *remove the green triangle*; nothing is removed.
-2. **Threshold Mask**, a core node, turns the map into a mask. Lower **value**: more around it.
+2. *Map to mask*, core's **Threshold Mask**, turns the map into a mask. Lower **value**: more
+   around it.
 3. That mask is the **region** of another edit, *turn this into a blueprint*.
 
 The mask works with any other node too: grow or invert it (*all but the triangle*), or use it to
 inpaint with another model.
 """,
-        (320, 300),
+        (320, 240),
     )
     g.group("2  Find by words", "#7a4f9a")
     name = g.add("EditMGT_EncodeInstruction", "What to find", model=start.model,
@@ -97,7 +98,7 @@ inpaint with another model.
                   words="green triangle")  # fmt: skip
     g.column()
     show(g, found["IMAGE"], "Heat map over the picture")
-    mask = g.add("ThresholdMask", mask=found["MASK"], value=0.1)
+    mask = g.add("ThresholdMask", "Map to mask", mask=found["MASK"], value=0.1)
     show_mask(g, mask["MASK"], "The region")
     g.group("3  Edit there", EDIT)
     words = g.add("EditMGT_EncodeInstruction", "What to change", model=start.model,
@@ -115,6 +116,19 @@ def several_regions(info: dict[str, Any]) -> Graph:
     """A mask and an instruction for each of three regions."""
     g = Graph("12_several_regions", info)
     start = begin(g, 7, "color")
+    g.note(
+        "One instruction per region",
+        """
+**EditMGT Edit Regions** edits them one after the other: line 1 inside the first mask, line 2 inside
+the second, and so on. Each edit starts from the tokens of the one before, so nothing is lost in
+between, and where regions overlap (the triangle lies in the left half) the later one sees the
+earlier result.
+
+Small things first, large areas last. For your own regions link masks from *Load Image*, from a
+segmentation node (a batch of masks counts as several regions), or from *Consolidate Attention*.
+""",
+        (320, 260),
+    )
     g.group("2  Regions", TEXT)
     left, right = _halves(g)
     g.column()
@@ -127,20 +141,6 @@ def several_regions(info: dict[str, Any]) -> Graph:
                    region_3=right,
                    instructions="make the black triangle yellow\nmake the background mint\n"
                    "turn this into a blueprint", **TOY)  # fmt: skip
-    g.column()
-    g.note(
-        "One instruction per region",
-        """
-**EditMGT Edit Regions** edits them one after the other: line 1 inside the first mask, line 2 inside
-the second, and so on. Each edit starts from the tokens of the one before, so nothing is lost in
-between, and where regions overlap (the triangle lies in the left half) the later one sees the
-earlier result.
-
-Small things first, large areas last. For your own regions link masks from *Load Image*, from a
-segmentation node (a batch of masks counts as several regions), or from *Consolidate Attention*.
-""",
-        (320, 320),
-    )
     g.group("4  Result", RESULT)
     decoded = g.add("EditMGT_Decode", model=start.model, tokens=edited["TOKENS"])
     save(g, decoded["IMAGE"], "regions")
@@ -183,9 +183,10 @@ shape.
 **strength is 0.1** here. To the model the grey is part of the original picture: at 1 it stays close
 to that grey, near 0 it goes by its surroundings and the text. Keep *feathering* at 0.
 
-Tried with the toy model only: choose **strength** anew for another checkpoint.
+Tried with the toy model only, which warns that it does not know pictures with grey space; choose
+**strength** anew for another checkpoint.
 """,
-        (320, 310),
+        (320, 260),
     )
     g.group("3  Edit in the new area", EDIT)
     tokens = g.add("EditMGT_EncodeTokens", tall=SMALL, model=load["MODEL"], image=wide["IMAGE"],
@@ -223,7 +224,7 @@ each. Other checkpoints have a size of their own; 0 takes it.
 
 To edit the result, encode it with *Encode Tokens*, as for any picture.
 """,
-        (320, 260),
+        (320, 210),
     )
     g.group("3  Draw", EDIT)
     drawn = sample(g, load["MODEL"], blank["TOKENS"], words["INSTRUCTION"])

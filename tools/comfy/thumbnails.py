@@ -22,7 +22,7 @@ TILES: dict[str, tuple[str, ...]] = {
     "10_own_picture_painted_mask": (),
     "11_words_as_region": ("Heat map over the picture", "The region", "Result"),
     "12_several_regions": ("Before", "Result"),
-    "13_outpaint": ("Before", "Result"),
+    "13_outpaint": ("Padded", "Result"),
     "14_text_to_image": ("Result",),
 }
 """Titles of the nodes whose pictures are shown, left to right."""
