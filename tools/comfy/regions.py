@@ -146,7 +146,7 @@ segmentation node (a batch of masks counts as several regions), or from *Consoli
     save(g, decoded["IMAGE"], "regions")
     g.column()
     show(g, start.image, "Before")
-    show_mask(g, decoded["MASK"], "What really changed (white)")
+    show_mask(g, edited["MASK"], "Tokens that changed (white)")
     return g
 
 
