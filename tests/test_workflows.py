@@ -333,6 +333,13 @@ def test_notes_do_not_say_where_a_node_lies(workflow):
         assert not re.search(r"\b(above|below|on the (left|right))\b", text), text
 
 
+def test_notes_call_nodes_by_their_whole_name(workflow, info):
+    names = {entry["display_name"] for entry in ours(info).values()}
+    cut = {name.removeprefix("EditMGT ") for name in names} - names
+    for text in notes(workflow):
+        assert not cut & set(re.findall(r"\*([^*]+)\*", text)), text
+
+
 def test_every_widget_of_the_first_picture_has_an_effect():
     """`edit` decides over the mask and the instruction alone."""
     prompt = api_copy(WORKFLOWS[0])

@@ -121,8 +121,8 @@ def crop_edit_stitch(info: dict[str, Any]) -> Graph:
         "Crop, edit, stitch",
         """
 **fit: crop** takes only the area around the mask, so a small region gets the model's whole canvas
-instead of a few tokens. *Decode* stitches it back: no other node is needed, and every pixel outside
-the changed area stays the original one.
+instead of a few tokens. *EditMGT Decode* stitches it back: no other node is needed, and every
+pixel outside the changed area stays the original one.
 
 For your own picture use **Load Image**, right-click it and choose *Open in MaskEditor* to paint the
 mask.
@@ -220,8 +220,8 @@ The same seed and instruction at six thresholds (λ). **strength** is only 0.1, 
 looks at the original: at λ 0 everything else goes with the triangle. 0.1 and 0.3 hold what the
 instruction is not about; 0.5 is too high, the edit is cut off; 1 keeps the whole picture.
 
-At its own strength of 1 the toy model needs no λ for this. Everything after **List of Values** runs
-once per number; link it to *strength* or *guidance* to sweep those.
+At its own strength of 1 the toy model needs no λ for this. Everything after **EditMGT List of
+Values** runs once per number; link it to *strength* or *guidance* to sweep those.
 """,
         (300, 240),
     )

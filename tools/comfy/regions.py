@@ -216,13 +216,13 @@ def text_to_image(info: dict[str, Any]) -> Graph:
     g.note(
         "From text alone",
         """
-**EditMGT Empty Tokens** stands where *Encode Tokens* stands for an edit. There is no picture to
-hold, so **threshold** is 0 and **region** is empty.
+**EditMGT Empty Tokens** stands where *EditMGT Encode Tokens* stands for an edit. There is no
+picture to hold, so **threshold** is 0 and **region** is empty.
 
 The toy model draws 1 to 4 shapes on a background at **128x128**: say colour, shape and place of
 each. Other checkpoints have a size of their own; 0 takes it.
 
-To edit the result, encode it with *Encode Tokens*, as for any picture.
+To edit the result, encode it with *EditMGT Encode Tokens*, as for any picture.
 """,
         (320, 210),
     )
