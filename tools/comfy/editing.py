@@ -33,7 +33,8 @@ Run it as it is: the toy model edits in about a second on a CPU and needs no dow
 
 1. Say **what to change** in *EditMGT Encode Instruction*: *make the red heart yellow*, *remove the
    black circle*, *replace the purple square with a star*, *make the background mint*, *turn this
-   into a sketch*. *You could also say* holds one more, which suits the picture's **scene** and **edit**.
+   into a sketch*. *You could also say* holds one more, which suits the picture's **scene** and
+   **edit**.
 2. Click *Run*.
 3. For a different result, change **seed**.
 
