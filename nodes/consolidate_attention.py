@@ -26,6 +26,11 @@ from .sockets import (
     TokensSocket,
 )
 
+NO_PICTURE = (
+    "tokens hold no picture to search; they come from Empty Tokens: decode what the sampler made "
+    "of them and encode it again"
+)
+
 
 class ConsolidateAttention(io.ComfyNode):
     """Stage 3."""
@@ -88,6 +93,8 @@ class ConsolidateAttention(io.ComfyNode):
         update: str = "step",
     ) -> io.NodeOutput:
         """Read one map per picture and draw it."""
+        if tokens.canvas.source is None:
+            raise InputError(NO_PICTURE)
         settings = model.pipeline.settings.override(
             words=split_phrases(words) or None,
             layers=block_range(layers),

@@ -6,6 +6,8 @@ from . import paths
 from .compare_pictures import ComparePictures
 from .consolidate_attention import ConsolidateAttention
 from .decode import Decode
+from .edit_regions import EditRegions
+from .empty_tokens import EmptyTokens
 from .encode_instruction import EncodeInstruction
 from .encode_tokens import EncodeTokens
 from .errors import name_errors
@@ -29,9 +31,11 @@ class EditMGTExtension(ComfyExtension):
             LoadLora,
             ToyPicture,
             EncodeTokens,
+            EmptyTokens,
             EncodeInstruction,
             ConsolidateAttention,
             RegionHoldSampler,
+            EditRegions,
             Decode,
             LoadFolder,
             ListOfValues,

@@ -1,7 +1,9 @@
 """Node "Region-Hold Sampler": predict the tokens the instruction is about, hold the others."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from comfy_api.latest import io
 from torch import Tensor
@@ -110,10 +112,7 @@ class RegionHoldSampler(io.ComfyNode):
         own = foreign_numbers(options, model.pipeline.settings.sampling)
         said = (report, *own, *notes, *unchanged)
         changed = support(edited.changed, edited.canvas, grow=0)
-        ends = [progress.picture] if progress.picture is not None else []
-        if ends:  # the canvas prefers the last preview to the node's own pictures
-            progress.reach(progress.done, card("\n".join(said), *ends))
-        return io.NodeOutput(edited, changed.float(), ui=shown(cls, said, ends))
+        return io.NodeOutput(edited, changed.float(), ui=ended(cls, said, progress))
 
 
 def _numbers() -> list:
@@ -157,6 +156,11 @@ def _numbers() -> list:
             "k, and comes out the same on its own with that seed.",
         ),
     ]  # fmt: skip
+
+
+def main_numbers() -> list:
+    """The widgets that any node which samples has."""
+    return [item for item in _numbers() if item.id in ("steps", "guidance", "strength", "seed")]
 
 
 def _holding() -> list:
@@ -247,6 +251,17 @@ def sampled(
         edited = at_rest(edited)
     found = Measured(time.monotonic() - began, *watch.shares(tokens, edited))
     return edited, found, progress
+
+
+def ended(
+    cls: type[io.ComfyNode], notes: Sequence[str], progress: Progress
+) -> dict[str, Any] | None:
+    """The `ui` of a node that sampled: its last preview with notes."""
+    if progress.picture is None:
+        return shown(cls, notes)
+    # Also as the last preview, which the canvas prefers to the node's own pictures.
+    progress.reach(progress.done, card("\n".join(notes), progress.picture))
+    return shown(cls, notes, [progress.picture])
 
 
 def _fixed(region: Tensor | None, canvas: Canvas, union: bool) -> Tensor | None:
