@@ -42,7 +42,7 @@ def generate(
     another editor, other settings or versions.
     """
     described = editor.describe() | {"seed": seed, "seed_rule": SEED_RULE, "versions": versions()}
-    run.claim("generate", described, free=("folder",))
+    run.claim("generate", described, free=("folder", "model"))
     known, mine = run.attempts(), run.mine()
     pace = Pace(label, len(mine), max_failed, progress)
     for item in mine:

@@ -47,7 +47,8 @@ def prepare(
         run.claim("prepare", stated | asked)
         _check_unchanged(run, stated["digest"])
         return
-    items = _unchained(dataset.items(data, _Store(run)), chains)
+    read = dataset.items(data, _Store(run))
+    items = _in_chains(read) if chains else (replace(item, previous=None) for item in read)
     items = tuple(_checked(islice(items, limit)))
     if not items:
         raise InputError(f"{dataset.name} in {data} has no items; check --data and --limit")
@@ -65,9 +66,18 @@ def prepare(
     run.claim("prepare", asked | made, free=_PLACE)
 
 
-def _unchained(items: Iterable[Item], chains: bool) -> Iterator[Item]:
+def _in_chains(items: Iterable[Item]) -> Iterator[Item]:
+    """Put every turn behind the one before it, chains in the order of their first turns."""
+    followers: dict[str | None, list[Item]] = {}
     for item in items:
-        yield item if chains else replace(item, previous=None)
+        followers.setdefault(item.previous, []).append(item)
+    waiting = followers.pop(None, [])[::-1]
+    while waiting:
+        item = waiting.pop()
+        yield item
+        waiting += followers.pop(item.id, [])[::-1]
+    for previous, rest in followers.items():
+        raise InputError(f"item {rest[0].id!r} follows {previous!r}, which is no item")
 
 
 def _checked(items: Iterable[Item]) -> Iterator[Item]:
@@ -80,10 +90,6 @@ def _checked(items: Iterable[Item]) -> Iterator[Item]:
             )
         if item.id.lower() in seen:
             raise InputError(f"two items have the id {item.id!r}; make ids unique")
-        if item.previous is not None and item.previous.lower() not in seen:
-            raise InputError(
-                f"item {item.id!r} follows {item.previous!r}, which does not come before it"
-            )
         seen.add(item.id.lower())
         yield item
 
