@@ -14,9 +14,8 @@ sweep/NAME/            own: copy-input and round trip, and one per value of a sw
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from itertools import count
-from math import isinf
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -143,7 +142,6 @@ class RunFolder:
         names = [field.name for field in fields(Score)]
         rows = (row for kind in sorted(kinds) for row in self.rows(kind))
         known = (Score(**{name: row[name] for name in names if name in row}) for row in rows)
-        known = (replace(s, value=float(s.value)) if isinstance(s.value, str) else s for s in known)
         return _latest(((score.item, score.metric), score) for score in known)
 
     # ---- what made the run
@@ -198,15 +196,15 @@ class RunFolder:
         wanted = {"stage": stage, "world": world}
         return all(wanted in read_lines(r.path / f"done-{r.process.rank}.jsonl") for r in ranks)
 
-    # ---- further runs over the same items
+    # ---- baselines and sweeps
 
     def part(self, kind: str, name: str) -> "RunFolder":
-        """A run in this one; kind is one of PARTS."""
-        return RunFolder(self.path / kind / name, self._data, self.process)
+        """A run over the same items; kind is one of PARTS."""
+        return RunFolder(self.root.path / kind / name, self._data, self.process)
 
     def parts(self, kind: str) -> dict[str, "RunFolder"]:
-        """The runs in this one that have begun, by name; kind is one of PARTS."""
-        files = sorted((self.path / kind).glob("*/run.json"))
+        """Those that have begun, by name; parts of one run know each other."""
+        files = sorted((self.root.path / kind).glob("*/run.json"))
         return {file.parent.name: self.part(kind, file.parent.name) for file in files}
 
 
@@ -214,12 +212,10 @@ def _id(item: Item | str) -> str:
     return item if isinstance(item, str) else item.id
 
 
-def _plain(row: Any) -> dict[str, Any]:
-    """A row as JSON holds it, which knows no infinity."""
-    values = dict(row) if isinstance(row, Mapping) else asdict(row)
-    if isinstance(value := values.get("value"), float) and isinf(value):
-        values["value"] = str(value)
-    return values
+def _plain(row: Any) -> Mapping[str, Any]:
+    if isinstance(row, Mapping):
+        return row
+    return row.to_dict() if isinstance(row, Score) else asdict(row)
 
 
 def _latest(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
