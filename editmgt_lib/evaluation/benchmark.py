@@ -19,6 +19,7 @@ from .pacing import MAX_FAILED, Progress
 from .preparation import prepare
 from .runs import RunFolder
 from .scoring import Metrics, score
+from .sweeps import L1, write_sweep
 
 STAGES = ("prepare", "generate", "score", "judge", "report")
 COPY, ROUNDTRIP = "copy", "roundtrip"
@@ -109,8 +110,13 @@ def run_benchmark(
     Returns False if the report is left to another process, which is not done yet.
     Raises InputError as the stages do; what is recorded by then stays.
     """
+    stated = run.manifest.get("prepare", {}).get("dataset", dataset.name)
+    if stated != dataset.name:
+        raise InputError(f"{run.path} is a run of {stated}, not of {dataset.name}; name another")
     scorer = None
     names = plan.metrics or dataset.metrics
+    if plan.sweep:
+        names = tuple(dict.fromkeys((*names, L1)))
     if "score" in plan.stages:  # what is missing is said before hours of work
         scorer = Metrics(names, plan.networks, plan.device)
     if "prepare" in plan.stages:
@@ -174,7 +180,5 @@ def _report(run: RunFolder, plan: Plan) -> bool:
     for part in _main_parts(run, plan):
         write_report(part, plan.report)
     if plan.sweep:
-        from .sweeps import write_sweep
-
-        write_sweep(run, plan.sweep)
+        write_sweep(run, plan.points())
     return True

@@ -61,8 +61,9 @@ class RunFolder:
         """
         self.path, self.process = Path(path), process or this_process()
         self._data = None if data is None else Path(data)
-        shares = self.path.parent.name in PARTS and not (self.path / "items.jsonl").exists()
-        self.root = RunFolder(self.path.parent.parent, data, self.process) if shares else self
+        above = self.path.parent.parent
+        shares = self.path.parent.name in PARTS and (above / "items.jsonl").exists()
+        self.root = RunFolder(above, data, self.process) if shares else self
         self._items: tuple[Item, ...] | None = None
 
     def __repr__(self) -> str:
@@ -200,7 +201,9 @@ class RunFolder:
 
     def part(self, kind: str, name: str) -> "RunFolder":
         """A run over the same items; kind is one of PARTS."""
-        return RunFolder(self.root.path / kind / name, self._data, self.process)
+        run = RunFolder(self.root.path / kind / name, self._data, self.process)
+        run.root = self.root
+        return run
 
     def parts(self, kind: str) -> dict[str, "RunFolder"]:
         """Those that have begun, by name; parts of one run know each other."""
