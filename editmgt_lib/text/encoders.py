@@ -141,6 +141,14 @@ class TextEncoders:
         """States [B, L, D] and pooled [B, P] of tokenized prompts; differentiable."""
         return self._states(gemma_ids), self._pooled(clip_ids)
 
+    @torch.no_grad()
+    def encode_pooled(self, prompts: str | Sequence[str]) -> torch.Tensor:
+        """Pooled vectors float32 [B, P] of prompts, each encoded by itself."""
+        prompts = _as_prompts("prompts", prompts)
+        with plain_defaults(), no_autocast(self.device), onloaded(self.clip):
+            ids = [tokenize(self.clip_tokenizer, p, self.clip_length, "right") for p in prompts]
+            return torch.cat([self._pooled(_ids([one])) for one in ids]).float()
+
     def _pooled(self, ids: torch.Tensor) -> torch.Tensor:
         with onloaded(self.clip):
             return self.clip(input_ids=ids.to(execution_device(self.clip))).text_embeds
