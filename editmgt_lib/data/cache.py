@@ -18,19 +18,24 @@ class CacheProgress:
     """What a process has done of its share, and how fast.
 
     Attributes:
-        rows: read so far, those of earlier runs included. total: of its share; an estimate where
-            files must be fetched to know.
-        rate: rows per second of this run.
+        rows: read so far, `new` of them in this run. total: of its share; an estimate where files
+            must be fetched to know.
+        seconds: since this run began.
     """
 
     rows: int
+    new: int
     total: int
-    rate: float
+    seconds: float
 
-    @property
-    def seconds_left(self) -> float:
-        """At the present rate; infinite before the first row."""
-        return (self.total - self.rows) / self.rate if self.rate else float("inf")
+    def __str__(self) -> str:
+        text = f"{self.rows:,} of {self.total:,} rows"
+        if not self.new:
+            return text
+        rate = self.new / max(1e-9, self.seconds)
+        minutes = (self.total - self.rows) / rate / 60
+        left = f"{minutes / 60:.1f} h" if minutes >= 90 else f"{minutes:.0f} min"
+        return f"{text}, {rate:.1f} per second, {left} left"
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,8 @@ def build_cache(
             rows skipped.
     """
     options = options or CacheOptions()
-    claim_folder(folder, {**encoder.settings, "edits": reader.edits, "source": reader.fingerprint})
+    settings = {**encoder.settings, "edits": reader.edits, "source": reader.fingerprint}
+    claim_folder(folder, {**settings, **({"commit": reader.commit} if reader.commit else {})})
     if (folder / INDEX).exists():
         return True
     if not reader.parts:
@@ -143,5 +149,5 @@ class _Job:
             total = sum(known)
         else:  # as many in each file as in those read so far
             total = round(rows * len(self.mine) / max(1, self.parts_done + (pending > 0)))
-        rate = self.new_rows / max(1e-9, time.monotonic() - self.began)
-        self.progress(CacheProgress(rows, max(total, rows), rate))
+        seconds = time.monotonic() - self.began
+        self.progress(CacheProgress(rows, self.new_rows, max(total, rows), seconds))

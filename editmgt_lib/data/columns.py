@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
-from .rows import Encoded, Row, Skipped
+from .rows import Encoded, Row, Skipped, clean
 
 # In order of preference. Some data sets call the picture before the edit just "image".
 PROMPT = ("instruction", "edit_instruction", "caption", "prompt", "text")
@@ -74,7 +74,7 @@ def to_row(
     picture: makes a picture of its cell; its InputError skips the row.
     """
     own = cells.get(columns.id) if columns.id else None
-    id = str(own) if own not in (None, "") else id
+    id = clean(str(own)) if own not in (None, "") else id
     prompt = cells.get(columns.prompt)
     if not isinstance(prompt, str) or not prompt.strip():
         return Skipped(id, "no instruction or caption", repr(prompt)[:80])
@@ -87,4 +87,4 @@ def to_row(
             pictures.append(picture(cells.get(name)) if name else None)
         except InputError as error:
             return Skipped(id, "picture is missing", f"{name}: {error}")
-    return Row(id, str(kind or ""), prompt.strip(), *pictures)
+    return Row(id, clean(str(kind or "")), prompt.strip(), *pictures)

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import InputError
 from .columns import find_columns, to_row
 from .fingerprints import digest
-from .rows import PART_ROWS, Part, Row, Skipped
+from .rows import PART_ROWS, Part, Row, Skipped, clean
 
 LISTS = (".jsonl", ".csv")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif")
@@ -23,6 +23,7 @@ class ListReader:
     """
 
     notes: tuple[str, ...] = ()
+    commit = ""
 
     def __init__(self, path: Path) -> None:
         self.root = path.parent.resolve()
@@ -49,7 +50,7 @@ class ListReader:
 class CaptionReader:
     """Pictures of a folder and its sub-folders, with captions in text files of the same names."""
 
-    edits, notes = False, ()
+    edits, notes, commit = False, (), ""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder.resolve()
@@ -62,8 +63,8 @@ class CaptionReader:
     def rows(self, part: Part, start: int = 0, stop: int | None = None) -> Iterator[Row | Skipped]:
         """Rows of a part."""
         for number in numbers_of(part, start, stop):
-            name = self.names[number]
-            path = self.root / name
+            path = self.root / self.names[number]
+            name = clean(self.names[number])
             try:
                 caption = path.with_suffix(".txt").read_text(encoding="utf-8-sig").strip()
             except (OSError, UnicodeDecodeError) as error:

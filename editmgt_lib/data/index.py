@@ -54,6 +54,22 @@ class Index:
         start, length = int(self.rows["prompt"][row]), int(self.rows["length"][row])
         return self.prompts[start : start + length].tobytes().decode()
 
+    def summary(self) -> str:
+        """Describe the cache in a few lines."""
+        s, grid = self.settings, self.settings["grid"]
+        what = "pairs" if s["edits"] else "captioned pictures"
+        crops = f"{s['crops']} crop{'s' * (s['crops'] > 1)} each"
+        kinds = ", ".join(f"{kind or '(none)'} {n:,}" for kind, n in self.kinds.items())
+        return "\n".join(
+            (
+                f"{len(self.rows):,} {what} at {s['size']} pixels: {grid}x{grid} tokens, {crops}",
+                f"kinds: {kinds}",
+                self.counts.summary(),
+                f"tokenizer {s['tokenizer']}, pooled text {s['text'] or 'none'}, "
+                f"source {s['source']}, cache {self.fingerprint[:16]}",
+            )
+        )
+
 
 def write_index(folder: Path, parts: int, most_skipped: float) -> bool:
     """Write the index if all parts are complete; says whether it did.

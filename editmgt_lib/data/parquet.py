@@ -26,6 +26,8 @@ _NUMBERED = re.compile(r"(.+)_(\d{5})")
 class ParquetReader:
     """Rows of parquet files on this machine. Raises InputError naming files that are damaged."""
 
+    commit = ""
+
     def __init__(self, files: Sequence[Path], root: Path) -> None:
         names = [path.relative_to(root).as_posix() for path in files]
         self._files = dict(zip(names, files, strict=True))

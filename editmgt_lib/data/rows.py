@@ -62,6 +62,11 @@ class Part:
     rows: int | None
 
 
+def clean(text: str) -> str:
+    """Replace what UTF-8 cannot hold: halves of characters, bytes of odd file names."""
+    return text.encode("utf-8", "replace").decode()
+
+
 class Reader(Protocol):
     """Rows of one data set, always in the same order."""
 
@@ -69,6 +74,7 @@ class Reader(Protocol):
     fingerprint: str  # of files and settings, not of where they lie
     parts: tuple[Part, ...]
     notes: tuple[str, ...]  # what is odd about the data set as a whole
+    commit: str  # of a repository; empty for files on this machine
 
     def rows(self, part: Part, start: int = 0, stop: int | None = None) -> Iterator[Row | Skipped]:
         """Rows start..stop of a part; a row that cannot be read never ends it."""

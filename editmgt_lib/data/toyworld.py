@@ -31,6 +31,7 @@ class ToyWorldReader:
     """
 
     notes: tuple[str, ...] = ()
+    commit = ""
 
     def __init__(self, count: str, size: int, task: str = "edit") -> None:
         if not count.isdecimal() or not 0 < int(count) <= 10**7:
