@@ -65,9 +65,8 @@ def folder(tmp_path_factory):
 
 
 def encoder(model, text=True, **options):
-    return Encoder(
-        EncodingOptions(SIZE, **options), model.vq, model.text_encoders if text else None
-    )
+    pooled = model.text_encoders.pooled_text if text else None
+    return Encoder(EncodingOptions(SIZE, **options), model.vq, pooled)
 
 
 LOOSE = CacheOptions(most_skipped=0.2, shard_rows=6)
@@ -338,9 +337,10 @@ def test_another_text_encoder_or_transform_is_refused(cached, model, monkeypatch
 def test_the_text_fingerprint_does_not_depend_on_the_precision(tiny_checkpoint):
     from editmgt_lib.data.encoding import text_of
 
-    both = [editmgt_lib.load(tiny_checkpoint, device="cpu", dtype=dtype).text_encoders
-            for dtype in ("float32", "bfloat16")]  # fmt: skip
-    assert text_of(both[0]) == text_of(both[1]) != text_of(None)
+    loaded = [editmgt_lib.load(tiny_checkpoint, device="cpu", dtype=dtype)
+              for dtype in ("float32", "bfloat16")]  # fmt: skip
+    first, second = (text_of(model.text_encoders.pooled_text) for model in loaded)
+    assert first == second != text_of(None)
 
 
 def test_too_many_skipped_rows_finish_nothing(folder, model, tmp_path):

@@ -217,7 +217,7 @@ def server(folder, monkeypatch, tmp_path):
 @pytest.fixture(scope="module")
 def encoder(tiny_checkpoint):
     model = editmgt_lib.load(tiny_checkpoint, device="cpu")
-    return Encoder(EncodingOptions(64), model.vq, model.text_encoders)
+    return Encoder(EncodingOptions(64), model.vq, model.text_encoders.pooled_text)
 
 
 def test_the_hub_gives_the_rows_that_the_files_give(server, folder, tmp_path):

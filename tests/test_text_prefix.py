@@ -110,6 +110,6 @@ def test_text_encoders_give_their_prefix_and_the_pooled_alone():
     with torch.no_grad():
         states, _ = encoders.encode_ids(clip_ids, ids)
     assert error(encoders.padding_prefix().states(ids), states) < 1e-5
-    pooled = encoders.encode_pooled(texts)
+    pooled = encoders.pooled_text.encode(texts)
     assert pooled.dtype == torch.float32
     assert torch.equal(pooled, encoders.encode(texts).pooled)
