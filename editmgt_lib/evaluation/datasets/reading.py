@@ -49,7 +49,7 @@ def captions(**found: Any) -> dict[str, str]:
     return {
         kind: text.strip()
         for kind, text in found.items()
-        if isinstance(text, str) and text.strip() and text.strip() not in ("None", "-100")
+        if isinstance(text, str) and text.strip() not in ("", "None")
     }
 
 
@@ -74,16 +74,22 @@ def parse_json(data: bytes, name: str, kind: type[T]) -> T:
     return value
 
 
-def keep_picture(data: Any, store: Store, where: str) -> str:
-    """Store a picture of a table under its digest, so that equal pictures are one file.
-
-    data: the bytes, or an Image cell. Returns what `Item` holds. Raises InputError for no picture.
-    """
+def picture_bytes(data: Any, where: str) -> bytes:
+    """The picture of an Image cell, or of bytes. Raises InputError for no picture."""
     content = data.get("bytes") if isinstance(data, Mapping) else data
-    format_ = format_of(content[:HEAD]) if isinstance(content, bytes) else None
-    if format_ is None:
+    if not isinstance(content, bytes) or format_of(content[:HEAD]) is None:
         raise InputError(f"{where} holds no picture but {_short(content)}; fetch the data again")
-    return store(hashlib.sha256(content).hexdigest()[:20] + _SUFFIXES[format_], content)
+    return content
+
+
+def keep_picture(data: Any, store: Store, where: str) -> str:
+    """Store a picture under its digest, so that equal pictures are one file; see `picture_bytes`.
+
+    Returns what `Item` holds.
+    """
+    content = picture_bytes(data, where)
+    digest = hashlib.sha256(content).hexdigest()[:20]
+    return store(digest + _SUFFIXES[format_of(content[:HEAD])], content)
 
 
 class PictureFolder:
@@ -96,7 +102,10 @@ class PictureFolder:
     def find(self, *names: Any) -> str:
         """The first name that is a picture below the folder. Raises InputError for one outside."""
         for name in names:
-            path = below(self._root, name)
+            try:
+                path = below(self._root, name)
+            except InputError as error:
+                raise InputError(f"a list in {self._root} names a picture: {error}") from error
             if path.is_file() and _is_picture(path):
                 return posixpath.normpath(name)
         self._missing.append(names[0])
@@ -129,8 +138,8 @@ def require_counts(name: str, expected: Mapping[str, int], found: Iterable[str])
     ]
     if wrong:
         raise InputError(
-            f"{name} has {sum(expected.values()):,} items and {counts.total():,} were found: "
-            f"{', '.join(wrong)}; fetch the data again, nothing is scored on a part by mistake"
+            f"{name} has other counts than its authors state: {', '.join(wrong)}; fetch the data "
+            "again"
         )
 
 

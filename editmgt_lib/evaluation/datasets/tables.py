@@ -32,9 +32,10 @@ class Table:
             yield from _rows(path, columns)
 
 
-def find_table(folder: Path, rows: int, name: str, stale: Collection[str] = ()) -> Table:
+def find_table(folder: Path, rows: int | None, name: str, stale: Collection[str] = ()) -> Table:
     """Find the split that has so many rows, whatever it is called.
 
+    rows: None for the only split there is.
     stale: endings of shards that the authors replaced and some revisions still hold.
     Raises InputError with the counts found if there is no such split.
     """
@@ -42,13 +43,14 @@ def find_table(folder: Path, rows: int, name: str, stale: Collection[str] = ()) 
     if not splits:
         raise InputError(f"{folder} holds no parquet or arrow files of {name}; give its folder")
     found = {split: sum(map(_count, shards)) for split, shards in splits.items()}
-    chosen = next((split for split, count in found.items() if count == rows), None)
+    fitting = [split for split, count in found.items() if rows in (None, count)]
+    chosen = fitting[0] if fitting and (rows or len(found) == 1) else None
     flaws = {split: _flaw(shards) for split, shards in splits.items()}
     if chosen is None or flaws[chosen]:
         listed = "; ".join(f"{s} {n:,}{flaws[s] and f' ({flaws[s]})'}" for s, n in found.items())
         raise InputError(
-            f"{name} has {rows:,} rows, and {folder} holds {listed}; fetch all shards of one "
-            "revision"
+            f"{name} has {f'{rows:,} rows' if rows else 'one split'}, and {folder} holds rows "
+            f"{listed}; fetch all shards of one revision"
         )
     shards = tuple(splits[chosen])
     return Table(shards, frozenset.intersection(*(frozenset(_names(path)) for path in shards)))
@@ -134,7 +136,7 @@ def _arrow(path: Path) -> Iterator[Iterator[Any]]:
 
     with pa.memory_map(str(path)) as source:
         try:
-            if path.read_bytes()[:6] == b"ARROW1":
+            if source.read_at(6, 0) == b"ARROW1":
                 file = pa.ipc.open_file(source)
                 batches = (file.get_batch(k) for k in range(file.num_record_batches))
             else:
