@@ -26,6 +26,8 @@ from ..offload import (
 )
 from .instruction import DEFAULT_NEGATIVE, Instruction
 from .loading import load_clip, load_gemma, load_tokenizer, plain_defaults
+from .pooled import PooledText
+from .prefix import PaddingPrefix
 from .tokens import TextTokens, notes, prepare_tokenizer, tokenize
 from .words import place_words
 
@@ -149,6 +151,18 @@ class TextEncoders:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """States [B, L, D] and pooled [B, P] of tokenized prompts; differentiable."""
         return self._states(gemma_ids), self._pooled(clip_ids)
+
+    def padding_prefix(self) -> PaddingPrefix:
+        """What all prompts share, for encoding many: see `PaddingPrefix.states`.
+
+        It is of the present weights and device: make another after training or moving the encoder.
+        """
+        return PaddingPrefix(self.gemma, self.gemma_tokenizer.pad_token_id, self.text_length)
+
+    @property
+    def pooled_text(self) -> PooledText:
+        """CLIP alone, with its tokenizer."""
+        return PooledText(self.clip, self.clip_tokenizer)
 
     def _pooled(self, ids: torch.Tensor) -> torch.Tensor:
         with onloaded(self.clip):
