@@ -12,7 +12,16 @@ from contextlib import suppress
 
 from . import __version__
 from .commands import (
-    benchmark, cache, convert, download, edit, evaluate, generate, info, lora, train,
+    benchmark,
+    cache,
+    convert,
+    download,
+    edit,
+    evaluate,
+    generate,
+    info,
+    lora,
+    train,
 )  # fmt: skip
 from .commands.console import DEFECT, Parser, flush, report, say, warnings_as_lines
 from .commands.interrupts import INTERRUPTED, is_interrupt

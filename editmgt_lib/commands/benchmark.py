@@ -18,6 +18,8 @@ from .options import (
 from .pace import Meter
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..evaluation.benchmark import Plan
     from ..evaluation.items import Dataset
 
@@ -39,6 +41,11 @@ def add_parser(commands: Any) -> None:
         "toyworld",
     )  # fmt: skip
     parser.add_argument("--data", metavar="DIR", help="where its data is (toyworld needs none)")
+    parser.add_argument(
+        "--download",
+        action="store_true",
+        help="fetch the data into DIR first, where the hub has it",
+    )
     parser.add_argument("--out", metavar="RUN", required=True, help="folder of the run")
     parser.add_argument(
         "--stages", metavar="A,B", help=f"(default: {_STAGES}; judge only with --judge)"
@@ -144,10 +151,21 @@ def run(args: argparse.Namespace) -> int:
     data = path_of(args.data or folder.manifest.get("prepare", {}).get("data", "."))
     working()
     with Meter() as meter:
+        if args.download and process.rank == 0:
+            _fetch(args.name, data, meter)
         done = run_benchmark(folder, dataset, data, plan, lambda: load_model(args), meter)
     if not done:
         say("other processes are at work; the last one writes the report")
     return 0
+
+
+def _fetch(name: str, data: "Path", meter: Meter) -> None:
+    from ..evaluation.datasets.fetching import fetch
+
+    def progress(_: str, done: int, total: int) -> None:
+        meter("fetch, MB", done >> 20, total >> 20, 0)
+
+    fetch(name, data, progress=progress)
 
 
 def _plan(args: argparse.Namespace) -> "Plan":

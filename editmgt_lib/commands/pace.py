@@ -37,7 +37,7 @@ class Meter:
             if new:
                 self._bar.reset(total)
             self._bar.set_description_str(f"{label}, {failed} failed" if failed else label)
-            self._bar.update(1)
+            self._bar.update(done - self._bar.n)
         elif done == total or self._times[-1] - self._said > _EVERY:
             self._said = self._times[-1]
             say(f"{label}: {self._line(done, total, failed)}")

@@ -25,11 +25,11 @@ from ..errors import InputError
 from ..files import atomic_write_json
 from .items import Item, Score
 from .jsonl import append_lines, read_lines
-from .manifest import differences
+from .manifest import differences, exclusive
 
 IN_RUN = "run:"
 PARTS = ("baselines", "sweep")
-_WAIT = 600.0  # seconds a process waits for the first one's section of run.json
+_WAIT = 1800.0  # seconds to wait for process 0 to prepare
 
 
 @dataclass(frozen=True)
@@ -160,16 +160,15 @@ class RunFolder:
     def claim(self, section: str, values: Mapping[str, Any], free: Sequence[str] = ()) -> None:
         """State what a stage works with, or check that it is what the run began with.
 
-        The first process writes; the others wait for it and check.
         values: plain data. free: names that may differ between calls, such as the data's place.
         Raises InputError naming everything that differs.
         """
-        stated = self.manifest.get(section)
-        if stated is None and self.process.rank == 0:
-            content = self.manifest | {section: dict(values)}
-            atomic_write_json(self.path / "run.json", content)
-            return
-        stated = stated or self.wait_for(section)
+        self.path.mkdir(parents=True, exist_ok=True)
+        with exclusive(self.path / "run.lock"):
+            if (stated := self.manifest.get(section)) is None:
+                content = self.manifest | {section: dict(values)}
+                atomic_write_json(self.path / "run.json", content)
+                return
         rest = [{k: v for k, v in side.items() if k not in free} for side in (stated, values)]
         if found := differences(*rest):
             raise InputError(
@@ -177,14 +176,13 @@ class RunFolder:
                 "use the same ones, or another folder"
             )
 
-    def wait_for(self, section: str, seconds: float = _WAIT) -> dict[str, Any]:
-        """Wait until the first process has written a section of run.json."""
+    def wait_for(self, section: str, seconds: float = _WAIT) -> None:
+        """Wait until another process has written a section of run.json."""
         until = monotonic() + seconds
-        while (stated := self.manifest.get(section)) is None:
+        while section not in self.manifest:
             if monotonic() > until:
-                raise InputError(f"process 0 did not begin stage {section}; start it (RANK=0) too")
+                raise InputError(f"process 0 did not finish {section}; start it (RANK=0) too")
             sleep(0.2)
-        return stated
 
     def finish(self, stage: str) -> None:
         """Record that this process is done with a stage."""
