@@ -6,7 +6,6 @@ from pathlib import Path
 
 from ..errors import InputError
 from . import metrics
-from .datasets import toyworld  # noqa: F401  it registers its metrics
 from .items import Item, Score
 from .manifest import versions
 from .pacing import Pace, Progress
