@@ -122,8 +122,8 @@ def _setting(text: str) -> tuple[str, Any]:
     name, sign, value = text.partition("=")
     if not sign or not name.strip() or not value:
         raise argparse.ArgumentTypeError(f"{text!r} has no value; write OPTION=VALUE")
-    if "://" in value:
-        return name.strip(), plain(value)
+    if "://" in value or value[0] in "{[":
+        return name.strip(), _value(value)
     parts = tuple(_value(part) for part in value.split(","))
     return name.strip(), parts if len(parts) > 1 else parts[0]
 
@@ -196,12 +196,23 @@ def _plan(args: argparse.Namespace) -> "Plan":
         networks=None if args.networks is None else path_of(args.networks),
         device=args.device,
         max_failed=args.max_failed,
-        judge=dict(args.judge),
+        judge=_judge_options(args),
         report=dict(args.report),
     )
     for point in plan.points().values():
         Settings().override(**{**options, **point})  # a wrong option is said at once
     return plan
+
+
+def _judge_options(args: argparse.Namespace) -> dict[str, Any]:
+    options = dict(args.judge)
+    if "prompts" in options:
+        options["prompts"] = path_of(str(options["prompts"]))
+    if "reuse" in options:
+        folders = options["reuse"]
+        folders = folders if isinstance(folders, tuple) else (folders,)
+        options["reuse"] = tuple(path_of(str(folder)) for folder in folders)
+    return options
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

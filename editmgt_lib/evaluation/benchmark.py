@@ -5,7 +5,7 @@ WORLD_SIZE); the one that finishes last reports.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,7 @@ def run_benchmark(
     stated = run.manifest.get("prepare", {}).get("dataset", dataset.name)
     if stated != dataset.name:
         raise InputError(f"{run.path} is a run of {stated}, not of {dataset.name}; name another")
+    judging = _judge_options(dataset, plan) if "judge" in plan.stages else None
     scorer = None
     names = plan.metrics or dataset.metrics
     if plan.sweep:
@@ -131,11 +132,7 @@ def run_benchmark(
             score(part, names, scorer, progress=progress, label=f"score {name}".strip())
         run.finish("score")
     if "judge" in plan.stages:
-        from .judge import judge_run
-
-        for part in _main_parts(run, plan):
-            judge_run(part, plan.judge)
-        run.finish("judge")
+        _judge(run, plan, judging, progress)
     return _report(run, plan) if "report" in plan.stages else True
 
 
@@ -165,6 +162,25 @@ def _editor(name: str, plan: Plan, model: Any) -> Editor:
     return ModelEditor(model, replace(plan.setup, options=options))
 
 
+def _judge_options(dataset: Dataset, plan: Plan) -> Any:
+    from .judging.options import PROTOCOLS, JudgeOptions
+
+    own = {"protocol": dataset.name} if dataset.name in PROTOCOLS else {}
+    try:
+        return JudgeOptions(**own | dict(plan.judge))
+    except TypeError as error:
+        names = ", ".join(f.name for f in fields(JudgeOptions))
+        raise InputError(f"judge: {error}; its options are {names}") from error
+
+
+def _judge(run: RunFolder, plan: Plan, options: Any, progress: Progress | None) -> None:
+    from .judging import judge_run
+
+    for part in _main_parts(run, plan):
+        judge_run(part, options, progress=progress)
+    run.finish("judge")
+
+
 def _main_parts(run: RunFolder, plan: Plan) -> Sequence[RunFolder]:
     """All but the baselines."""
     return [part for part in plan.parts(run).values() if part.path.parent.name != "baselines"]
@@ -175,10 +191,10 @@ def _report(run: RunFolder, plan: Plan) -> bool:
     before = [stage for stage in plan.stages if stage not in ("prepare", "report")]
     if run.process.world > 1 and not all(run.finished(stage) for stage in before):
         return False
+    if plan.sweep:
+        write_sweep(run, plan.points())
     from .report import write_report
 
     for part in _main_parts(run, plan):
         write_report(part, plan.report)
-    if plan.sweep:
-        write_sweep(run, plan.points())
     return True
