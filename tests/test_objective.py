@@ -32,7 +32,7 @@ from editmgt_lib.training.objective import (
     token_weights,
 )
 
-from .tiny import CODES, MASK, TRANSFORMER
+from .tiny import CODES, TRANSFORMER
 
 CORPUS = ("make the red circle blue", "remove the green square", "a star at the top left")
 SIDE = 4
@@ -271,7 +271,7 @@ def test_a_dropped_prompt_changes_what_the_network_sees(networks):
 
 def test_the_shares_of_dropout_are_separate():
     options = ObjectiveOptions(text_dropout=0.3, reference_dropout=0.1)
-    text, reference = zip(*(draw_dropped(draws(0, n, "d"), options) for n in range(4000)))
+    text, reference = np.array([draw_dropped(draws(0, n, "d"), options) for n in range(4000)]).T
     assert np.mean(text) == pytest.approx(0.3, abs=0.03)
     assert np.mean(reference) == pytest.approx(0.1, abs=0.03)
     assert np.logical_and(text, reference).mean() == pytest.approx(0.03, abs=0.01)

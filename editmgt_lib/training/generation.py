@@ -6,6 +6,7 @@ only adds the reference stream (paper, training section).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -37,7 +38,7 @@ from .objective import (
 from .stage import Prepared
 
 BINS = (0.0, 0.1, 0.3, 0.6, 0.9, 1.01)  # of mask ratios, for the figures
-RATIO_FIGURES = tuple(f"nll {low:g}-{min(high, 1):g}" for low, high in zip(BINS, BINS[1:]))
+RATIO_FIGURES = tuple(f"nll {low:g}-{min(high, 1):g}" for low, high in pairwise(BINS))
 FIGURES = ("nll", "new", "align", *RATIO_FIGURES)
 TERMS = ("loss", *FIGURES)  # what `Prepared.counts` counts
 
@@ -185,7 +186,10 @@ class GenerationStage:
         ).map(lambda tensor: tensor.to(self.device, non_blocking=True))
 
     def loss(self, prepared: Prepared, counts: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Share of the loss: masked cross-entropy, plus alignment where it is trained."""
+        """Share of the loss: masked cross-entropy, plus alignment where it is trained.
+
+        The figures are plain means over tokens, 0 where the global batch has none of the kind.
+        """
         sums = torch.stack([self._sums(part) for part in prepared.data.parts()]).sum(dim=0)
         counts = counts.to(sums)
         shares = sums / counts.where(counts > 0, 1.0)
@@ -288,7 +292,4 @@ class GenerationStage:
 
 def _binned(values: Tensor, ratio: Tensor) -> list[Tensor]:
     """Sum values [B] by mask ratio."""
-    return [
-        (values * ((ratio >= low) & (ratio < high))).sum()
-        for low, high in zip(BINS, BINS[1:], strict=False)
-    ]
+    return [(values * ((ratio >= low) & (ratio < high))).sum() for low, high in pairwise(BINS)]
