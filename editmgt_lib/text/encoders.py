@@ -139,13 +139,15 @@ class TextEncoders:
         self, clip_ids: torch.Tensor, gemma_ids: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """States [B, L, D] and pooled [B, P] of tokenized prompts; differentiable."""
-        return self._states(gemma_ids), self._pooled(clip_ids)
+        return self.states(gemma_ids), self.pooled(clip_ids)
 
-    def _pooled(self, ids: torch.Tensor) -> torch.Tensor:
+    def pooled(self, ids: torch.Tensor) -> torch.Tensor:
+        """CLIP vectors [B, P] of tokenized prompts; differentiable."""
         with onloaded(self.clip):
             return self.clip(input_ids=ids.to(execution_device(self.clip))).text_embeds
 
-    def _states(self, ids: torch.Tensor) -> torch.Tensor:
+    def states(self, ids: torch.Tensor) -> torch.Tensor:
+        """Text rows [B, L, D] of tokenized prompts; differentiable."""
         gemma = self.gemma
         with onloaded(gemma):
             # Looked up where the embedding table is, which may be on another device.
@@ -209,9 +211,9 @@ class TextEncoders:
     ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """States [1, L, D] and pooled [1, P] of each text."""
         with plain_defaults(), no_autocast(self.device), onloaded(self.clip):
-            pooled = [self._pooled(_ids([one])) for one, _ in tokens.values()]
+            pooled = [self.pooled(_ids([one])) for one, _ in tokens.values()]
         with plain_defaults(), no_autocast(self.device), onloaded(self.gemma):
-            states = [self._states(_ids([one])) for _, one in tokens.values()]
+            states = [self.states(_ids([one])) for _, one in tokens.values()]
         encoded = dict(zip(tokens, zip(states, pooled, strict=True), strict=True))
         for text, both in encoded.items():
             if not all(torch.isfinite(part).all() for part in both):
