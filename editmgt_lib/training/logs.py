@@ -10,8 +10,8 @@ from typing import Any
 from ..errors import InputError
 
 LOG = "log.jsonl"
-# Figures of a log line that the bar leaves out.
-UNSHOWN = ("learning_rate", "clipped", "data_wait", "memory_gb")
+# Figures of a log line that the bar leaves out, besides those of single ranges of mask ratios.
+UNSHOWN = ("learning_rate", "gradient_norm", "clipped", "data_wait", "memory_gb")
 
 
 class Log:
@@ -75,9 +75,7 @@ class Bar:
     def __init__(self, name: str, step: int, steps: int, visible: bool) -> None:
         from tqdm import tqdm
 
-        self._bar = tqdm(
-            total=steps, initial=step, desc=name, mininterval=5, disable=not visible
-        )
+        self._bar = tqdm(total=steps, initial=step, desc=name, mininterval=5, disable=not visible)
         self._smooth: dict[str, float] = {}
 
     def __enter__(self) -> "Bar":
@@ -93,6 +91,6 @@ class Bar:
     def show(self, figures: Mapping[str, float]) -> None:
         """Show figures, smoothed over about five calls."""
         for key, value in figures.items():
-            if key not in UNSHOWN:
+            if key not in UNSHOWN and " " not in key:
                 self._smooth[key] = 0.8 * self._smooth.get(key, value) + 0.2 * value
         self._bar.set_postfix({k: f"{v:.4g}" for k, v in self._smooth.items()}, refresh=False)

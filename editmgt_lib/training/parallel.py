@@ -59,6 +59,14 @@ class World:
         dist.all_reduce(tensor, group=self.slow if tensor.device.type == "cpu" else None)
         return tensor
 
+    def largest(self, tensor: Tensor) -> Tensor:
+        """Maximum of a CPU tensor over all processes, value by value."""
+        if self.size == 1:
+            return tensor
+        tensor = tensor.clone()
+        dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.slow)
+        return tensor
+
     def any(self, flag: bool) -> bool:
         """Whether any process says so."""
         return flag if self.size == 1 else bool(self.total(torch.tensor(float(flag))) > 0)
@@ -117,7 +125,9 @@ def joined(device: torch.device) -> Iterator[World]:
 
     Raises InputError for impossible variables.
     """
-    rank, size, local = (_variable(n, d) for n, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+    rank, size, local = (
+        _variable(n, d) for n, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    )
     if size == 1:
         yield World(0, 1, device)
         return
@@ -131,7 +141,9 @@ def joined(device: torch.device) -> Iterator[World]:
         torch.cuda.set_device(device)
     ours = not dist.is_initialized()  # Ray joins before it calls
     if ours:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=size)
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=size
+        )
     try:
         yield World(rank, size, device, dist.new_group(backend="gloo", timeout=LIMIT))
     finally:

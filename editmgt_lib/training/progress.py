@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..data.draws import draws
 from ..pipeline import EditMGT
 from ..toyworld.batches import save_grid, to_pixels
 from ..toyworld.scenes import Scene
 from ..toyworld.world import CATEGORIES, caption, pair_at, sample_scene
-from ..data.draws import draws
 
 PICTURES = 14
 SEED = 7

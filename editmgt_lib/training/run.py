@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checks import require_number
 from ..errors import CheckpointError, InputError
-from .optimizers import KEPT, OptimizerOptions, build_optimizers
+from .optimizers import KEPT, build_optimizers
+from .options import LoopOptions
 from .parallel import (
     ONE,
     World,
@@ -28,57 +28,6 @@ from .stage import Stage
 from .state import prune, read_record, read_tensors, saved_steps, write_progress, write_state
 
 EARLY = 10  # steps over which the average's decay rises
-
-
-@dataclass(frozen=True)
-class LoopOptions:
-    """Optimization of one stage. Raises InputError.
-
-    Attributes:
-        steps: optimizer steps in all, 1 or more.
-        batch: samples per step, over all processes, 1 or more.
-        optimizer: rates, decay and clipping.
-        micro_batch: samples that one process computes at a time; 0 is all of its share. Smaller
-            ones save memory and change no result but by rounding.
-        warmup, cooldown: steps of linear rise and fall of the learning rate.
-        average: decay of the moving average of the weights, 0..1, which is exported.
-        gate: stop when the mean loss of 50 logged steps exceeds the lowest such mean by this
-            factor; 0 never stops.
-        checkpoint_every, sheet_every, validate_every, log_every: steps between saved states,
-            pictures, validations and log lines.
-        keep_last, keep_every: states to keep: the last so many, and every one whose step is a
-            multiple (0: none).
-    """
-
-    steps: int
-    batch: int
-    optimizer: OptimizerOptions
-    micro_batch: int = 0
-    warmup: int = 100
-    cooldown: int = 0
-    average: float = 0.999
-    gate: float = 0.0
-    checkpoint_every: int = 500
-    sheet_every: int = 500
-    validate_every: int = 500
-    log_every: int = 10
-    keep_last: int = 2
-    keep_every: int = 0
-
-    def __post_init__(self) -> None:
-        every = [f"{name}_every" for name in ("checkpoint", "sheet", "validate", "log")]
-        for name in ("steps", "batch", "keep_last", *every):
-            require_number(name, getattr(self, name), 1, whole=True)
-        for name in ("warmup", "cooldown", "micro_batch", "keep_every"):
-            require_number(name, getattr(self, name), 0, whole=True)
-        require_number("average", self.average, 0, 1)
-        require_number("gate", self.gate, 0)
-
-    def schedule(self, step: int) -> float:
-        """Factor on the learning rates at a step, 0..1."""
-        rise = min(1.0, (step + 1) / max(1, self.warmup))
-        fall = min(1.0, (self.steps - step) / max(1, self.cooldown))
-        return min(rise, fall)
 
 
 @dataclass(frozen=True)
