@@ -136,8 +136,7 @@ def _trained(
 
 def export(run: Run, folder: Path) -> None:
     """Write a stage's averaged weights, with settings and scheduler."""
-    with run.averaged():
-        run.world.on_first(lambda: _export(run, folder))
+    run.export(lambda: _export(run, folder))
 
 
 def _export(run: Run, folder: Path) -> None:

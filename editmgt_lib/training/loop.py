@@ -88,14 +88,14 @@ def _ending(run: Run, number: int) -> str:
 
 def _draw(run: Run) -> None:
     picture = run.folder / f"sheet-{run.step:06d}.png"
-    with run.averaged():
+    with run.averaged(), run.whole():
         run.world.on_first(lambda: run.stage.sheet(picture))
 
 
 def _validated(run: Run, validate: Validate) -> dict[str, float]:
     with run.whole():
         figures = {f"validation/{k}": float(v) for k, v in validate().items()}
-    with run.averaged():
+    with run.averaged(), run.whole():
         return figures | {f"validation-average/{k}": float(v) for k, v in validate().items()}
 
 

@@ -6,6 +6,7 @@ variables there is one process, and nothing here communicates.
 """
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -145,7 +146,10 @@ def joined(device: torch.device) -> Iterator[World]:
             "nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=size
         )
     try:
-        yield World(rank, size, device, dist.new_group(backend="gloo", timeout=LIMIT))
+        with warnings.catch_warnings():
+            for harmless in ("`broadcast_buffers` is deprecated", "Grad strides do not match"):
+                warnings.filterwarnings("ignore", harmless)
+            yield World(rank, size, device, dist.new_group(backend="gloo", timeout=LIMIT))
     finally:
         if ours:
             dist.destroy_process_group()
@@ -180,8 +184,7 @@ def wrapped(modules: nn.Module, loss: Callable[..., Any], world: World, kind: st
         return whole
     if kind == "ddp":
         return nn.parallel.DistributedDataParallel(
-            whole, broadcast_buffers=False, gradient_as_bucket_view=True,
-            find_unused_parameters=True,
+            whole, broadcast_buffers=False, gradient_as_bucket_view=True
         )  # fmt: skip
     _shard(whole, world)
     return whole
@@ -212,7 +215,7 @@ def accumulating(model: nn.Module, last: bool) -> Any:
 
 @contextmanager
 def gathered_weights(model: nn.Module) -> Iterator[None]:
-    """Have every process hold all weights, inside the block; only "fsdp" has something to do."""
+    """Have every process hold all weights, to compute with; only "fsdp" has something to do."""
     from torch.distributed.fsdp import FSDPModule
 
     sharded = [m for m in model.modules() if isinstance(m, FSDPModule)]
@@ -225,6 +228,23 @@ def gathered_weights(model: nn.Module) -> Iterator[None]:
         for module in sharded:
             module.reshard()
             module.set_reshard_after_forward(True)
+
+
+@contextmanager
+def plain_weights(model: nn.Module, world: World) -> Iterator[None]:
+    """Have the first process hold all weights as plain tensors, to save them."""
+    # Gathered ones would not do: saving a module's state spreads its weights again.
+    spread = [(m, n, p) for m in model.modules() for n, p in m._parameters.items()]
+    spread = [(m, n, p) for m, n, p in spread if hasattr(p, "full_tensor")]
+    for module, name, parameter in spread:
+        whole = full(parameter.detach())
+        if world.first:
+            module._parameters[name] = nn.Parameter(whole.cpu(), parameter.requires_grad)
+    try:
+        yield
+    finally:
+        for module, name, parameter in spread:
+            module._parameters[name] = parameter
 
 
 def full(tensor: Tensor) -> Tensor:

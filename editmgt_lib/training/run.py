@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from .parallel import (
     full,
     gathered_weights,
     laid_out_like,
+    plain_weights,
     split,
     wrapped,
 )
@@ -130,18 +131,22 @@ class Run:
         torch._foreach_lerp_(old, [self.kept[n].detach() for n in self.averages], 1 - decay)
 
     def whole(self) -> AbstractContextManager[None]:
-        """Have all weights whole on every process."""
+        """Have all weights on every process, to compute with."""
         return gathered_weights(self.model)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Have the averaged weights in place of the trained ones, whole on every process."""
+        """Have the averaged weights in place of the trained ones."""
         self._swap()
         try:
-            with self.whole():
-                yield
+            yield
         finally:
             self._swap()
+
+    def export(self, action: Callable[[], Any]) -> None:
+        """Run `action` on the first process, with the averaged weights as plain tensors there."""
+        with self.averaged(), plain_weights(self.model, self.world):
+            self.world.on_first(action)
 
     @torch.no_grad()
     def _swap(self) -> None:
