@@ -1,6 +1,6 @@
 """Stages as a run's file describes them, built from the results of earlier ones or a checkpoint."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ from ..data.source import TokenSource
 from ..data.toyworld import ToyWorldSource
 from ..errors import CheckpointError, InputError
 from ..loader import choose_dtype, load_tokenizer, load_transformer
+from ..models.attention import AttentionFunction
 from ..models.backends import math_attention, sdpa
 from ..models.transformer import MaskedTransformer
 from ..models.vq import VQModel
 from ..settings import Settings
 from ..text.encoders import TextEncoders
 from . import layers
-from .config import RunConfig, StageConfig
+from .config import GENERATION, RunConfig, StageConfig
 from .decoder import DecoderStage
 from .generation import GenerationStage
 from .initial import code_features, new_text_encoders, new_transformer, seed_with_codes
@@ -100,16 +101,26 @@ class Builder:
     def _transformer(self, stage: StageConfig, vq: VQModel) -> MaskedTransformer:
         # On short sequences, CPUs compute the backward pass of plain products faster.
         attention = math_attention if self.device.type == "cpu" else sdpa
-        c, part = self.config, self._find("editmgt")
-        if part is not None:
-            cpu = torch.device("cpu")
-            model = load_transformer(part, cpu, torch.float32, layers, attention)
-            if c.transformer and model.config != c.transformer:
-                raise CheckpointError(f"{part} has other sizes than the run's [transformer]")
-            return model.requires_grad_(True)
-        if stage.kind == "edit" and not c.start:
-            self._part(stage, "editmgt", "text-to-image")
-        sizes = self._sizes("transformer")
+        c, cpu = self.config, torch.device("cpu")
+        earlier = [s for s in c.stages if s.kind in GENERATION][0]
+        if earlier.name != stage.name:
+            part = self._part(stage, "editmgt", earlier.name, [self.folder])
+        elif self.start is not None:
+            part = self._part(stage, "editmgt", "text-to-image", [self.start])
+        elif stage.kind == "edit":
+            raise InputError(
+                f"stage {stage.name!r} has no network to start from; name a checkpoint to `start` "
+                "from, or put a text-to-image stage before it"
+            )
+        else:
+            return self._new_transformer(vq, attention)
+        model = load_transformer(part, cpu, torch.float32, layers, attention)
+        if c.transformer and model.config != c.transformer:
+            raise CheckpointError(f"{part} has other sizes than the run's [transformer]")
+        return model.requires_grad_(True)
+
+    def _new_transformer(self, vq: VQModel, attention: AttentionFunction) -> MaskedTransformer:
+        c, sizes = self.config, self._sizes("transformer")
         model = new_transformer(sizes, c.seed)
         features = code_features(vq, c.size, sizes.width // sizes.stride**2, c.seed)
         seed_with_codes(model, features, c.seed)
@@ -185,20 +196,18 @@ class Builder:
             raise InputError(f"the run trains from scratch, so it needs a table [{name}] of sizes")
         return sizes
 
-    def _find(self, part: str) -> Path | None:
+    def _part(
+        self, stage: StageConfig, part: str, earlier: str, places: Sequence[Path] = ()
+    ) -> Path:
         """Folder of a part: this run's, else that of the checkpoint to start from."""
-        places = [self.folder, *([self.start] if self.start else [])]
+        places = places or [self.folder, *([self.start] if self.start else [])]
         found = (place / part for place in places)
-        return next((p for p in found if exists(p / "config.json")), None)
-
-    def _part(self, stage: StageConfig, part: str, earlier: str) -> Path:
-        found = self._find(part)
-        if found is None:
-            raise CheckpointError(
-                f"stage {stage.name!r} starts from {self.folder / part}, which is missing; train "
-                f"stage {earlier!r} first, or name a checkpoint to `start` from"
-            )
-        return found
+        if path := next((p for p in found if exists(p / "config.json")), None):
+            return path
+        raise CheckpointError(
+            f"stage {stage.name!r} starts from {places[0] / part}, which is missing; train stage "
+            f"{earlier!r} first" + ("" if self.start else ", or name a checkpoint to `start` from")
+        )
 
 
 def flat(summary: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

@@ -1,13 +1,15 @@
 """`editmgt train`: the stages of a run in order, each resumed where it stopped."""
 
+import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from ..checks import require_choice, require_number
+from ..errors import CheckpointError
 from ..files import atomic_write_bytes, atomic_write_json
 from ..loader import choose_device
 from .building import PART, Builder
@@ -19,10 +21,11 @@ from .options import LoopOptions
 from .parallel import World, joined
 from .run import Run
 from .stage import Stage
-from .state import is_done, write_progress
+from .state import is_done, saved_steps, write_progress
 from .tables import to_toml
 
 CHECKPOINT = "checkpoint"
+MAKERS = "makers.json"
 
 
 def run_training(
@@ -111,6 +114,7 @@ def _train_stage(
     stage: StageConfig, builder: Builder, out: Path, world: World, minutes: float | None
 ) -> bool:
     """Train and export one stage; whether it is finished."""
+    world.on_first(lambda: _require_origin(stage, builder.config, out))
     built = builder.stage(stage)
     if getattr(built, "whole_batch", False) and world.size > 1:
         return world.on_first(lambda: _trained(stage, built, builder, out, world.alone(), minutes))
@@ -131,7 +135,28 @@ def _trained(
         tensorboard=engine.tensorboard,
     )
     export(run, builder.folder)
+    made = _makers(out) | {PART[stage.kind]: stage.name}
+    world.on_first(lambda: atomic_write_json(out / MAKERS, made) and None)
     return run.step == stage.loop.steps
+
+
+def _require_origin(stage: StageConfig, config: RunConfig, out: Path) -> None:
+    """Raise CheckpointError if a stage would start from its own result, or a later stage's."""
+    names = [s.name for s in config.stages]
+    maker = _makers(out).get(PART[stage.kind])
+    late = maker in names and names.index(maker) >= names.index(stage.name)
+    if late and not saved_steps(out / stage.name):
+        raise CheckpointError(
+            f"stage {stage.name!r} has no state in {out / stage.name}, but {out / CHECKPOINT} "
+            f"holds the result of stage {maker!r}; train into another folder"
+        )
+
+
+def _makers(out: Path) -> dict[str, str]:
+    """Which stage wrote which part of the checkpoint."""
+    with suppress(OSError, ValueError):
+        return json.loads((out / MAKERS).read_text(encoding="utf-8"))
+    return {}
 
 
 def export(run: Run, folder: Path) -> None:
