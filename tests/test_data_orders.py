@@ -8,7 +8,7 @@ import torch
 from editmgt_lib.data.mixed import Mixed
 from editmgt_lib.data.orders import CYCLE, Mixture, Permutation
 from editmgt_lib.data.source import TokenBatch
-from editmgt_lib.data.toyworld import ToyWorldSource
+from editmgt_lib.data.toyworld import ToyWorldSource, draw_pair, draw_scene
 from editmgt_lib.errors import InputError
 from editmgt_lib.models.vq import VQModel
 from editmgt_lib.toyworld.scenes import is_heldout
@@ -126,11 +126,12 @@ def test_toyworld_samples_do_not_depend_on_the_batch(vq, task):
 
 
 def test_toyworld_splits_share_no_scene(vq):
-    train, heldout = ToyWorldSource(vq, 128, 0), ToyWorldSource(vq, 128, 0, heldout=True)
-    pairs = [train.pair(n) for n in range(60)]
+    pairs = [draw_pair(0, n) for n in range(60)]
     assert not any(is_heldout(p.source) or is_heldout(p.target) for p in pairs)
-    assert all(is_heldout(heldout.pair(n).source) for n in range(60))
-    assert all(is_heldout(heldout.scene(n)[0]) for n in range(20))
+    assert all(is_heldout(draw_pair(0, n, heldout=True).source) for n in range(60))
+    assert all(is_heldout(draw_scene(0, n, heldout=True)[0]) for n in range(20))
+    prompts = ToyWorldSource(vq, 128, 0, heldout=True).batch([3]).prompts
+    assert prompts == [draw_pair(0, 3, heldout=True).instruction]
 
 
 def test_toyworld_is_told_apart_by_its_tokenizer_but_not_by_its_decoder(vq):

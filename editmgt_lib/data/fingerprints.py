@@ -14,7 +14,7 @@ LENGTH = 16  # hexadecimal digits
 
 def digest(*parts: Any) -> str:
     """Fingerprint of plain data."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
 
 

@@ -26,6 +26,7 @@ from ..offload import (
 )
 from .instruction import DEFAULT_NEGATIVE, Instruction
 from .loading import load_clip, load_gemma, load_tokenizer, plain_defaults
+from .prefix import PaddingPrefix
 from .tokens import TextTokens, notes, prepare_tokenizer, tokenize
 from .words import place_words
 
@@ -140,6 +141,21 @@ class TextEncoders:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """States [B, L, D] and pooled [B, P] of tokenized prompts; differentiable."""
         return self.states(gemma_ids), self.pooled(clip_ids)
+
+    def padding_prefix(self) -> PaddingPrefix:
+        """What all prompts share, for encoding many: see `PaddingPrefix.states`.
+
+        It is of the present weights and device: make another after training or moving the encoder.
+        """
+        return PaddingPrefix(self.gemma, self.gemma_tokenizer.pad_token_id, self.text_length)
+
+    @torch.no_grad()
+    def encode_pooled(self, prompts: str | Sequence[str]) -> torch.Tensor:
+        """Pooled vectors float32 [B, P] of prompts, each encoded by itself."""
+        prompts = _as_prompts("prompts", prompts)
+        with plain_defaults(), no_autocast(self.device), onloaded(self.clip):
+            ids = [tokenize(self.clip_tokenizer, p, self.clip_length, "right") for p in prompts]
+            return torch.cat([self.pooled(_ids([one])) for one in ids]).float()
 
     def pooled(self, ids: torch.Tensor) -> torch.Tensor:
         """CLIP vectors [B, P] of tokenized prompts; differentiable."""

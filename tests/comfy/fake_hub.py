@@ -49,7 +49,7 @@ class FakeHub:
         blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
         entry = {"type": "file", "path": path.relative_to(self.folder).as_posix(),
                  "size": len(content), "oid": blob}  # fmt: skip
-        if path.suffix == ".safetensors":
+        if path.suffix in (".safetensors", ".parquet"):
             sha256 = hashlib.sha256(content).hexdigest()
             entry["lfs"] = {"oid": sha256, "size": len(content), "pointerSize": 130}
         return entry
@@ -86,7 +86,7 @@ def serving(folder: Path) -> Iterator[FakeHub]:
 def _answer(request: BaseHTTPRequestHandler, hub: FakeHub, body: bool) -> None:
     hub.requests += 1
     path = unquote(urlsplit(request.path).path)
-    if path.startswith("/api/models/"):
+    if path.startswith(("/api/models/", "/api/datasets/")):
         _, found, revision = path.partition("/revision/")
         hub.revisions |= {revision} if found else set()
         content = json.dumps(hub.info(revision) if found else hub.tree()).encode()
