@@ -25,6 +25,7 @@ _HOMES = {
     "LocalizationOptions": "localization.maps",
     "SamplingOptions": "sampling.options",
     "StepEvent": "sampling.loop",
+    "Lora": "lora",
     "Settings": "settings",
     "read_image": "pictures.images",
     "read_mask": "pictures.images",

@@ -1,5 +1,6 @@
 """From a checkpoint's name to a ready `EditMGT`; the only place that picks device and dtype."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from .checkpoints import (
 from .checks import require_choice
 from .choices import DTYPES, OFFLOAD
 from .errors import InputError
+from .lora import Lora, Stack, attach, merged, read_stack
 from .models.attention import AttentionFunction
 from .models.backends import choose_attention, sdpa
 from .models.config import FLOAT32_WEIGHTS, TransformerConfig, complete_config
@@ -39,6 +41,7 @@ def load(
     local_dir: str | Path | None = None,
     allow_download: bool = False,
     attention: str = "sdpa",
+    lora: Sequence[str | Path | tuple[str | Path | Lora, float]] = (),
 ) -> EditMGT:
     """Load a checkpoint, strictly.
 
@@ -60,10 +63,12 @@ def load(
             `allow_download`.
         attention: the transformer's back end: `"sdpa"` (PyTorch's kernel), `"flash"` (no mask,
             hence faster on GPUs where strength is not 1), `"xformers"` or `"math"`.
+        lora: LoRA files, alone or with a strength of -2..2: `[("hats.safetensors", 0.8)]`.
 
     Raises:
-        InputError: no such checkpoint, device, dtype, offload mode or back end.
-        CheckpointError: parts are missing, corrupt or contradict each other. OutOfMemory.
+        InputError: no such checkpoint, device, dtype, offload mode, back end or LoRA file.
+        CheckpointError: parts are missing, corrupt or contradict each other, or a LoRA does not
+            fit. OutOfMemory.
     """
     require_choice("offload", offload, OFFLOAD)
     folder = resolve(name, local_dir=local_dir, allow_download=allow_download)
@@ -71,11 +76,13 @@ def load(
     precision = choose_dtype(dtype, execution)
     storage = execution if offload == "none" else torch.device("cpu")
     settings = Settings.read(folder)
+    stack = read_stack(lora)
     transformer = load_transformer(
         folder / "editmgt",
         storage,
         precision,
         attention=choose_attention(attention, execution, precision),
+        stack=stack,
     )
     check_mask_token(folder, transformer.config.mask_token_id)
     vq = load_tokenizer(folder / "vqvae", storage)
@@ -102,19 +109,29 @@ def load_transformer(
     dtype: torch.dtype,
     operations=nn,
     attention: AttentionFunction = sdpa,
+    stack: Stack = (),
 ) -> MaskedTransformer:
-    """Load the transformer in `editmgt/`; what its config leaves out is read off the tensors."""
+    """Load the transformer in `editmgt/`, with LoRAs.
+
+    What its config leaves out is read off the tensors. LoRAs are merged before the weights are cast
+    to `dtype`, those of scope `reference` are attached.
+    """
     shapes = {name: info.shape for name, info in read_headers(folder).items()}
     values = complete_config(read_config(folder), shapes, where=str(folder))
     config = TransformerConfig.from_dict(values, where=str(folder / "config.json"))
-    return load_module(
+    shared = [(lora, strength) for lora, strength in stack if lora.scope == "both"]
+    network = load_module(
         lambda: MaskedTransformer(config, operations, attention),
-        read_state_dict(folder),
+        merged(read_state_dict(folder), shared),
         device=device,
         dtype=dtype,
         float32=FLOAT32_WEIGHTS,
         where=str(folder),
     )
+    for lora, strength in stack:
+        if lora.scope == "reference":
+            attach(network, lora, strength)
+    return network
 
 
 def load_tokenizer(folder: Path, device: torch.device, operations=nn) -> VQModel:

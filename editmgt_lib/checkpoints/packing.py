@@ -63,6 +63,7 @@ def pack(
     target: str | Path,
     dtype: str = "bf16",
     progress: Callable[[str, int, int], object] | None = None,
+    change: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
 ) -> Path:
     """Write a checkpoint, all parts and settings, as one safetensors file.
 
@@ -71,6 +72,7 @@ def pack(
         the matrices of their layers as `fp8` says and the rest in bfloat16. The picture tokenizer
         and the weights in `FLOAT32_WEIGHTS`, which are loaded in float32, stay as they are.
     progress: called with the name, the bytes written and their total.
+    change: applied to the transformer's tensors first, to merge LoRAs say.
     Tensors that are never loaded are left out. A failure leaves what was there before.
 
     Raises InputError for a dtype, a folder that is none and a target that cannot be written;
@@ -81,7 +83,7 @@ def pack(
     entries = [*_files(folder)]
     for part in PARTS:
         if part.has_weights:
-            entries += _weights(folder, part.name, dtype)
+            entries += _weights(folder, part.name, dtype, change)
     metadata = {"format": packed.FORMAT, "dtype": dtype}
     if any(entry.name.endswith(f"weight{fp8.SCALE}") for entry in entries):
         metadata["fp8"] = fp8.SCHEME
@@ -140,10 +142,18 @@ def _texts(place: Path, part: Part) -> list[str]:
     return [name for name in files if not name.endswith(INDEX_SUFFIX)]
 
 
-def _weights(folder: Path, part: str, dtype: str) -> Iterator[Entry]:
+def _weights(
+    folder: Path,
+    part: str,
+    dtype: str,
+    change: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None,
+) -> Iterator[Entry]:
     """The weights of a part that are loaded, to be converted."""
     where = folder / part
-    state, scales = fp8.split_scales(read_state_dict(where), str(where))
+    tensors = read_state_dict(where)
+    if change is not None and part == _TRANSFORMER:
+        tensors = change(tensors)
+    state, scales = fp8.split_scales(tensors, str(where))
     unused = _unused(where, part)
     for name, tensor in state.items():
         if any(fnmatchcase(name.removeprefix(GEMMA_PREFIX), pattern) for pattern in unused):

@@ -8,7 +8,7 @@ from .console import progress_bar
 from .download import Meter
 from .info import size
 from .interrupts import working
-from .options import add_common_options, find_folder, path_of
+from .options import add_common_options, add_lora_option, find_folder, path_of
 from .outputs import Outputs
 
 SUFFIX = ".safetensors"
@@ -28,6 +28,7 @@ def add_parser(commands: Any) -> None:
         "--dtype", choices=PACKED_DTYPES, default=usual,
         help=f"fp8: 8 bits with scales; keep: as it is (default: {usual})",
     )  # fmt: skip
+    add_lora_option(parser)
     parser.add_argument(
         "--overwrite", action="store_true", help="replace FILE if it exists (default: refuse)"
     )
@@ -38,12 +39,14 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the file. Raises EditMGTError."""
     from ..checkpoints import pack
+    from ..lora import merged, read_stack
 
     source = find_folder(args.model)
     outputs = Outputs([source] if source.is_file() else [], args.overwrite)
     target = outputs.claim("--output", path_of(args.output), (SUFFIX,))
+    stack = read_stack(args.lora)
     working()
     with progress_bar(None, target.name, unit="B") as bar:
-        pack(source, target, args.dtype, Meter(bar).show)
+        pack(source, target, args.dtype, Meter(bar).show, lambda state: merged(state, stack))
     print(f"{target} has {size(target.stat().st_size)}; use it with --model {target}")
     return 0

@@ -179,7 +179,7 @@ class Session:
             "instruction": request.instruction,
             "mask": args.mask,
             "changed": round(float(decoded.changed.float().mean()), 6),
-            **describe_run(self._model, args.model, self._sampling, self._instruction),
+            **describe_run(self._model, args, self._sampling, self._instruction),
             "options": asdict(self._sampling) | more,
             "localization": asdict(self._localization) if self._sampling.threshold > 0 else None,
             "seconds": clock.seconds,
@@ -187,11 +187,15 @@ class Session:
 
 
 def describe_run(
-    model: "EditMGT", name: str, sampling: SamplingOptions, instruction: "Instruction"
+    model: "EditMGT",
+    args: argparse.Namespace,
+    sampling: SamplingOptions,
+    instruction: "Instruction",
 ) -> dict[str, Any]:
     """The part of a JSON object that edited and generated pictures share."""
     return {
-        "model": name,
+        "model": args.model,
+        "lora": [{"file": str(file), "strength": strength} for file, strength in args.lora],
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
         "seed": sampling.seed,

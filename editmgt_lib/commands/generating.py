@@ -56,7 +56,7 @@ def generate_all(
             "width": image.shape[2],
             "height": image.shape[1],
             "prompt": args.prompt,
-            **describe_run(model, args.model, options, instruction),
+            **describe_run(model, args, options, instruction),
             "options": asdict(options),
             "seconds": once.seconds,
             "notes": notes,

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +23,33 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """--model, --device, --dtype and --offload."""
+    """--model, --lora, --device, --dtype and --offload."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model", metavar="MODEL", default="toyworld",
         help="toyworld, a folder, a file, or a downloaded owner/name (default: toyworld)",
     )  # fmt: skip
+    add_lora_option(group)
     add_device_options(group)
+
+
+def add_lora_option(parser: Any) -> None:
+    """--lora, which may be repeated."""
+    parser.add_argument(
+        "--lora", action="append", default=[], type=_lora, metavar="FILE[:X]",
+        help="a LoRA file and its strength, -2..2 (default: 1); several add up",
+    )  # fmt: skip
+
+
+def _lora(text: str) -> tuple[Path, float]:
+    """ "hats.safetensors:0.8" as a path and a strength."""
+    name, _, number = text.rpartition(":")
+    if name and not os.path.exists(path_of(text)) and re.fullmatch(r"[-+.\de]+", number):
+        try:
+            return path_of(name), float(number)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} has the strength {number}") from error
+    return path_of(text), 1.0
 
 
 def add_device_option(parser: Any) -> None:
@@ -118,12 +139,18 @@ def path_of(text: str) -> Path:
 
 
 def load_model(args: argparse.Namespace) -> "EditMGT":
-    """The model of --model, --device, --dtype and --offload."""
+    """The model of --model, --lora, --device, --dtype and --offload."""
     from .. import load
+    from ..lora import read_stack
+    from .console import say
 
+    stack = read_stack(getattr(args, "lora", ()))
+    for lora, _ in stack:
+        for note in lora.notes:
+            say(note)
     return load(
         args.model, device=args.device, dtype=args.dtype, attention=args.attention,
-        offload=args.offload,
+        offload=args.offload, lora=stack,
     )  # fmt: skip
 
 

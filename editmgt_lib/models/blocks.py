@@ -16,9 +16,12 @@ from torch import Tensor, nn
 
 from ..errors import EditMGTError
 from .attention import rotate
-from .conditioning import Modulation
+from .conditioning import Modulation, Segment
 
 Attend = Callable[..., Tensor]  # (q, k, v, rows=None) -> [B, L, C]; see `attention.Attention`
+
+# Layers of a double block that only the text goes through.
+TEXT_LAYERS = ("attn.add_", "attn.to_add_out", "ff_context.")
 
 SHIFT, SCALE, GATE = range(3)
 ATTENTION, MLP = 0, 3  # first part of each half of a double block
@@ -27,23 +30,41 @@ ATTENTION, MLP = 0, 3  # first part of each half of a double block
 def modulate(x: Tensor, modulation: Modulation, half: int = ATTENTION) -> Tensor:
     """Parameter-free layer norm of [B, L, C], then each segment's scale and shift."""
     x = F.layer_norm(x, x.shape[-1:], eps=1e-6)
-    return _by_segment(
-        lambda m, part: torch.addcmul(m[half + SHIFT], part, m[half + SCALE]), modulation, x
-    )
+
+    def scaled(segment: Segment, part: Tensor) -> Tensor:
+        m = segment.modulation
+        return torch.addcmul(m[half + SHIFT], part, m[half + SCALE])
+
+    return _by_segment(scaled, modulation, x)
 
 
 def add_gated(x: Tensor, update: Tensor, modulation: Modulation, half: int = ATTENTION) -> Tensor:
     """Add gate * update to x, each segment with its own gate."""
-    return _by_segment(
-        lambda m, part, new: torch.addcmul(part, m[half + GATE], new), modulation, x, update
-    )
+
+    def added(segment: Segment, part: Tensor, new: Tensor) -> Tensor:
+        return torch.addcmul(part, segment.modulation[half + GATE], new)
+
+    return _by_segment(added, modulation, x, update)
+
+
+def project(layer: nn.Module, x: Tensor, modulation: Modulation) -> Tensor:
+    """Apply a linear layer to [B, L, C] in one product, then each segment's low-rank update."""
+    y = layer(x)
+    if not any(layer.key in segment.updates for segment in modulation):
+        return y
+
+    def updated(segment: Segment, rows: Tensor, out: Tensor) -> Tensor:
+        update = segment.updates.get(layer.key)
+        return out if update is None else out + update.product(rows)
+
+    return _by_segment(updated, modulation, x, y)
 
 
 def _by_segment(function: Callable[..., Tensor], modulation: Modulation, *x: Tensor) -> Tensor:
     if len(modulation) == 1:
-        return function(modulation[0][1], *x)
-    parts = zip(*(t.split([length for length, _ in modulation], dim=1) for t in x), strict=True)
-    return torch.cat([function(m, *p) for (_, m), p in zip(modulation, parts, strict=True)], 1)
+        return function(modulation[0], *x)
+    parts = zip(*(t.split([s.length for s in modulation], dim=1) for t in x), strict=True)
+    return torch.cat([function(s, *p) for s, p in zip(modulation, parts, strict=True)], 1)
 
 
 def within_half(x: Tensor) -> Tensor:
@@ -74,8 +95,8 @@ class GeluProjection(nn.Module):
         super().__init__()
         self.proj = operations.Linear(in_width, out_width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(self.proj(x), approximate="tanh")
+    def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
+        return F.gelu(project(self.proj, x, modulation), approximate="tanh")
 
 
 class FeedForward(nn.Module):
@@ -83,14 +104,16 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, operations=nn) -> None:
         super().__init__()
-        self.net = nn.Sequential(
-            GeluProjection(width, 4 * width, operations),
-            nn.Identity(),
-            operations.Linear(4 * width, width),
+        self.net = nn.ModuleList(
+            [
+                GeluProjection(width, 4 * width, operations),
+                nn.Identity(),
+                operations.Linear(4 * width, width),
+            ]
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
+    def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
+        return project(self.net[2], self.net[0](x, modulation), modulation)
 
 
 class AttentionLayers(nn.Module):
@@ -114,15 +137,16 @@ class AttentionLayers(nn.Module):
             self.to_out = nn.ModuleList([operations.Linear(width, width)])
             self.to_add_out = operations.Linear(width, width)
 
-    def image(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def image(self, x: Tensor, modulation: Modulation) -> tuple[Tensor, Tensor, Tensor]:
         """Project the image stream [B, L, C] to q, k and v [B, heads, L, d], not yet rotated."""
-        q, k, v = (self._heads(layer(x)) for layer in (self.to_q, self.to_k, self.to_v))
+        layers = self.to_q, self.to_k, self.to_v
+        q, k, v = (self._heads(project(layer, x, modulation)) for layer in layers)
         return self.norm_q(q), self.norm_k(k), v
 
-    def text(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def text(self, x: Tensor, modulation: Modulation) -> tuple[Tensor, Tensor, Tensor]:
         """Project the text stream."""
         layers = self.add_q_proj, self.add_k_proj, self.add_v_proj
-        q, k, v = (self._heads(layer(x)) for layer in layers)
+        q, k, v = (self._heads(project(layer, x, modulation)) for layer in layers)
         return self.norm_added_q(q), self.norm_added_k(k), v
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -140,6 +164,12 @@ class Block(nn.Module):
         super().__init__()
         # Functions of the class, not bound methods, so that a copy runs with its own weights.
         self.halves = (type(self).before, type(self).after)
+
+    def _name_layers(self) -> None:
+        """Give every layer that rows go through the name by which updates find it."""
+        for name, layer in self.named_modules():
+            if isinstance(layer, nn.Linear) and not name.startswith("norm"):
+                layer.key = name
 
 
 def compiled(half: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
@@ -172,6 +202,7 @@ class DoubleBlock(Block):
         self.attn = AttentionLayers(width, heads, text=True, operations=operations)
         self.ff = FeedForward(width, operations)
         self.ff_context = FeedForward(width, operations)
+        self._name_layers()
 
     def modulation(self, embedding: Tensor) -> Tensor:
         """Modulation of the image stream, from conditions [..., B, C]."""
@@ -197,8 +228,8 @@ class DoubleBlock(Block):
 
     def before(self, text, image, text_modulation, modulation, rotary):
         """Compute q, k and v of both streams, [B, heads, T + L, d]."""
-        from_text = self.attn.text(modulate(text, text_modulation))
-        q, k, v = self.attn.image(modulate(image, modulation))
+        from_text = self.attn.text(modulate(text, text_modulation), text_modulation)
+        q, k, v = self.attn.image(modulate(image, modulation), modulation)
         table = rotary[..., text.shape[1] :, :]  # text lies at position 0, which turns nothing
         from_image = rotate(q, table), rotate(k, table), v
         return tuple(torch.cat(pair, dim=2) for pair in zip(from_text, from_image, strict=True))
@@ -206,11 +237,14 @@ class DoubleBlock(Block):
     def after(self, text, image, attended, text_modulation, modulation):
         """Apply attention's result and the MLP to both streams."""
         for_text, for_image = attended.split([text.shape[1], image.shape[1]], dim=1)
-        text = add_gated(text, self.attn.to_add_out(for_text), text_modulation)
-        image = add_gated(image, self.attn.to_out[0](for_image), modulation)
-        mlp = self.ff_context(modulate(text, text_modulation, MLP))
+        new_text = project(self.attn.to_add_out, for_text, text_modulation)
+        new_image = project(self.attn.to_out[0], for_image, modulation)
+        text = add_gated(text, new_text, text_modulation)
+        image = add_gated(image, new_image, modulation)
+        mlp = self.ff_context(modulate(text, text_modulation, MLP), text_modulation)
         text = add_gated(text, mlp, text_modulation, MLP)
-        image = add_gated(image, self.ff(modulate(image, modulation, MLP)), modulation, MLP)
+        mlp = self.ff(modulate(image, modulation, MLP), modulation)
+        image = add_gated(image, mlp, modulation, MLP)
         return within_half(text), image
 
 
@@ -223,6 +257,7 @@ class SingleBlock(Block):
         self.proj_mlp = operations.Linear(width, 4 * width)
         self.proj_out = operations.Linear(5 * width, width)
         self.attn = AttentionLayers(width, heads, text=False, operations=operations)
+        self._name_layers()
 
     def modulation(self, embedding: Tensor) -> Tensor:
         """Modulation of the stream, from conditions [..., B, C]."""
@@ -247,11 +282,11 @@ class SingleBlock(Block):
     def before(self, x, modulation, rotary):
         """Compute q, k and v [B, heads, L, d], and the normed stream, which the MLP needs."""
         normed = modulate(x, modulation)
-        q, k, v = self.attn.image(normed)
+        q, k, v = self.attn.image(normed, modulation)
         return rotate(q, rotary), rotate(k, rotary), v, normed
 
     def after(self, x, normed, attended, modulation):
         """Apply attention's result and the MLP to the stream."""
-        mlp = F.gelu(self.proj_mlp(normed), approximate="tanh")
-        update = self.proj_out(torch.cat([attended, mlp], dim=2))
+        mlp = F.gelu(project(self.proj_mlp, normed, modulation), approximate="tanh")
+        update = project(self.proj_out, torch.cat([attended, mlp], dim=2), modulation)
         return within_half(add_gated(x, update, modulation))

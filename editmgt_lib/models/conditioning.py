@@ -2,14 +2,27 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from torch import Tensor
 
+from .adapters import NO_UPDATES, BlockUpdates, Updates
 from .attention import STRENGTH_SCOPES, Segments
 
-# A modulation is a tensor [parts, B, 1, C] of shift, 1 + scale and gate, once or twice; a stream is
-# modulated by one for each of its consecutive segments, given with the segment's length.
-Modulation = tuple[tuple[int, Tensor], ...]
+
+class Segment(NamedTuple):
+    """Consecutive rows of a stream, and what a block does to these only.
+
+    modulation: [parts, B, 1, C] of shift, 1 + scale and gate, once or twice.
+    updates: of the block's layers, see `adapters`.
+    """
+
+    length: int
+    modulation: Tensor
+    updates: Updates = NO_UPDATES
+
+
+Modulation = tuple[Segment, ...]  # of a whole stream
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,7 @@ class Conditioning:
         rotary: `rotary_table` of text, target and reference, [2, L, d] or [2, B, 1, L, d].
         grid: rows and columns of target positions.
         injection: how the reference is injected.
+        updates: low-rank updates of every block.
     """
 
     text: Tensor
@@ -50,6 +64,7 @@ class Conditioning:
     rotary: Tensor
     grid: tuple[int, int]
     injection: InjectionOptions
+    updates: tuple[BlockUpdates, ...]
 
     def __repr__(self) -> str:
         return f"Conditioning(batch={len(self.text)}, grid={self.grid})"
@@ -62,13 +77,17 @@ class Conditioning:
 
     def modulation(self, block: int, step: int, length: int) -> Modulation:
         """Modulation of a stream of `length` tokens, the reference last if there is one."""
-        reference = self.segments.reference
-        own = ((length - reference, self.modulations[block][step]),)
-        return own + ((reference, self.reference_modulations[block]),) if reference else own
+        reference, updates = self.segments.reference, self.updates[block]
+        own = Segment(length - reference, self.modulations[block][step], updates.known)
+        if not reference:
+            return (own,)
+        still = self.reference_modulations[block]
+        return own, Segment(reference, still, updates.reference)
 
     def text_modulation(self, block: int, step: int) -> Modulation:
         """Modulation of a double block's text stream."""
-        return ((self.segments.text, self.text_modulations[block][step]),)
+        modulation, updates = self.text_modulations[block][step], self.updates[block]
+        return (Segment(self.segments.text, modulation, updates.known),)
 
     def last(self, items: int) -> "Conditioning":
         """Conditioning of the last items of the batch."""

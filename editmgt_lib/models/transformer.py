@@ -5,6 +5,7 @@ computes once per run what does not depend on tokens.
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import InputError
+from .adapters import block_updates, nothing_of
 from .attention import (
     Attention,
     AttentionFunction,
@@ -47,6 +49,9 @@ class MaskedTransformer(nn.Module):
         config: sizes.
         operations: namespace of layer classes (`torch.nn`, or ComfyUI's).
         attention: a back end, see `backends`.
+
+    Attributes:
+        adapters: low-rank updates of the blocks' layers, applied as they run; see `lora`.
     """
 
     def __init__(
@@ -78,11 +83,18 @@ class MaskedTransformer(nn.Module):
         self.connector = None
         if config.connector_type == "linear":
             self.connector = Connector(config.joint_attention_dim, width, operations)
+        self.adapters = nn.ModuleList()
 
     @property
     def blocks(self) -> list[nn.Module]:
         """Double-stream, then single-stream blocks: the numbering of localization layers."""
         return [*self.transformer_blocks, *self.single_transformer_blocks]
+
+    @property
+    def block_names(self) -> list[str]:
+        """Names of `blocks` in this module."""
+        stacks = "transformer_blocks", "single_transformer_blocks"
+        return [f"{stack}.{i}" for stack in stacks for i in range(len(getattr(self, stack)))]
 
     def embed_tokens(self, ids: Tensor) -> Tensor:
         """Embed token ids [B, H, W] as part of an image stream [B, positions, C]."""
@@ -144,6 +156,7 @@ class MaskedTransformer(nn.Module):
             rotary=rotary.to(text.device),
             grid=target,
             injection=injection,
+            updates=block_updates(self.adapters, self.block_names, like=text),
         )
 
     def step(
@@ -241,4 +254,5 @@ class MaskedTransformer(nn.Module):
             text, pooled, micro_conditions, timestep[None], tuple(ids.shape[-2:]), reference_ids,
             injection,
         )  # fmt: skip
-        return self.step(ids, 0, c, self.attention_of(c, probe, probed))
+        prediction = self.step(ids, 0, c, self.attention_of(c, probe, probed))
+        return replace(prediction, features=prediction.features + nothing_of(self.adapters))
