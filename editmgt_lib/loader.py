@@ -8,6 +8,7 @@ from torch import nn
 
 from .checkpoints import (
     check_mask_token,
+    layout_of,
     load_module,
     read_config,
     read_headers,
@@ -16,7 +17,7 @@ from .checkpoints import (
 )
 from .checks import require_choice
 from .choices import DTYPES, OFFLOAD
-from .errors import InputError
+from .errors import CheckpointError, InputError
 from .lora import Lora, Stack, attach, merged, read_stack
 from .models.attention import AttentionFunction
 from .models.backends import choose_attention, sdpa
@@ -26,6 +27,7 @@ from .models.vq import VQConfig, VQModel
 from .offload import offload as offload_network
 from .pipeline import EditMGT
 from .settings import Settings
+from .text.clip import load_text_encoders
 from .text.encoders import TextEncoders
 
 _DTYPES = {name: getattr(torch, name) for name in DTYPES if name != "auto"}
@@ -46,8 +48,9 @@ def load(
     """Load a checkpoint, strictly.
 
     Args:
-        name: `"toyworld"` (shipped), a folder in the published layout, a single file that
-            `checkpoints.pack` wrote (8-bit weights are widened to `dtype`), or a hub id.
+        name: `"toyworld"` (shipped), a folder in the published layout or in Meissonic's (text to
+            image), a single file that `checkpoints.pack` wrote (8-bit weights are widened to
+            `dtype`), or a hub id.
         device: a torch device, or `"auto"`: the first available of CUDA (or ROCm), XPU (Intel),
             MPS (Apple), CPU.
         dtype: of transformer and text encoders: `"float32"`, `"bfloat16"`, `"float16"` or `"auto"`,
@@ -78,7 +81,7 @@ def load(
     settings = Settings.read(folder)
     stack = read_stack(lora)
     transformer = load_transformer(
-        folder / "editmgt",
+        folder / layout_of(folder).transformer,
         storage,
         precision,
         attention=choose_attention(attention, execution, precision),
@@ -88,7 +91,8 @@ def load(
     vq = load_tokenizer(folder / "vqvae", storage)
     encoders = None
     if text:
-        encoders = TextEncoders.from_folder(folder, storage, precision, settings.text_length)
+        encoders = load_text_encoders(folder, storage, precision, settings.text_length)
+        check_text_fits(transformer.config, encoders, str(folder))
     model = EditMGT(transformer, vq, encoders, settings, folder)
     if offload != "none":
         offload_model(model, execution, offload)
@@ -111,7 +115,7 @@ def load_transformer(
     attention: AttentionFunction = sdpa,
     stack: Stack = (),
 ) -> MaskedTransformer:
-    """Load the transformer in `editmgt/`, with LoRAs.
+    """Load a transformer's folder, with LoRAs.
 
     What its config leaves out is read off the tensors. LoRAs are merged before the weights are cast
     to `dtype`, those of scope `reference` are attached.
@@ -132,6 +136,20 @@ def load_transformer(
         if lora.scope == "reference":
             attach(network, lora, strength)
     return network
+
+
+def check_text_fits(config: TransformerConfig, encoders: TextEncoders, where: str) -> None:
+    """Raise CheckpointError if text encoders give other widths than a transformer takes."""
+    linear = config.connector_type == "linear"
+    wanted = config.joint_attention_dim if linear else config.width, config.pooled_projection_dim
+    if encoders.widths != wanted:
+        advice = "use the parts of one checkpoint"
+        if linear and len(encoders.networks) == 1:
+            advice = "an EditMGT transformer belongs in editmgt/, with llm_encoder/ beside it"
+        raise CheckpointError(
+            f"{where}: the transformer takes text states and a pooled vector of widths {wanted}, "
+            f"the text encoders give {encoders.widths}; {advice}"
+        )
 
 
 def load_tokenizer(folder: Path, device: torch.device, operations=nn) -> VQModel:

@@ -23,6 +23,7 @@ from .pictures.canvas import Canvas, Tokens
 from .pictures.compositing import composite, project_mask, support
 from .pictures.fitting import FitOptions, fit
 from .results import (
+    UNTRAINED,
     Decoded,
     EditResult,
     decode_pixels,
@@ -108,7 +109,7 @@ class EditMGT:
             # Item by item: ids do not depend on the batch, and memory stays that of one picture.
             ids = torch.cat([self.vq.encode(p[None].to(device)) for p in pixels])
         notes = foreign_notes(self.vq, pixels, ids, self.settings.max_reconstruction_error)
-        return Tokens(ids, canvas, ids, notes)
+        return Tokens(ids, canvas, ids, notes if self.settings.edits else (UNTRAINED, *notes))
 
     def encode_instruction(
         self, prompt: str | Sequence[str], negative: str | Sequence[str] | None = None

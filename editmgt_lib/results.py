@@ -13,6 +13,11 @@ from .models.vq import VQModel
 from .offload import execution_device, no_autocast, onloaded
 from .pictures.fitting import Tokens
 
+UNTRAINED = (
+    "this checkpoint makes pictures from text and was not trained to follow one: expect no "
+    "faithful edit; load an EditMGT checkpoint to edit"
+)  # a note on pictures it is given
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Decoded:

@@ -25,6 +25,7 @@ class Settings:
 
     Attributes:
         resolution: side of the square canvas in pixels. text_length: text rows.
+        edits: whether it was trained to follow a picture; text to image works either way.
         negative: negative prompt used unless another is given.
         sampling, localization: default options.
         max_reconstruction_error: mean absolute error, 0..1, up to which the tokenizer reproduces
@@ -40,6 +41,7 @@ class Settings:
     localization: LocalizationOptions = field(default_factory=LocalizationOptions)
     max_reconstruction_error: float | None = None
     trained_time: str | None = None
+    edits: bool = True
 
     def __post_init__(self) -> None:
         if self.max_reconstruction_error is not None:
@@ -48,6 +50,8 @@ class Settings:
         require_number("text_length", self.text_length, 1, whole=True)
         if self.trained_time is not None:
             require_choice("trained_time", self.trained_time, TIMES)
+        if not isinstance(self.edits, bool):
+            raise InputError(f"edits is {self.edits!r}; use true or false")
         if not isinstance(self.negative, str):
             raise InputError(f"negative is {self.negative!r}; use a string")
 

@@ -7,12 +7,13 @@ import comfy.model_management as management
 import torch
 
 from ..editmgt_lib.checkpoints import check_mask_token, read_headers
-from ..editmgt_lib.checkpoints.layout import SETTINGS_FILE
-from ..editmgt_lib.loader import load_tokenizer, load_transformer
+from ..editmgt_lib.checkpoints.layout import LANGUAGE_MODEL, LAYOUTS, SETTINGS_FILE
+from ..editmgt_lib.loader import check_text_fits, load_tokenizer, load_transformer
 from ..editmgt_lib.pictures.canvas import Canvas
 from ..editmgt_lib.pipeline import EditMGT
 from ..editmgt_lib.sampling.options import SamplingOptions
 from ..editmgt_lib.settings import Settings
+from ..editmgt_lib.text.clip import ClipEncoder
 from ..editmgt_lib.text.encoders import TextEncoders
 from ..editmgt_lib.text.loading import load_clip, load_gemma
 from ..editmgt_lib.text.loading import load_tokenizer as load_text_tokenizer
@@ -32,7 +33,7 @@ class Model:
     pipeline: EditMGT
     transformer: Managed
     vq: Managed
-    text: tuple[Managed, Managed]
+    text: tuple[Managed, ...]
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {self.pipeline.dtype})"
@@ -66,15 +67,17 @@ def load(name: str, dtype: str, progress: Progress) -> Model:
     folders = locate(name)
     settings = Settings.read(folders[SETTINGS_FILE])
     device = management.get_torch_device()
-    weights = sum(info.elements for info in read_headers(folders["editmgt"]).values())
+    place = next(folders[one.transformer] for one in LAYOUTS if one.transformer in folders)
+    weights = sum(info.elements for info in read_headers(place).values())
     compute, storage = precision(dtype, device, weights)
-    transformer = load_transformer(folders["editmgt"], CPU, compute, Layers, attention)
+    transformer = load_transformer(place, CPU, compute, Layers, attention)
     check_mask_token(folders[SETTINGS_FILE], transformer.config.mask_token_id)
     shrink(transformer.blocks, storage)
     progress.advance()
     vq = load_tokenizer(folders["vqvae"], CPU, Layers)
     progress.advance()
     encoders, text = _load_text(folders, dtype, settings.text_length, progress)
+    check_text_fits(transformer.config, encoders, name)
     return Model(
         name,
         EditMGT(transformer, vq, encoders, settings, folders[SETTINGS_FILE]),
@@ -86,8 +89,8 @@ def load(name: str, dtype: str, progress: Progress) -> Model:
 
 def _load_text(
     folders: dict[str, Path], dtype: str, text_length: int, progress: Progress
-) -> tuple[TextEncoders, tuple[Managed, Managed]]:
-    """Load both text encoders.
+) -> tuple[TextEncoders, tuple[Managed, ...]]:
+    """Load the text encoders that the checkpoint has.
 
     Gemma-2 is transformers' model, moved as a whole. Core's own (for Lumina 2) would allow partial
     loading, but it omits the soft cap on attention logits that Gemma-2 was trained with and only
@@ -96,15 +99,14 @@ def _load_text(
     device = management.text_encoder_device()
     kind = text_dtype(dtype, device)
     clip = load_clip(folders["text_encoder"], CPU, kind)
+    tokenizer = load_text_tokenizer(folders["tokenizer"])
     progress.advance()
-    gemma = load_gemma(folders["llm_encoder"], CPU, kind)
+    if language_model := folders.get(LANGUAGE_MODEL.name):
+        gemma = load_gemma(language_model, CPU, kind)
+        words = load_text_tokenizer(language_model)
+        encoders = TextEncoders(clip, tokenizer, gemma, words, text_length)
+    else:
+        encoders = ClipEncoder(clip, tokenizer)
     progress.advance()
-    encoders = TextEncoders(
-        clip,
-        load_text_tokenizer(folders["tokenizer"]),
-        gemma,
-        load_text_tokenizer(folders["llm_encoder"]),
-        text_length,
-    )
     rest = management.text_encoder_offload_device()
-    return encoders, tuple(manage(network, device, rest, kind) for network in (clip, gemma))
+    return encoders, tuple(manage(one, device, rest, kind) for one in encoders.networks)

@@ -3,9 +3,10 @@
 A checkpoint NAME is the folder NAME in `models/editmgt`, or any other path registered under that
 key. Each of its parts may be in a folder NAME of core's instead: the transformer in
 `diffusion_models/NAME/editmgt`, the tokenizer in `vae/NAME/vqvae`, the text encoders in
-`text_encoders/NAME`. A published checkpoint keeps its Hub name, OWNER/NAME. A checkpoint may also
-be one file in `models/editmgt` or in core's `checkpoints`; its name is then the file's, as core
-lists it.
+`text_encoders/NAME`. A base model in Meissonic's layout has its transformer in
+`models/editmgt/NAME/transformer`, and no language model. A published checkpoint keeps its Hub name,
+OWNER/NAME. A checkpoint may also be one file in `models/editmgt` or in core's `checkpoints`; its
+name is then the file's, as core lists it.
 """
 
 import os
@@ -15,7 +16,16 @@ from pathlib import Path
 import folder_paths
 
 from ..editmgt_lib.checkpoints.hub import DEFAULT_REPO, find_downloaded, folder_for
-from ..editmgt_lib.checkpoints.layout import PARTS, SETTINGS_FILE, check_folder, describe
+from ..editmgt_lib.checkpoints.layout import (
+    EDITMGT,
+    LAYOUTS,
+    MEISSONIC,
+    SETTINGS_FILE,
+    Layout,
+    check_folder,
+    describe,
+    layout_of,
+)
 from ..editmgt_lib.checkpoints.names import TOY_FOLDER, TOY_NAME
 from ..editmgt_lib.checkpoints.packed import SUFFIX, is_packed
 from ..editmgt_lib.errors import CheckpointError, InputError
@@ -25,13 +35,15 @@ DOWNLOAD = " (download)"  # marks the choice of the published checkpoint that fe
 EXTENSIONS = {".safetensors", ".sft", ".json"}
 # Core's folder for each part that is loaded; the schedule lies beside the settings.
 CORE = {
-    "editmgt": "diffusion_models",
+    EDITMGT.transformer: "diffusion_models",
+    # Folders of this name in core's diffusion_models are other models'.
+    MEISSONIC.transformer: KEY,
     "vqvae": "vae",
     "text_encoder": "text_encoders",
     "tokenizer": "text_encoders",
     "llm_encoder": "text_encoders",
 }
-MARKERS = {part.name: part.marker for part in PARTS if part.name in CORE}
+MARKERS = {p.name: p.marker for layout in LAYOUTS for p in layout.parts if p.name in CORE}
 
 
 def register() -> None:
@@ -49,8 +61,12 @@ def roots(key: str = KEY) -> list[Path]:
 
 def choices() -> list[str]:
     """Names a user can choose: the toy model, those on disk, the published checkpoint."""
-    marker = f"*/{KEY}/{MARKERS[KEY]}"
-    found = {p.parents[1].name for r in (*roots(), *roots(CORE[KEY])) for p in r.glob(marker)}
+    found = {
+        place.parents[1].name
+        for part in (layout.transformer for layout in LAYOUTS)
+        for root in (*roots(), *roots(CORE[part]))
+        for place in root.glob(f"*/{part}/{MARKERS[part]}")
+    }
     shown_otherwise = {TOY_NAME, folder_for(DEFAULT_REPO).name}
     return [TOY_NAME, *sorted(found - shown_otherwise), *single_files(), DEFAULT_REPO]
 
@@ -85,7 +101,7 @@ def download_folder(name: str) -> Path:
 
 
 def locate(name: str) -> dict[str, Path]:
-    """The folder of each part, and under SETTINGS_FILE the folder whose settings count.
+    """The folder of each part that is loaded, and under SETTINGS_FILE that whose settings count.
 
     Of a checkpoint in one file these lead into the file.
 
@@ -94,9 +110,10 @@ def locate(name: str) -> dict[str, Path]:
     if name not in choices():
         raise InputError(f"there is no checkpoint {name!r}; use one of {', '.join(choices())}")
     if file := single_files().get(name):
-        return {part: file / part for part in CORE} | {SETTINGS_FILE: check_folder(file)}
-    homes = {part: _homes(name, part) for part in CORE}
-    parts = {part: _having(f"{part}/{MARKERS[part]}", homes[part]) for part in CORE}
+        return _loaded(layout_of(check_folder(file)), file) | {SETTINGS_FILE: file}
+    layout = next((one for one in LAYOUTS if _transformer_home(name, one)), EDITMGT)
+    homes = {part: _homes(name, part) for part in _loaded(layout, Path())}
+    parts = {part: _having(f"{part}/{MARKERS[part]}", homes[part]) for part in homes}
     if missing := [part for part, home in parts.items() if home is None]:
         places = [download_folder(name)] if "/" in name else [root / name for root in roots()]
         place = next((place for place in places if place.is_dir()), places[0])
@@ -107,7 +124,18 @@ def locate(name: str) -> dict[str, Path]:
             + (f" or choose {name + DOWNLOAD!r}" if name == DEFAULT_REPO else "")
         )
     found = {part: home / part for part, home in parts.items()}
-    return found | {SETTINGS_FILE: _having(SETTINGS_FILE, homes[KEY]) or parts[KEY]}
+    network = layout.transformer
+    return found | {SETTINGS_FILE: _having(SETTINGS_FILE, homes[network]) or parts[network]}
+
+
+def _loaded(layout: Layout, folder: Path) -> dict[str, Path]:
+    """The parts of a layout that are loaded, by name, in one folder."""
+    return {part.name: folder / part.name for part in layout.parts if part.name in CORE}
+
+
+def _transformer_home(name: str, layout: Layout) -> Path | None:
+    part = layout.transformer
+    return _having(f"{part}/{MARKERS[part]}", _homes(name, part))
 
 
 def _homes(name: str, part: str) -> list[Path]:
@@ -136,7 +164,7 @@ def fingerprint(name: str) -> str:
         folders = locate(name)
     except (InputError, CheckpointError) as error:
         return str(error)
-    places = [*folders.values(), folders[SETTINGS_FILE] / PARTS[-1].name]
+    places = [*folders.values(), folders[SETTINGS_FILE] / EDITMGT.parts[-1].name]
     files = {f for place in places if place.is_dir() for f in place.iterdir() if f.is_file()}
     files |= {place for place in places if place.is_file()}
     facts = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(files)]

@@ -39,10 +39,39 @@ def write_tiny_checkpoint(folder, settings=SETTINGS):
     return folder
 
 
+def write_tiny_meissonic(folder, tiny_checkpoint):
+    """Meissonic's published layout: `transformer/` without connector, CLIP alone, no settings."""
+    from editmgt_lib.checkpoints import save_module
+    from editmgt_lib.models.transformer import MaskedTransformer
+    from editmgt_lib.toyworld.language import corpus
+    from editmgt_lib.toyworld.text_encoders import write_text_folders
+
+    from .tiny import MEISSONIC
+
+    for part in ("vqvae", "scheduler"):
+        shutil.copytree(tiny_checkpoint / part, folder / part)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        network = MaskedTransformer(MEISSONIC)
+    stated = {"connector_type": None, "text_encoder_architecture": None}
+    config = {k: v for k, v in MEISSONIC.to_dict().items() if k not in stated}
+    name = "diffusion_pytorch_model.safetensors"
+    save_module(folder / "transformer", network, config, weights_name=name)
+    write_text_folders(folder, corpus(), text_length=77, width=16, pooled=16)
+    shutil.rmtree(folder / "llm_encoder")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory):
     """Folder of the tiny checkpoint; not to be changed (see `tiny_copy`)."""
     return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint")
+
+
+@pytest.fixture(scope="session")
+def tiny_meissonic(tiny_checkpoint, tmp_path_factory):
+    """Folder of a tiny base model in Meissonic's layout; not to be changed."""
+    return write_tiny_meissonic(tmp_path_factory.mktemp("base") / "meissonic", tiny_checkpoint)
 
 
 @pytest.fixture

@@ -4,8 +4,10 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import shutil
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -376,3 +378,82 @@ def test_the_heat_map_lies_where_the_picture_is(part, tokens):
     heat = drawing.heat_map(canvas.source, mask)
     assert heat.shape == (3, 60, 100, 3) and heat.min() >= 0 and heat.max() <= 1
     assert heat[0, 4, 4, 0] > heat[0, 4, 4, 2] and heat[0, -1, -1, 0] < heat[0, -1, -1, 2]
+
+
+# ---- checkpoints, without ComfyUI's memory manager
+
+
+@pytest.fixture
+def host(part, monkeypatch, tmp_path):
+    """Modules of ComfyUI as far as loading touches them; gives the models folder."""
+    place = tmp_path / "models"
+    folders = ModuleType("folder_paths")
+    folders.get_folder_paths = lambda key: [str(place / key)]
+    folders.get_filename_list = lambda key: sorted(p.name for p in (place / key).glob("*.*"))
+    folders.get_full_path = lambda key, name: str(place / key / name)
+    comfy, management = ModuleType("comfy"), ModuleType("comfy.model_management")
+    comfy.model_management = management
+    for kind in ("get_torch", "vae", "text_encoder", "unet_offload", "vae_offload",
+                 "text_encoder_offload"):  # fmt: skip
+        setattr(management, f"{kind}_device", lambda: torch.device("cpu"))
+    memory = ModuleType("memory")
+    memory.Layers, memory.Managed = torch.nn, object
+    memory.attention = part("editmgt_lib.models.backends").sdpa
+    memory.manage = lambda network, *_: network
+    memory.precision = lambda *_: (torch.float32, torch.float32)
+    memory.shrink, memory.text_dtype = lambda *_: None, lambda *_: torch.float32
+    progress = ModuleType("progress")
+    progress.Progress = object
+    package = part("nodes").__name__
+    given = {"folder_paths": folders, "comfy": comfy, "comfy.model_management": management,
+             f"{package}.memory": memory, f"{package}.progress": progress}  # fmt: skip
+    for name, module in given.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    for name in ("paths", "networks"):  # imported anew, and gone again after the test
+        monkeypatch.delitem(sys.modules, f"{package}.{name}", raising=False)
+    yield place
+    for name in ("paths", "networks"):
+        sys.modules.pop(f"{package}.{name}", None)
+
+
+class Steps:
+    """Counts a progress bar's steps."""
+
+    done = 0
+
+    def advance(self):
+        self.done += 1
+
+
+def test_the_base_model_is_listed_and_makes_a_picture(part, host, tiny_meissonic):
+    shutil.copytree(tiny_meissonic, host / "editmgt" / "base")
+    # Another program's model in core's folder has a folder of that name too.
+    shutil.copytree(tiny_meissonic / "transformer", host / "diffusion_models/flux/transformer")
+    names = part("nodes.paths").choices()
+    assert "base" in names and "flux" not in names
+    networks, steps = part("nodes.networks"), Steps()
+    model = networks.load("base", "fp32", steps)
+    assert steps.done == networks.PARTS and len(model.text) == 1
+    assert model.pipeline.settings.sampling.guidance == 9.0
+    picture = model.pipeline.generate("a red circle", size=(64, 64), steps=2)
+    assert picture.shape == (1, 64, 64, 3) and picture.isfinite().all()
+
+
+def test_a_base_model_may_lie_beside_the_editor_and_in_one_file(
+    part, host, tiny_checkpoint, tiny_meissonic
+):
+    both = shutil.copytree(tiny_checkpoint, host / "editmgt" / "both")
+    shutil.copytree(tiny_meissonic / "transformer", both / "transformer")
+    part("editmgt_lib.checkpoints").pack(tiny_meissonic, host / "editmgt" / "one.safetensors")
+    paths, networks = part("nodes.paths"), part("nodes.networks")
+    assert "editmgt" in paths.locate("both") and "transformer" not in paths.locate("both")
+    for name, encoders in (("both", 2), ("one.safetensors", 1)):
+        assert len(networks.load(name, "fp32", Steps()).text) == encoders
+
+
+def test_parts_a_base_model_lacks_are_named(part, host, tiny_meissonic):
+    place = shutil.copytree(tiny_meissonic, host / "editmgt" / "base")
+    shutil.rmtree(place / "text_encoder")
+    error = part("editmgt_lib.errors").CheckpointError
+    with pytest.raises(error, match="'base' lacks text_encoder; put them into"):
+        part("nodes.paths").locate("base")

@@ -1,33 +1,25 @@
 """Validation: what is measured, exactly alike on any number of processes."""
 
-import copy
 import json
 from dataclasses import replace
 
 import pytest
 import torch
 
-import editmgt_lib
-from editmgt_lib.data.draws import draws
-from editmgt_lib.data.source import TokenBatch
 from editmgt_lib.errors import InputError
-from editmgt_lib.sampling.predictor import micro_conditions
-from editmgt_lib.toyworld.batches import to_pixels
 from editmgt_lib.toyworld.text_encoders import build_text_encoders
-from editmgt_lib.toyworld.world import pair_at
 from editmgt_lib.training import initial
 from editmgt_lib.training.generation import GenerationStage
 from editmgt_lib.training.objective import ObjectiveOptions
 from editmgt_lib.training.validation import (
     QUANTITIES,
     ValidationOptions,
-    input_effects,
     record,
     validate,
 )
 
 from .test_objective import CORPUS, Source
-from .tiny import CODES, TRANSFORMER
+from .tiny import TRANSFORMER
 
 BOUND = 1e-3
 """Least effect on the logits that an input the network uses has."""

@@ -1,5 +1,7 @@
 """Sizes of the tiny networks that tests build: 16 px a token, 2x2 tokens a position."""
 
+from dataclasses import replace
+
 from editmgt_lib.models.config import TransformerConfig
 from editmgt_lib.models.vq import VQConfig
 
@@ -26,4 +28,8 @@ TRANSFORMER = TransformerConfig(
     downsample=True,
     upsample=True,
     connector_type="linear",
+)
+# Of CLIP's width, 64, as it takes CLIP's states without a connector.
+MEISSONIC = replace(
+    TRANSFORMER, num_attention_heads=4, joint_attention_dim=64, connector_type="none"
 )

@@ -1,6 +1,6 @@
 """Checkpoints, folders or single files: finding, checking, reading and writing them."""
 
-from .layout import FolderReport, PartReport, check_mask_token, describe
+from .layout import FolderReport, PartReport, check_mask_token, describe, layout_of
 from .loading import load_module
 from .names import resolve
 from .packing import pack
@@ -12,6 +12,7 @@ __all__ = [
     "PartReport",
     "check_mask_token",
     "describe",
+    "layout_of",
     "load_module",
     "pack",
     "read_config",

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import CheckpointError, EditMGTError, InputError
-from .layout import PARTS, SETTINGS_FILE, check_folder, describe
+from .layout import LAYOUTS, SETTINGS_FILE, Layout, check_folder, choose_layout, describe
 from .transfer import Meter, Progress, RemoteFile, explain, fetch, fetch_one, is_complete
 from .weights import INDEX_SUFFIX, SUFFIX, is_variant
 
@@ -20,11 +20,8 @@ DEFAULT_REPO = "WeiChow/EditMGT"
 # A revision that is known to work; other repositories are taken at their main branch.
 PINNED = {DEFAULT_REPO: "0a00f14ea159728fb76ac99ed741f9deca5fee28"}
 
-_ALLOWED = re.compile(
-    rf"({'|'.join(p.name for p in PARTS)})/\w[\w.\- ]*\.(json|safetensors|txt|model)"
-)
-_MARKERS = {f"{p.name}/{p.marker}" for p in PARTS}
-_REQUIRED = {f"{p.name}/{p.marker}" for p in PARTS if p.required}
+_ALLOWED = re.compile(r"(\w+)/\w[\w.\- ]*\.(json|safetensors|txt|model)")
+_MARKERS = {f"{p.name}/{p.marker}" for layout in LAYOUTS for p in layout.parts}
 
 
 def folder_for(repo_id: str, local_dir: str | Path | None = None) -> Path:
@@ -62,10 +59,10 @@ def _in_hub_cache(repo_id: str) -> list[Path]:
     from huggingface_hub import try_to_load_from_cache
 
     found = []
-    marker = f"{PARTS[0].name}/{PARTS[0].marker}"
+    markers = [f"{layout.transformer}/{layout.parts[0].marker}" for layout in LAYOUTS]
     for revision in dict.fromkeys((PINNED.get(repo_id, "main"), "main")):
         with suppress(OSError, ValueError):  # a cache that cannot be read, a name that cannot be
-            found.append(try_to_load_from_cache(repo_id, marker, revision=revision))
+            found += [try_to_load_from_cache(repo_id, m, revision=revision) for m in markers]
     return [Path(path).parent.parent for path in found if isinstance(path, str)]
 
 
@@ -122,13 +119,16 @@ def wanted_files(files: Iterable[RemoteFile], repo_id: str) -> list[RemoteFile]:
     (fp16) only where a folder has nothing else.
     Raises CheckpointError when a part is missing from the listing.
     """
-    allowed = [f for f in files if _ALLOWED.fullmatch(f.path) or f.path == SETTINGS_FILE]
+    files = list(files)
+    layout = choose_layout({f.path for f in files})
+    allowed = [f for f in files if _belongs(f, layout) or f.path == SETTINGS_FILE]
     plain = {_folder(f) for f in allowed if _is_weights(f) and not is_variant(f.path)}
     chosen = [f for f in allowed if not (is_variant(f.path) and _folder(f) in plain)]
-    missing = sorted(_REQUIRED - {f.path for f in chosen})
+    required = {f"{p.name}/{p.marker}" for p in layout.parts if p.required}
+    missing = sorted(required - {f.path for f in chosen})
     missing += [
         f"{p.name}/*{SUFFIX}"
-        for p in PARTS
+        for p in layout.parts
         if p.has_weights and not any(_is_weights(f) and _folder(f) == p.name for f in chosen)
     ]
     if missing:
@@ -136,6 +136,11 @@ def wanted_files(files: Iterable[RemoteFile], repo_id: str) -> list[RemoteFile]:
             f"{repo_id} is not an EditMGT checkpoint: it has no {', '.join(missing)}"
         )
     return sorted(chosen, key=lambda f: f.path)
+
+
+def _belongs(file: RemoteFile, layout: Layout) -> bool:
+    found = _ALLOWED.fullmatch(file.path)
+    return found is not None and any(found[1] == part.name for part in layout.parts)
 
 
 def _folder(file: RemoteFile) -> str:

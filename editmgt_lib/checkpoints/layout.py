@@ -1,7 +1,8 @@
-"""The folder layout of a checkpoint: what must be there, and what is."""
+"""The folder layouts of checkpoints: what must be there, and what is."""
 
 import os
 from collections import Counter
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,56 @@ class Part:
     required: bool = True
 
 
-PARTS = (
-    Part("editmgt", "config.json", True, "transformer"),
+LANGUAGE_MODEL = Part("llm_encoder", "config.json", True, "Gemma text encoder and its tokenizer")
+_SHARED = (
     Part("vqvae", "config.json", True, "image tokenizer"),
     Part("text_encoder", "config.json", True, "CLIP text encoder"),
     Part("tokenizer", "tokenizer_config.json", False, "CLIP tokenizer"),
-    Part("llm_encoder", "config.json", True, "Gemma text encoder and its tokenizer"),
-    Part("scheduler", "scheduler_config.json", False, "masking schedule", required=False),
 )
+_SCHEDULER = Part("scheduler", "scheduler_config.json", False, "masking schedule", required=False)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The parts of a checkpoint, the transformer first, and settings its files do not state."""
+
+    parts: tuple[Part, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def transformer(self) -> str:
+        """Folder of the transformer."""
+        return self.parts[0].name
+
+    @property
+    def has_language_model(self) -> bool:
+        """Whether text rows are Gemma's; they are CLIP's otherwise."""
+        return LANGUAGE_MODEL in self.parts
+
+
+EDITMGT = Layout(
+    (Part("editmgt", "config.json", True, "transformer"), *_SHARED, LANGUAGE_MODEL, _SCHEDULER)
+)
+# The base model that EditMGT was trained from: text to image, CLIP's states as text rows. The
+# settings are those of its published scripts, whose negative prompt is EditMGT's.
+MEISSONIC = Layout(
+    (Part("transformer", "config.json", True, "transformer"), *_SHARED, _SCHEDULER),
+    {"text_length": 77, "edits": False, "sampling": {"steps": 64, "guidance": 9.0}},
+)
+LAYOUTS = (EDITMGT, MEISSONIC)
+PARTS = EDITMGT.parts
+
+
+def choose_layout(files: Container[str]) -> Layout:
+    """The layout whose transformer is among `files` (`editmgt/config.json`); EditMGT's if none."""
+    found = (one for one in LAYOUTS if f"{one.transformer}/{one.parts[0].marker}" in files)
+    return next(found, EDITMGT)
+
+
+def layout_of(folder: str | Path) -> Layout:
+    """The layout of a checkpoint folder or single file, by the folder of its transformer."""
+    marked = (f"{one.transformer}/{one.parts[0].marker}" for one in LAYOUTS)
+    return choose_layout({marker for marker in marked if exists(Path(folder) / marker)})
 
 
 @dataclass(frozen=True)
@@ -85,17 +128,20 @@ def read_settings(folder: str | Path) -> dict[str, Any]:
     """What a checkpoint states about its own use: `editmgt.json`, and the schedule's folder.
 
     A `masking_schedule` of `scheduler/` is the sampling option `schedule`, unless `editmgt.json`
-    says otherwise.
+    says otherwise. What neither states is as the layout has it.
 
     Raises CheckpointError when a file is broken.
     """
     folder = Path(folder)
-    stated = _read_optional(folder, SETTINGS_FILE)
+    usual = layout_of(folder).settings
+    stated = {**usual, **_read_optional(folder, SETTINGS_FILE)}
     schedule = _read_optional(*_scheduler(folder)).get("masking_schedule")
     sampling = stated.get("sampling", {})
-    # What is no object, the settings refuse.
-    if schedule is None or not isinstance(sampling, dict) or "schedule" in sampling:
+    if not isinstance(sampling, dict):  # the settings refuse it
         return stated
+    sampling = {**usual.get("sampling", {}), **sampling}
+    if schedule is None or "schedule" in sampling:
+        return stated | {"sampling": sampling}
     if schedule not in SCHEDULES:
         raise CheckpointError(
             f"{Path(*_scheduler(folder))}: masking_schedule is {schedule!r}; only "
@@ -116,8 +162,7 @@ def check_mask_token(folder: str | Path, mask_token_id: int) -> None:
 
 
 def _scheduler(folder: Path) -> tuple[Path, str]:
-    part = PARTS[-1]
-    return folder / part.name, part.marker
+    return folder / _SCHEDULER.name, _SCHEDULER.marker
 
 
 def _read_optional(folder: Path, name: str) -> dict[str, Any]:
@@ -131,7 +176,7 @@ def check_folder(folder: str | Path) -> Path:
     the file expected of each.
     """
     folder = require_folder(folder)
-    needed = [p for p in PARTS if p.required]
+    needed = [p for p in layout_of(folder).parts if p.required]
     if folder.is_file():
         there = packed.names(folder)
         missing = [p for p in needed if f"{p.name}/{p.marker}" not in there]
@@ -179,7 +224,8 @@ def describe(folder: str | Path) -> FolderReport:
     folder = require_folder(folder)
     if folder.is_file():
         packed.names(folder)
-    there = [p for p in PARTS if p.required or exists(folder / p.name / p.marker)]
+    parts = layout_of(folder).parts
+    there = [p for p in parts if p.required or exists(folder / p.name / p.marker)]
     return FolderReport(folder, tuple(_describe_part(folder, part) for part in there))
 
 
@@ -230,8 +276,10 @@ def _missing_message(folder: Path, missing: list[Part], needed: int) -> str:
     if folder.is_file():
         return f"{message}; convert it again from the complete checkpoint"
     if len(missing) == needed:
-        siblings = [p.name for p in PARTS if (folder.parent / p.name / p.marker).is_file()]
-        inside = [d for d in sorted(folder.iterdir()) if (d / PARTS[0].name).is_dir()]
+        parts = {part for layout in LAYOUTS for part in layout.parts}
+        siblings = [p.name for p in parts if (folder.parent / p.name / p.marker).is_file()]
+        networks = [layout.transformer for layout in LAYOUTS]
+        inside = [d for d in sorted(folder.iterdir()) if any((d / n).is_dir() for n in networks)]
         if len(siblings) > 1:
             return f"{message}; this is one part of a checkpoint, give {folder.parent}"
         if inside:

@@ -17,7 +17,7 @@ from ..errors import CheckpointError
 from ..files import atomic_path
 from ..models.config import FLOAT32_WEIGHTS
 from . import fp8, packed
-from .layout import PARTS, SETTINGS_FILE, Part, check_folder
+from .layout import LANGUAGE_MODEL, LAYOUTS, SETTINGS_FILE, Part, check_folder, layout_of
 from .unused import GEMMA_PREFIX, UNUSED_CLIP, unused_gemma
 from .weights import INDEX_SUFFIX, read_config, read_state_dict
 
@@ -38,7 +38,8 @@ _NAMES = {
 }
 _CASTS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _TEXT_SUFFIXES = (".json", ".txt", ".model")
-_TRANSFORMER, _PICTURES, _CLIP, _, _GEMMA, _ = (part.name for part in PARTS)
+_TRANSFORMERS = {layout.transformer for layout in LAYOUTS}
+_PICTURES, _CLIP = "vqvae", "text_encoder"
 # The matrices of layers that come many times: nearly all weights.
 _LAYER_WEIGHT = re.compile(r"(?:^|\.)(?:\w*blocks|layers)\.\d+\..*\.weight")
 
@@ -81,7 +82,7 @@ def pack(
     require_choice("dtype", dtype, PACKED_DTYPES)
     folder, target = check_folder(folder), Path(target)
     entries = [*_files(folder)]
-    for part in PARTS:
+    for part in layout_of(folder).parts:
         if part.has_weights:
             entries += _weights(folder, part.name, dtype, change)
     metadata = {"format": packed.FORMAT, "dtype": dtype}
@@ -126,7 +127,7 @@ def write(
 def _files(folder: Path) -> Iterator[Entry]:
     """Configs, tokenizers and settings, as bytes."""
     paths = [SETTINGS_FILE] if packed.exists(folder / SETTINGS_FILE) else []
-    for part in PARTS:
+    for part in layout_of(folder).parts:
         with packed.on_disk(folder / part.name) as place:
             paths += [f"{part.name}/{name}" for name in _texts(place, part)]
     for path in paths:
@@ -163,7 +164,7 @@ def _weights(
 
 
 def _unused(where: Path, part: str) -> tuple[str, ...]:
-    if part == _GEMMA:
+    if part == LANGUAGE_MODEL.name:
         layers = read_config(where).get("num_hidden_layers")
         if not isinstance(layers, int):
             raise CheckpointError(f"{where / 'config.json'}: num_hidden_layers is {layers!r}")
@@ -173,7 +174,7 @@ def _unused(where: Path, part: str) -> tuple[str, ...]:
 
 def _kind(part: str, name: str, tensor: Tensor, dtype: str) -> torch.dtype | None:
     """The dtype of a tensor in the file; None keeps it."""
-    exact = part == _PICTURES or part == _TRANSFORMER and name in FLOAT32_WEIGHTS
+    exact = part == _PICTURES or part in _TRANSFORMERS and name in FLOAT32_WEIGHTS
     if not tensor.is_floating_point() or exact or dtype == "keep":
         return None
     if dtype == "fp8":

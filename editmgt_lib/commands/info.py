@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 FLOAT32_ALWAYS = "vqvae"  # lower precision changes token assignments
-TRANSFORMER, LANGUAGE_MODEL = "editmgt", "llm_encoder"
+LANGUAGE_MODEL = "llm_encoder"
 TEXT = ("text_encoder", LANGUAGE_MODEL)
 _BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -82,14 +82,16 @@ def memory(report: "FolderReport") -> dict[str, dict[str, int]]:
 
 def _float32_parameters(report: "FolderReport") -> dict[str, int]:
     """By part, how many parameters are float32 whatever the dtype."""
-    from ..checkpoints import read_headers
+    from ..checkpoints import layout_of, read_headers
     from ..models.config import FLOAT32_WEIGHTS
+
+    transformer = layout_of(report.folder).transformer
 
     exempt = {p.part.name: p.parameters for p in report.parts if p.part.name == FLOAT32_ALWAYS}
     for part in report.parts:
-        if part.part.name == TRANSFORMER and part.present and not part.problem:
-            headers = read_headers(Path(report.folder) / TRANSFORMER)
-            exempt[TRANSFORMER] = sum(headers[n].elements for n in FLOAT32_WEIGHTS if n in headers)
+        if part.part.name == transformer and part.present and not part.problem:
+            headers = read_headers(Path(report.folder) / transformer)
+            exempt[transformer] = sum(headers[n].elements for n in FLOAT32_WEIGHTS if n in headers)
     return exempt
 
 
@@ -98,7 +100,7 @@ def _language_layers(report: "FolderReport") -> list[int]:
     from ..checkpoints import read_config, read_headers
     from ..checkpoints.fp8 import SCALE
 
-    if any(p.part.name == LANGUAGE_MODEL and (p.problem or not p.present) for p in report.parts):
+    if not any(p.part.name == LANGUAGE_MODEL and not p.problem for p in report.parts):
         return []
     layers: dict[int, int] = {}
     folder = Path(report.folder) / LANGUAGE_MODEL

@@ -95,25 +95,35 @@ class TextEncoders:
         )
 
     def __repr__(self) -> str:
-        device, dtype = execution(self.gemma)
+        device, dtype = execution(self.networks[-1])
         size = f"{self.parameter_bytes / 1e6:.1f} MB"
-        return f"TextEncoders(L={self.text_length}, {size}, {dtype}, {device})"
+        return f"{type(self).__name__}(L={self.text_length}, {size}, {dtype}, {device})"
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """The encoders, that of the text rows last."""
+        return self.clip, self.gemma
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Widths D of the states and P of the pooled vector."""
+        return self.networks[-1].config.hidden_size, self.clip.config.projection_dim
 
     @property
     def device(self) -> torch.device:
         """Where the encoders run."""
-        return execution_device(self.gemma)
+        return execution_device(self.networks[-1])
 
     @property
     def parameter_bytes(self) -> int:
         """Memory of all parameters."""
-        both = (*self.clip.parameters(), *self.gemma.parameters())
-        return sum(p.numel() * p.element_size() for p in both)
+        parameters = (p for network in self.networks for p in network.parameters())
+        return sum(p.numel() * p.element_size() for p in parameters)
 
     def to(self, device: torch.device | str) -> "TextEncoders":
         """Move execution to another device, in place. Offloaded weights stay where they are."""
-        for model in (self.clip, self.gemma):
-            move_execution(model, device)
+        for network in self.networks:
+            move_execution(network, device)
         return self
 
     def offload(self, device: torch.device, layerwise: bool) -> None:
@@ -127,14 +137,13 @@ class TextEncoders:
         offload(self.gemma, device, excluded=("embed_tokens",), layerwise=layers)
 
     def modules_to_train(self) -> list[nn.Module]:
-        """Both encoders, with gradients enabled for all parameters."""
-        return [self.clip.requires_grad_(True), self.gemma.requires_grad_(True)]
+        """The encoders, with gradients enabled for all parameters."""
+        return [network.requires_grad_(True) for network in self.networks]
 
-    def tokenize(self, prompts: str | Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    def tokenize(self, prompts: str | Sequence[str]) -> tuple[torch.Tensor, ...]:
         """Ids for `encode_ids`, padded and cut: int64 [B, clip_length] and [B, L]."""
-        pairs = [self._tokens(prompt) for prompt in _as_prompts("prompts", prompts)]
-        clip, gemma = zip(*pairs, strict=True)
-        return _ids(clip), _ids(gemma)
+        texts = [self._tokens(prompt) for prompt in _as_prompts("prompts", prompts)]
+        return tuple(token_ids(encoder) for encoder in zip(*texts, strict=True))
 
     def encode_ids(
         self, clip_ids: torch.Tensor, gemma_ids: torch.Tensor
@@ -155,7 +164,7 @@ class TextEncoders:
         prompts = _as_prompts("prompts", prompts)
         with plain_defaults(), no_autocast(self.device), onloaded(self.clip):
             ids = [tokenize(self.clip_tokenizer, p, self.clip_length, "right") for p in prompts]
-            return torch.cat([self.pooled(_ids([one])) for one in ids]).float()
+            return torch.cat([self.pooled(token_ids([one])) for one in ids]).float()
 
     def pooled(self, ids: torch.Tensor) -> torch.Tensor:
         """CLIP vectors [B, P] of tokenized prompts; differentiable."""
@@ -194,7 +203,7 @@ class TextEncoders:
         negatives = negatives * (len(prompts) // len(negatives))
         tokens = {text: self._tokens(text) for text in dict.fromkeys(prompts + negatives)}
         encoded = self._encode(tokens)
-        rows = [tokens[text][1] for text in prompts]
+        rows = [tokens[text][-1] for text in prompts]
         return Instruction(
             prompt=prompts,
             negative=negatives,
@@ -208,13 +217,13 @@ class TextEncoders:
             ),
             truncated=tuple(one.surplus for one in rows),
             prompt_notes=tuple(
-                notes("prompt", *tokens[text])
-                + (() if negative is None else notes("negative prompt", *tokens[other]))
+                notes("prompt", *tokens[text][::-1])
+                + (() if negative is None else notes("negative prompt", *tokens[other][::-1]))
                 for text, other in zip(prompts, negatives, strict=True)
             ),
         )
 
-    def _tokens(self, text: str) -> tuple[TextTokens, TextTokens]:
+    def _tokens(self, text: str) -> tuple[TextTokens, ...]:
         """For CLIP and Gemma; the padding sides are those the checkpoint was trained with."""
         return (
             tokenize(self.clip_tokenizer, text, self.clip_length, "right"),
@@ -223,24 +232,31 @@ class TextEncoders:
 
     @torch.no_grad()
     def _encode(
-        self, tokens: Mapping[str, tuple[TextTokens, TextTokens]]
+        self, tokens: Mapping[str, tuple[TextTokens, ...]]
     ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """States [1, L, D] and pooled [1, P] of each text."""
         with plain_defaults(), no_autocast(self.device), onloaded(self.clip):
-            pooled = [self.pooled(_ids([one])) for one, _ in tokens.values()]
+            pooled = [self.pooled(token_ids([one])) for one, _ in tokens.values()]
         with plain_defaults(), no_autocast(self.device), onloaded(self.gemma):
-            states = [self.states(_ids([one])) for _, one in tokens.values()]
-        encoded = dict(zip(tokens, zip(states, pooled, strict=True), strict=True))
-        for text, both in encoded.items():
-            if not all(torch.isfinite(part).all() for part in both):
-                raise InputError(
-                    f"the text encoders overflow in {both[0].dtype} on prompt {text!r}; "
-                    "load them in bfloat16 or float32"
-                )
-        return encoded
+            states = [self.states(token_ids([one])) for _, one in tokens.values()]
+        return require_finite(dict(zip(tokens, zip(states, pooled, strict=True), strict=True)))
 
 
-def _ids(texts: Sequence[TextTokens]) -> torch.Tensor:
+def require_finite(
+    encoded: dict[str, tuple[torch.Tensor, torch.Tensor]],
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Give encoded texts back; InputError for one that overflowed."""
+    for text, both in encoded.items():
+        if not all(torch.isfinite(part).all() for part in both):
+            raise InputError(
+                f"the text encoders overflow in {both[0].dtype} on prompt {text!r}; "
+                "load them in bfloat16 or float32"
+            )
+    return encoded
+
+
+def token_ids(texts: Sequence[TextTokens]) -> torch.Tensor:
+    """Ids [B, length] of texts for one encoder."""
     return torch.tensor([text.ids for text in texts], dtype=torch.int64, device="cpu")
 
 

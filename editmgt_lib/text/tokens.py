@@ -73,17 +73,20 @@ def tokenize(tokenizer: Any, text: str, length: int, padding_side: str) -> TextT
     return TextTokens(ids, spans, surplus, _unknown(tokenizer, text, encoding))
 
 
-def notes(name: str, clip: TextTokens, gemma: TextTokens) -> tuple[str, ...]:
-    """What the author of a text should know, as sentences; `name` says which text it is."""
+def notes(name: str, rows: TextTokens, clip: TextTokens | None = None) -> tuple[str, ...]:
+    """What the author of a text should know, as sentences; `name` says which text it is.
+
+    rows: the text for the encoder of the text rows; clip: for CLIP, if that is another.
+    """
     said = []
-    if gemma.unknown:
-        named = ", ".join(f'"{word[:_LONGEST]}"' for word in gemma.unknown[:_MOST_NAMED])
-        more = len(gemma.unknown) - _MOST_NAMED
+    if rows.unknown:
+        named = ", ".join(f'"{word[:_LONGEST]}"' for word in rows.unknown[:_MOST_NAMED])
+        more = len(rows.unknown) - _MOST_NAMED
         said.append(f"{name}: the model does not know {named}{f' and {more} more' * (more > 0)}")
     cut = [
         f"{len(tokens.ids) + tokens.surplus} tokens for {len(tokens.ids)} {unit}"
-        for tokens, unit in ((gemma, "text rows"), (clip, "CLIP positions"))
-        if tokens.surplus
+        for tokens, unit in ((rows, "text rows"), (clip, "CLIP positions"))
+        if tokens is not None and tokens.surplus
     ]
     if cut:
         said.append(f"{name}: too long, its end is ignored ({', '.join(cut)})")

@@ -15,9 +15,10 @@ PREFIXES = (
     "scheduler",  # test_scheduler
     "pipeline_",  # test_pipeline
     "vqmodel",  # test_vq
+    "meissonic",  # test_meissonic
 )
 KEY_LISTS = "fullsize"  # names and shapes in the published size: test_vq, test_checkpoints
-BUNDLED = {
+SHARED = {
     "attention_capture",
     "local_maps",
     "pipeline_updown",
@@ -27,7 +28,8 @@ BUNDLED = {
     "vqmodel",
     KEY_LISTS,
 }
-FULL = BUNDLED | {"pipeline_flat", "transformer_linear_flat"}
+BUNDLED = SHARED | {"meissonic"}  # another program's: of the base model
+FULL = SHARED | {"pipeline_flat", "transformer_linear_flat"}
 ROOTS = goldens.roots()
 CASES = [c for prefix in PREFIXES for c in goldens.case_dirs(prefix)]
 
