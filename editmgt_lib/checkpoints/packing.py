@@ -152,7 +152,7 @@ def _weights(
     """The weights of a part that are loaded, to be converted."""
     where = folder / part
     tensors = read_state_dict(where)
-    if change is not None and part == _TRANSFORMER:
+    if change is not None and part in _TRANSFORMERS:
         tensors = change(tensors)
     state, scales = fp8.split_scales(tensors, str(where))
     unused = _unused(where, part)

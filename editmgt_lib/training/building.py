@@ -8,12 +8,13 @@ from typing import Any
 import torch
 
 from ..checkpoints import resolve
+from ..checkpoints.layout import MEISSONIC, layout_of
 from ..checkpoints.packed import exists
-from ..data.mixed import Mixed
+from ..data.opening import open_source
 from ..data.source import TokenSource
-from ..data.toyworld import ToyWorldSource
 from ..errors import CheckpointError, InputError
 from ..loader import choose_dtype, load_tokenizer, load_transformer
+from ..lora import Lora
 from ..models.attention import AttentionFunction
 from ..models.backends import math_attention, sdpa
 from ..models.transformer import MaskedTransformer
@@ -21,25 +22,28 @@ from ..models.vq import VQModel
 from ..settings import Settings
 from ..text.encoders import TextEncoders
 from . import layers
-from .config import GENERATION, RunConfig, StageConfig
+from .config import GENERATION, RunConfig, StageConfig, sources_of
 from .decoder import DecoderStage
 from .generation import GenerationStage
 from .initial import code_features, new_text_encoders, new_transformer, seed_with_codes
+from .lora import add_adapter, continue_adapter
+from .options import LoraOptions
 from .parallel import World
 from .progress import draw_edits, draw_generated
 from .stage import Stage
+from .stage_one import load_stage_one_text, start_stage_one
 from .text import TextStage
 from .tokenizer import TokenizerStage
 from .validation import validate
 
-# The part of a checkpoint that a kind of stage writes, for later stages to read.
-PART = {
-    "text": "llm_encoder",
-    "tokenizer": "vqvae",
-    "text-to-image": "editmgt",
-    "edit": "editmgt",
-    "decoder": "vqvae",
-}
+
+def _adapt(transformer: MaskedTransformer, options: LoraOptions, seed: int) -> None:
+    """Give a transformer an adapter to train and freeze the rest."""
+    if options.start:
+        continue_adapter(transformer, Lora.read(options.start))
+        return
+    o = options
+    add_adapter(transformer, o.targets, rank=o.rank, alpha=o.alpha, scope=o.scope, seed=seed)
 
 
 class Builder:
@@ -77,10 +81,10 @@ class Builder:
 
     def _generation(self, stage: StageConfig, vq: VQModel) -> GenerationStage:
         c = self.config
-        found = self._part(stage, "llm_encoder", "text").parent
-        dtype = choose_dtype("auto", self.device) if self.start else torch.float32
-        encoders = TextEncoders.from_folder(found, dtype=dtype, text_length=c.text_length)
-        transformer = self._transformer(stage, vq)
+        encoders = self._encoders(stage)
+        transformer = self._transformer(stage, vq, encoders)
+        if stage.lora:
+            _adapt(transformer, stage.lora, c.seed)
         if c.engine.recompute:
             transformer.recompute_blocks()
         if c.engine.compiled:
@@ -88,36 +92,61 @@ class Builder:
         return GenerationStage(
             transformer,
             encoders,
-            self._source(stage, vq.to(self.device), heldout=False),
+            self._source(stage, vq.to(self.device), encoders),
             stage.objective,
             vq=vq,
-            settings=self.settings,
+            settings=self._settings(stage),
             seed=c.seed,
             device=self.device,
             precision=self.precision,
             draw_sheet=self._sheet(stage),
         )
 
-    def _transformer(self, stage: StageConfig, vq: VQModel) -> MaskedTransformer:
+    def _encoders(self, stage: StageConfig) -> TextEncoders:
+        length = self.config.text_length
+        dtype = choose_dtype("auto", self.device) if self.start else torch.float32
+        if self.from_base:
+            gemma = Path(self.config.language_model)
+            if not self.config.language_model or not exists(gemma / "config.json"):
+                raise InputError(
+                    f"language_model is {str(gemma)!r}; name a folder of Gemma's weights and "
+                    "tokenizer, which the base model lacks"
+                )
+            return load_stage_one_text(self.start, gemma, length, dtype)
+        folder = self._part(stage, "llm_encoder", "text").parent
+        return TextEncoders.from_folder(folder, dtype=dtype, text_length=length)
+
+    @property
+    def from_base(self) -> bool:
+        """Whether the run starts from the base model of stage 1."""
+        return self.start is not None and layout_of(self.start) is MEISSONIC
+
+    def _transformer(
+        self, stage: StageConfig, vq: VQModel, encoders: TextEncoders
+    ) -> MaskedTransformer:
         # On short sequences, CPUs compute the backward pass of plain products faster.
         attention = math_attention if self.device.type == "cpu" else sdpa
-        c, cpu = self.config, torch.device("cpu")
-        earlier = [s for s in c.stages if s.kind in GENERATION][0]
-        if earlier.name != stage.name:
-            part = self._part(stage, "editmgt", earlier.name, [self.folder])
+        c = self.config
+        before = c.stages[: [s.name for s in c.stages].index(stage.name)]
+        makers = [s.name for s in before if s.kind in GENERATION and not s.lora]
+        if makers:
+            part = self._part(stage, "editmgt", makers[-1], [self.folder])
+        elif self.from_base:
+            width = encoders.widths[0]
+            return start_stage_one(self.start, width, c.seed, attention, layers)[0].requires_grad_()
         elif self.start is not None:
-            part = self._part(stage, "editmgt", "text-to-image", [self.start])
-        elif stage.kind == "edit":
+            part = self.start / layout_of(self.start).transformer
+        elif stage.kind == "text-to-image":
+            return self._new_transformer(vq, attention)
+        else:
             raise InputError(
                 f"stage {stage.name!r} has no network to start from; name a checkpoint to `start` "
                 "from, or put a text-to-image stage before it"
             )
-        else:
-            return self._new_transformer(vq, attention)
-        model = load_transformer(part, cpu, torch.float32, layers, attention)
+        model = load_transformer(part, torch.device("cpu"), torch.float32, layers, attention)
         if c.transformer and model.config != c.transformer:
             raise CheckpointError(f"{part} has other sizes than the run's [transformer]")
-        return model.requires_grad_(True)
+        return model.requires_grad_()
 
     def _new_transformer(self, vq: VQModel, attention: AttentionFunction) -> MaskedTransformer:
         c, sizes = self.config, self._sizes("transformer")
@@ -127,50 +156,31 @@ class Builder:
         model.attention = attention
         return model
 
-    @property
-    def settings(self) -> Settings:
+    def _settings(self, stage: StageConfig) -> Settings:
         """Default settings of the run's checkpoint."""
         c = self.config
         settings = c.settings or (Settings.read(self.start) if self.start else Settings())
-        return replace(settings, resolution=c.size, text_length=c.text_length)
+        edits = settings.edits or stage.kind == "edit"
+        return replace(settings, resolution=c.size, text_length=c.text_length, edits=edits)
 
     def _sheet(self, stage: StageConfig) -> Callable[..., None] | None:
-        if self._data(stage).get("kind") != "toyworld":
+        if sources_of(self.config, stage)[0].get("kind") != "toyworld":
             return None
         return draw_edits if stage.kind == "edit" else draw_generated
 
     # --- samples ---
 
-    def _data(self, stage: StageConfig) -> Mapping[str, Any]:
-        return stage.data or self.config.data
-
-    def _source(self, stage: StageConfig, vq: VQModel, heldout: bool) -> TokenSource:
-        data, c = dict(self._data(stage)), self.config
-        if not data:
-            raise InputError(f"stage {stage.name!r} has no data; add a [data] table to the run")
-        kind = data.pop("kind", None)
-        if kind == "toyworld":
-            return self._toyworld(stage, vq, heldout, **data)
-        from ..data.opening import open_source
-
-        return open_source(
-            {"kind": kind, **data}, vq=vq, size=c.size, seed=c.seed, edit=stage.kind == "edit",
-            heldout=heldout,
-        )  # fmt: skip
-
-    def _toyworld(
-        self, stage: StageConfig, vq: VQModel, heldout: bool, generate_share: float = 0.0
+    def _source(
+        self, stage: StageConfig, vq: VQModel, encoders: TextEncoders, split: str = "train"
     ) -> TokenSource:
-        c = self.config
-        tasks = {"edit": 1 - generate_share, "generate": generate_share}
-        if stage.kind != "edit" or heldout:
-            task = "edit" if stage.kind == "edit" else "generate"
-            return ToyWorldSource(vq, c.size, c.seed, task, heldout)
-        tasks = {task: share for task, share in tasks.items() if share}
-        sources = [ToyWorldSource(vq, c.size, c.seed, task) for task in tasks]
-        if len(sources) == 1:
-            return sources[0]
-        return Mixed(sources, list(tasks.values()), c.seed, group=stage.loop.batch)
+        tables, c = sources_of(self.config, stage), self.config
+        if split != "train":
+            tables = tables[:1]  # validation wants samples of one kind
+        data = tables[0] if len(tables) == 1 else {"sources": tables}
+        return open_source(
+            data, vq=vq, size=c.size, seed=c.seed, encoders=encoders, group=stage.loop.batch,
+            split=split,
+        )  # fmt: skip
 
     def validation(
         self, stage: StageConfig, built: Stage, world: World
@@ -179,12 +189,11 @@ class Builder:
         options = stage.validation
         if options is None or not isinstance(built, GenerationStage):
             return None
-        heldout = self._source(stage, built.vq, heldout=True)
+        heldout = self._source(stage, built.vq, built.text_encoders, "held-out")
 
         def measure() -> dict[str, float]:
             tally = validate(built, heldout, options, world.rank, world.size)
-            summary = tally.reduced(world.total, world.largest).summary(options)
-            return flat(summary)
+            return flat(tally.reduced(world.total, world.largest).summary(options))
 
         return measure
 

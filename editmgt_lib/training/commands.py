@@ -1,31 +1,27 @@
 """`editmgt train`: the stages of a run in order, each resumed where it stopped."""
 
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from ..checks import require_choice, require_number
-from ..errors import CheckpointError
 from ..files import atomic_write_bytes, atomic_write_json
 from ..loader import choose_device
-from .building import PART, Builder
+from .building import Builder
 from .config import RunConfig, StageConfig, config_table, load_config
 from .environment import environment
-from .generation import GenerationStage
 from .loop import train
 from .options import LoopOptions
 from .parallel import World, joined
+from .plan import plan_stage, require_room
+from .results import CHECKPOINT, export, is_exported, require_origin, result_of
 from .run import Run
-from .stage import Stage
-from .state import is_done, saved_steps, write_progress
 from .tables import to_toml
 
-CHECKPOINT = "checkpoint"
-MAKERS = "makers.json"
+Report = Callable[[str], None]
 
 
 def run_training(
@@ -39,15 +35,17 @@ def run_training(
     device: str | torch.device = "cpu",
     compiled: bool | None = None,
     changes: Sequence[str] = (),
+    dry_run: bool = False,
+    report: Report | None = None,
 ) -> Path:
-    """Train stages into `out` and return the checkpoint's folder.
+    """Train stages into `out` and return the result of the last: the checkpoint, or a LoRA file.
 
     Finished stages are skipped, interrupted ones resumed. Started by a launcher, all processes
     train together, see `parallel`.
 
     Args:
         recipe: a run's file or its content, or the name of a recipe.
-        out: holds a folder per stage (states, log, pictures), the run's file, and `checkpoint`.
+        out: holds a folder per stage (states, log, pictures), the run's file, and the results.
         stages: names of stages to train; None: all.
         minutes: time limit per stage; run again to resume.
         threads: CPU threads of this call.
@@ -55,9 +53,11 @@ def run_training(
         device: where to train, or `"auto"`; only the CPU resumes bit for bit.
         compiled: overrides `engine.compiled`.
         changes: see `config.load_config`.
+        dry_run: report what would be trained, and write nothing.
+        report: takes lines about each stage before it trains.
 
     Raises:
-        InputError: unknown recipe, key, stage or device, or a number out of range.
+        InputError: unknown recipe, key, stage or device, a number out of range, or too little room.
         CheckpointError: an earlier stage is missing, or a saved state is broken or of another run.
         DivergedError, EditMGTError: training diverges, compiling fails.
     """
@@ -66,18 +66,26 @@ def run_training(
     chosen = _chosen(config, stages)
     require_number("minutes", minutes or 0, 0)
     require_number("threads", 1 if threads is None else threads, 1, whole=True)
-    folder = out / CHECKPOINT
     with cpu_threads(threads), joined(choose_device(device)) as world:
-        builder = Builder(config, folder, world.device)
-        world.on_first(lambda: _write_run(config, out, world))
-        trained = False
+        due = world.on_first(lambda: _due(chosen, out))
+        tell = report if report is not None and world.first else _silent
+        builder = Builder(config, out / CHECKPOINT, world.device)
         for stage in chosen:
-            if not trained and world.on_first(lambda s=stage: _is_exported(s, out)):
-                continue
-            trained = True
-            if not _train_stage(stage, builder, out, world, minutes):
-                break
-    return folder
+            if stage.name in due:
+                plan = plan_stage(stage, config, builder.start, world)
+                for line in plan.lines:
+                    tell(line)
+                world.on_first(lambda p=plan: require_room(p, out, world))
+        if not dry_run:
+            world.on_first(lambda: _write_run(config, out, world))
+            for stage in chosen:
+                if stage.name in due and not _train_stage(stage, builder, out, world, minutes):
+                    break
+    return result_of(chosen[-1], out)
+
+
+def _silent(_: str) -> None:
+    pass
 
 
 def _overridden(config: RunConfig, steps: int | None, compiled: bool | None) -> RunConfig:
@@ -100,9 +108,11 @@ def _chosen(config: RunConfig, names: Sequence[str] | None) -> list[StageConfig]
     return [stage for stage in config.stages if names is None or stage.name in names]
 
 
-def _is_exported(stage: StageConfig, out: Path) -> bool:
-    made = out / CHECKPOINT / PART[stage.kind]
-    return is_done(out / stage.name, stage.loop.steps) and made.is_dir()
+def _due(stages: Sequence[StageConfig], out: Path) -> list[str]:
+    """Names from the first stage that is not finished on: later ones start from its result."""
+    done = [is_exported(stage, out) for stage in stages]
+    first = done.index(False) if False in done else len(done)
+    return [stage.name for stage in stages[first:]]
 
 
 def _write_run(config: RunConfig, out: Path, world: World) -> None:
@@ -114,68 +124,22 @@ def _train_stage(
     stage: StageConfig, builder: Builder, out: Path, world: World, minutes: float | None
 ) -> bool:
     """Train and export one stage; whether it is finished."""
-    world.on_first(lambda: _require_origin(stage, builder.config, out))
-    built = builder.stage(stage)
+    world.on_first(lambda: require_origin(stage, builder.config, out))
+    built, engine = builder.stage(stage), builder.config.engine
+
+    def trained(world: World) -> bool:
+        run = Run(built, stage.loop, out / stage.name, world, engine.parallel)
+        validate = builder.validation(stage, built, world)
+        train(
+            run, name=stage.name, minutes=minutes, validate=validate,
+            tensorboard=engine.tensorboard,
+        )  # fmt: skip
+        export(run, stage, builder.config, out, builder.start)
+        return run.step == stage.loop.steps
+
     if getattr(built, "whole_batch", False) and world.size > 1:
-        return world.on_first(lambda: _trained(stage, built, builder, out, world.alone(), minutes))
-    return _trained(stage, built, builder, out, world, minutes)
-
-
-def _trained(
-    stage: StageConfig, built: Stage, builder: Builder, out: Path, world: World,
-    minutes: float | None,
-) -> bool:  # fmt: skip
-    engine = builder.config.engine
-    run = Run(built, stage.loop, out / stage.name, world, engine.parallel)
-    train(
-        run,
-        name=stage.name,
-        minutes=minutes,
-        validate=builder.validation(stage, built, world),
-        tensorboard=engine.tensorboard,
-    )
-    export(run, builder.folder)
-    made = _makers(out) | {PART[stage.kind]: stage.name}
-    world.on_first(lambda: atomic_write_json(out / MAKERS, made) and None)
-    return run.step == stage.loop.steps
-
-
-def _require_origin(stage: StageConfig, config: RunConfig, out: Path) -> None:
-    """Raise CheckpointError if a stage would start from its own result, or a later stage's."""
-    names = [s.name for s in config.stages]
-    maker = _makers(out).get(PART[stage.kind])
-    late = maker in names and names.index(maker) >= names.index(stage.name)
-    if late and not saved_steps(out / stage.name):
-        raise CheckpointError(
-            f"stage {stage.name!r} has no state in {out / stage.name}, but {out / CHECKPOINT} "
-            f"holds the result of stage {maker!r}; train into another folder"
-        )
-
-
-def _makers(out: Path) -> dict[str, str]:
-    """Which stage wrote which part of the checkpoint."""
-    with suppress(OSError, ValueError):
-        return json.loads((out / MAKERS).read_text(encoding="utf-8"))
-    return {}
-
-
-def export(run: Run, folder: Path) -> None:
-    """Write a stage's averaged weights, with settings and scheduler."""
-    run.export(lambda: _export(run, folder))
-
-
-def _export(run: Run, folder: Path) -> None:
-    stage = run.stage
-    stage.export(folder)
-    if isinstance(stage, GenerationStage):
-        settings = stage.settings
-        atomic_write_json(folder / "editmgt.json", settings.to_dict())
-        scheduler = {
-            "mask_token_id": stage.config.mask_token_id,
-            "masking_schedule": settings.sampling.schedule,
-        }
-        atomic_write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-    write_progress(run.folder, run.step, run.options.steps, exported=True)
+        return world.on_first(lambda: trained(world.alone()))
+    return trained(world)
 
 
 @contextmanager

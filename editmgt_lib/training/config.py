@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ..checks import require_choice, require_number
+from ..data.opening import SourceOptions
 from ..errors import InputError
 from ..models.config import TransformerConfig
 from ..models.vq import VQConfig
 from ..settings import Settings
 from .objective import ObjectiveOptions
 from .optimizers import OptimizerOptions
-from .options import EngineOptions, LoopOptions, LoRAOptions
+from .options import EngineOptions, LoopOptions, LoraOptions
 from .tables import build, refuse_unknown, toml_reader, without_none
 from .validation import ValidationOptions
 
@@ -45,7 +46,7 @@ class StageConfig:
     objective: ObjectiveOptions = field(default_factory=ObjectiveOptions)
     validation: ValidationOptions | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
-    lora: LoRAOptions | None = None
+    lora: LoraOptions | None = None
     continuous: int = 0
 
     def __post_init__(self) -> None:
@@ -64,7 +65,10 @@ class RunConfig:
         stages: trained in this order; each starts from the results of those before.
         size: picture side in pixels. text_length: text rows.
         seed: of initial weights, samples and masks.
-        start: checkpoint that gives the networks no earlier stage trains; empty: none.
+        start: checkpoint that gives the networks no earlier stage trains; empty: none. Stage 1
+            starts from the base model, Meissonic.
+        language_model: folder of Gemma, as a checkpoint's `llm_encoder/`, which the base model
+            lacks.
         tokenizer, transformer: sizes of networks trained from scratch.
         data: where samples of text to image and edits come from; see `data.opening`.
         engine: how it is computed.
@@ -76,6 +80,7 @@ class RunConfig:
     text_length: int = 256
     seed: int = 0
     start: str = ""
+    language_model: str = ""
     tokenizer: VQConfig | None = None
     transformer: TransformerConfig | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -89,8 +94,29 @@ class RunConfig:
         names = [stage.name for stage in self.stages]
         if not names:
             raise InputError("the run has no stages; add a [[stages]] table")
+        for stage in self.stages:
+            if stage.kind in GENERATION:
+                sources_of(self, stage)
         if double := [n for n in names if names.count(n) > 1]:
             raise InputError(f"two stages are called {double[0]!r}; give one a `name`")
+
+
+def sources_of(config: RunConfig, stage: StageConfig) -> list[dict[str, Any]]:
+    """Tables of a stage's sources; ToyWorld's draw what the stage trains unless they say otherwise.
+
+    Raises InputError for a table that is missing or wrong.
+    """
+    data = stage.data or config.data
+    if not data:
+        raise InputError(f"stage {stage.name!r} has no data; add a [data] table to the run")
+    usual = {"task": "edit" if stage.kind == "edit" else "generate"}
+    tables = [
+        {**(usual if table.get("kind") == "toyworld" else {}), **table}
+        for table in data.get("sources", [data])
+    ]
+    for table in tables:
+        SourceOptions.of(table)
+    return tables
 
 
 # --- reading ---
@@ -113,9 +139,22 @@ def load_config(source: str | Path, changes: Sequence[str] = ()) -> RunConfig:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise InputError(f"{path} is not TOML: {error}") from error
+    _anchor(table, path.parent)
     for change in changes:
         _change(table, change)
     return config_from(table, str(path))
+
+
+def _anchor(table: Any, folder: Path) -> None:
+    """Let relative paths of data start at the run's file."""
+    if isinstance(table, dict):
+        for key, value in table.items():
+            if key == "path" and isinstance(value, str) and not value.startswith("~"):
+                table[key] = str(folder.absolute() / value)
+            _anchor(value, folder)
+    elif isinstance(table, list):
+        for entry in table:
+            _anchor(entry, folder)
 
 
 def recipe_names() -> tuple[str, ...]:

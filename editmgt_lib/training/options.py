@@ -85,15 +85,15 @@ class EngineOptions:
 
 
 @dataclass(frozen=True)
-class LoRAOptions:
-    """Train an adapter instead of the network; see `editmgt_lib.lora`. Raises InputError.
+class LoraOptions:
+    """Train an adapter instead of the network, see `training.lora`. Raises InputError.
 
     Attributes:
         rank, alpha: of the added product; its scale is alpha / rank.
-        targets: names, or ends of names, of layers to adapt.
+        targets: names of layers, their ends, or patterns.
         scope: "both" adapts all image tokens, "reference" those of the picture to edit alone.
-        trigger: words that the pictures were described with; written into the file.
-        start: file of an adapter to continue.
+        trigger: words that the samples were described with; written into the file.
+        start: file of an adapter to continue, which has its own rank, alpha, targets and scope.
     """
 
     rank: int = 16

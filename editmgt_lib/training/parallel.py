@@ -155,6 +155,11 @@ def joined(device: torch.device) -> Iterator[World]:
             dist.destroy_process_group()
 
 
+def is_first() -> bool:
+    """Whether this is the process that speaks to people."""
+    return _variable("RANK", 0) == 0
+
+
 def _variable(name: str, default: int) -> int:
     text = os.environ.get(name, str(default))
     if not text.isdecimal():
