@@ -97,6 +97,11 @@ class RunConfig:
         for stage in self.stages:
             if stage.kind in GENERATION:
                 sources_of(self, stage)
+            if self.engine.parallel == "fsdp" and stage.objective.reference_dropout:
+                raise InputError(
+                    f"stage {stage.name!r} has reference_dropout, with which processes run the "
+                    "network a different number of times; use engine.parallel 'ddp', or 0"
+                )
         if double := [n for n in names if names.count(n) > 1]:
             raise InputError(f"two stages are called {double[0]!r}; give one a `name`")
 
