@@ -45,6 +45,16 @@ def loop(steps=6, batch=4, optimizer=ADAM, **options):
     return LoopOptions(steps, batch, optimizer, **usual | options)
 
 
+class Fixed:
+    """A source whose first samples come again and again."""
+
+    def __init__(self, source, count):
+        self.source, self.count, self.fingerprint = source, count, "fixed"
+
+    def batch(self, numbers):
+        return self.source.batch([number % self.count for number in numbers])
+
+
 @cache
 def _networks():
     with torch.random.fork_rng(devices=[]):

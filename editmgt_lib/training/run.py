@@ -77,6 +77,11 @@ class Run:
         self.layout = Layout(world.size, options.micro_batch, world.device.type, parallel)
         self.step, self.resumed = 0, "from the start"
         _require_shares(options.batch, world.size, parallel)
+        if getattr(stage, "whole_batch", False) and 0 < options.micro_batch < options.batch:
+            raise InputError(
+                f"micro_batch is {options.micro_batch}, but this stage needs its whole batch at "
+                "once; use 0"
+            )
         self.model = wrapped(stage.modules, stage.loss, world, parallel)
         named = stage.modules.named_parameters()
         self.parameters = {name: p for name, p in named if p.requires_grad}
