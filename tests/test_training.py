@@ -108,7 +108,8 @@ def test_the_schedule_takes_one_step_per_optimizer_step(edit_stage, tmp_path):
     rates = []
     for _ in range(4):
         run.advance()
-        rates.append(run.optimizers[0].param_groups[0]["lr"] / ADAM.learning_rate)
+        fastest = max(group["lr"] for group in run.optimizers[0].param_groups)
+        rates.append(fastest / ADAM.learning_rate)
     assert rates == pytest.approx([0.25, 0.5, 0.75, 1.0])
 
 
@@ -150,9 +151,9 @@ def test_one_batch_is_learnt_by_heart(kind, tmp_path):
     stage.source = Fixed(stage.source, 4)
     draw = stage.prepare
     stage.prepare = lambda numbers: draw([number % 4 for number in numbers])
-    options = loop(steps=250, optimizer=OptimizerOptions(1e-2), warmup=10, cooldown=100)
-    losses = losses_of(Run(stage, options, tmp_path), 250)
-    assert losses[0] > 3 and losses[-1] < 0.05
+    options = loop(steps=120, optimizer=OptimizerOptions(2e-2), warmup=10, cooldown=60)
+    losses = losses_of(Run(stage, options, tmp_path), 120)
+    assert losses[0] > 3 and losses[-1] < 0.1
 
 
 # --- optimizers ---
@@ -175,7 +176,7 @@ def test_matrices_decay_and_nothing_else():
     for name, parameter in parameters.items():
         matrix = parameter.ndim >= 2 and name != "embed.embeddings.weight"
         assert bool(decay[parameter]) == matrix, name
-    norm = "encoder_proj_layer_norm.weight"
+    norm = "project_to_hidden_norm.weight"
     assert decays(norm, parameters[norm], "published")
     assert not decays("embed.embeddings.weight", parameters["embed.embeddings.weight"], "published")
     assert not decays("context_embedder.bias", parameters["context_embedder.bias"], "published")
@@ -389,10 +390,9 @@ def progress_of(folder):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_recipe_trains_and_goes_on_where_a_gpu_is(tiny, tmp_path):
     commands.run_training(tiny, tmp_path, steps=3, device="cuda")
-    folder = commands.run_training(tiny, tmp_path, steps=5, device="cuda")
-    for stage in KINDS:
-        assert progress_of(tmp_path / stage) == {"step": 5, "steps": 5, "exported": True}
-        assert stage == "text" or list((tmp_path / stage).glob("sheet-000005.png"))
+    folder = commands.run_training(tiny, tmp_path, stages=("decoder",), steps=5, device="cuda")
+    for stage, step in (("text", 3), ("tokenizer", 3), ("edit", 3), ("decoder", 5)):
+        assert progress_of(tmp_path / stage) == {"step": step, "steps": step, "exported": True}
     model = editmgt_lib.load(folder, device="cuda")
     assert torch.isfinite(model.generate("a star")).all()
 
@@ -413,13 +413,18 @@ def test_a_recipe_ends_in_a_checkpoint_that_edits_and_generates(tiny, tmp_path):
     assert "validation/instruction_gap" in log and "validation-average/reference_gap" in log
     about = json.loads((tmp_path / "run.json").read_text())
     assert about["packages"]["torch"] and about["code"] and about["processes"] == 1
-    # Again: nothing is left to do. With more steps: every stage goes on.
-    weights = folder / "editmgt" / "model.safetensors"
+    # Again: nothing is left to do. With more steps, the last stage goes on.
+    weights = folder / "vqvae" / "model.safetensors"
     before = weights.stat().st_mtime_ns, weights.read_bytes()
     commands.run_training(tiny, tmp_path, threads=1)
     assert (weights.stat().st_mtime_ns, weights.read_bytes()) == before
-    commands.run_training(tmp_path / "run.toml", tmp_path, steps=3, threads=1)
+    last = {"stages": ("decoder",), "steps": 3, "threads": 1}
+    commands.run_training(tmp_path / "run.toml", tmp_path, **last)
     assert weights.read_bytes() != before[1]
+    # What a saved stage was trained on is not exchanged behind its back.
+    commands.run_training(tiny, tmp_path, **last | {"stages": ("tokenizer",)})
+    with pytest.raises(CheckpointError, match="text-to-image/state/.* data "):
+        commands.run_training(tiny, tmp_path, **last | {"stages": ("text-to-image",)})
     # A stage whose states are gone does not start from its own result.
     shutil.rmtree(tmp_path / "edit")
     with pytest.raises(CheckpointError, match="holds the result of stage 'edit'"):

@@ -134,7 +134,8 @@ def _train_stage(
             run, name=stage.name, minutes=minutes, validate=validate,
             tensorboard=engine.tensorboard,
         )  # fmt: skip
-        export(run, stage, builder.config, out, builder.start)
+        if run.step:
+            export(run, stage, builder.config, out, builder.start)
         return run.step == stage.loop.steps
 
     if getattr(built, "whole_batch", False) and world.size > 1:

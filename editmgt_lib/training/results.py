@@ -42,9 +42,12 @@ def is_exported(stage: StageConfig, out: Path) -> bool:
 def require_origin(stage: StageConfig, config: RunConfig, out: Path) -> None:
     """Raise CheckpointError if a stage would start from its own result, or a later stage's."""
     names = [s.name for s in config.stages]
+    before = config.stages[: names.index(stage.name)]
+    made = {PART[s.kind] for s in before if not s.lora}
+    reads = PART[stage.kind] in made or stage.kind == "decoder"
     maker = _makers(out).get(PART[stage.kind])
     late = maker in names and names.index(maker) >= names.index(stage.name)
-    if late and not saved_steps(out / stage.name):
+    if reads and late and not saved_steps(out / stage.name):
         raise CheckpointError(
             f"stage {stage.name!r} has no state in {out / stage.name}, but {out / CHECKPOINT} "
             f"holds the result of stage {maker!r}; train into another folder"

@@ -210,7 +210,8 @@ class Run:
                 saved = record["identity"].get(key)
                 raise CheckpointError(
                     f"{path} was saved with {key} {saved!r}, this run has {now!r}; keep it as it "
-                    "was, or train into another folder"
+                    "was (data: the samples, and the tokenizer that makes their tokens), or train "
+                    "into another folder"
                 )
         with torch.no_grad():
             _copy(path, "weight", self.kept)
