@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 
 from editmgt_lib.data.draws import draws
-from editmgt_lib.data.mixing import MixedSource
 from editmgt_lib.data.source import TokenBatch
 from editmgt_lib.errors import InputError
 from editmgt_lib.sampling.step import mask_ratio
@@ -369,24 +368,3 @@ def test_settings_record_time_and_steps(networks):
     settings = stage_of(networks, dataclasses.replace(OURS, time="ratio")).settings
     assert settings.trained_time == "ratio" and settings.sampling.steps == 8
     assert stage_of(networks).settings.to_dict()["trained_time"] == "step"
-
-
-# --- the mixing source ---
-
-
-def test_whole_steps_come_from_one_source():
-    mixed = MixedSource(Source(), Source(edit=False), share=0.3, batch=4, seed=1)
-    kinds = [mixed.batch(range(4 * s, 4 * s + 4)).source is None for s in range(400)]
-    assert np.mean(kinds) == pytest.approx(0.3, abs=0.07)
-    for step in range(20):  # a part of a step is of the same kind
-        assert (mixed.batch([4 * step + 2]).source is None) == kinds[step]
-
-
-def test_a_mix_over_two_steps_is_an_error():
-    with pytest.raises(InputError, match="samples 3 to 4 belong to 2 steps of 4"):
-        MixedSource(Source(), Source(), 0.5, batch=4).batch([3, 4])
-
-
-def test_the_mix_has_its_own_fingerprint():
-    kinds = [MixedSource(Source(), Source(), s, 4).fingerprint for s in (0.1, 0.2)]
-    assert kinds[0] != kinds[1]

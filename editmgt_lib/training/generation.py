@@ -124,6 +124,7 @@ class GenerationStage:
     ) -> None:
         self.device, self.precision, self.seed = torch.device(device), precision, seed
         self.options, self.source, self.draw_sheet = options, source, draw_sheet
+        self.fingerprint = source.fingerprint
         self.text_encoders = encoders.to(self.device)
         self.vq = vq and vq.requires_grad_(False).to(self.device)
         self.modules = nn.ModuleDict({"transformer": transformer}).to(self.device)
