@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 import editmgt_lib
 from editmgt_lib.data.source import TokenBatch
@@ -15,13 +16,13 @@ from editmgt_lib.toyworld.batches import to_pixels
 from editmgt_lib.toyworld.text_encoders import build_text_encoders
 from editmgt_lib.toyworld.world import pair_at
 from editmgt_lib.training import initial
+from editmgt_lib.training.curves import COLORS, WIDTH, draw_curves, read_curves
 from editmgt_lib.training.generation import GenerationStage
 from editmgt_lib.training.objective import ObjectiveOptions
 from editmgt_lib.training.validation import (
     QUANTITIES,
     ValidationOptions,
     input_effects,
-    record,
     validate,
 )
 
@@ -112,13 +113,13 @@ def test_equal_instructions_are_no_gap(encoders):
     assert summary["instruction_gap"] is None and summary["reference_gap"] is not None
 
 
-def test_a_record_is_a_line_of_json(encoders):
-    tally = validate(stage_of(encoders), Source(), FEW)
-    line = record(40, FEW, tally, tally)
-    assert json.loads(json.dumps(line, allow_nan=False)) == line
-    assert line["step"] == 40 and line["average"] == line["trained"]
-    assert set(line["trained"]["by_ratio"]) == {"0.3", "1"}
-    assert line["trained"]["max_logit"] > 0
+def test_a_summary_is_plain_json(encoders):
+    summary = validate(stage_of(encoders), Source(), FEW).summary(FEW)
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert set(summary["by_ratio"]) == {"0.3", "1"}
+    rows = summary["by_ratio"].values()
+    assert summary["loss"] == pytest.approx(sum(row["loss"] for row in rows) / 2)
+    assert summary["max_logit"] == max(row["max_logit"] for row in rows) > 0
 
 
 def test_without_gaps_the_rest_is_the_same(encoders):
@@ -134,6 +135,45 @@ def test_without_gaps_the_rest_is_the_same(encoders):
 def test_options_are_checked(change):
     with pytest.raises(InputError, match=next(iter(change))):
         ValidationOptions(**change)
+
+
+# --- curves of a log ---
+
+
+def write_log(path, lines):
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_curves_are_read_by_step_and_the_last_word_counts(tmp_path):
+    lines = [
+        {"step": 0, "event": "started"},
+        {"step": 20, "loss": 5.0, "nll": "nan"},
+        {"step": 10, "loss": 6.0},
+        {"step": 20, "loss": 4.0},  # written again after a resume
+        {"step": 20, "validation/copied": 0.1, "validation-average/copied": 0.2},
+    ]
+    curves = read_curves(write_log(tmp_path / "log.jsonl", lines))
+    assert curves["loss"] == [(10, 6.0), (20, 4.0)] and curves["nll"] == []
+    assert curves["copied"] == [(20, 0.2)]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 30])
+def test_a_log_becomes_a_picture(tmp_path, steps):
+    lines = [{"step": s, "loss": 9.0 / s, "validation-average/kept_loss": -s} for s in range(1, 31)]
+    picture = tmp_path / "curves.png"
+    draw_curves(write_log(tmp_path / "log.jsonl", lines[:steps]), picture)
+    with Image.open(picture) as image:
+        colors = {color for _, color in image.getcolors(2**24)}
+        assert image.width == max(1, 2 * (steps > 0)) * WIDTH
+    assert (COLORS[0] in colors) == (steps > 0)
+
+
+@pytest.mark.parametrize("text", ["no json", "[1]", '{"loss": 1}'])
+def test_another_file_is_no_log(tmp_path, text):
+    (tmp_path / "log.jsonl").write_text(text)
+    with pytest.raises(InputError, match="log.jsonl is not the log of a run"):
+        draw_curves(tmp_path / "log.jsonl", tmp_path / "curves.png")
 
 
 # --- what moves the logits ---
