@@ -12,7 +12,7 @@ from typing import Any
 from editmgt_lib.evaluation.tables import markdown, percent
 
 HERE = Path(__file__).parent
-SHOWN = ("mid-cpu", "study-cpu")  # in results/
+SHOWN = ("mid-cpu", "training-cpu", "study-cpu")  # in results/
 MARKER = "<!-- Below: written by `python -m benchmarks.table`. -->"
 
 

@@ -177,7 +177,9 @@ class GenerationStage:
             source=batch.source,
             masked=masks.to(batch.target.device),
             ratio=torch.tensor(ratios, dtype=torch.float32),
-            timestep=torch.tensor([timestep_of(r, self.options) for r in ratios]),
+            timestep=torch.tensor(
+                [timestep_of(ratio, self.options) for ratio in ratios], dtype=torch.float32
+            ),
             clip_ids=clip_ids,
             text_ids=text_ids,
             pooled=pooled,

@@ -125,15 +125,6 @@ def validate(
     return tally
 
 
-def record(
-    step: int, options: ValidationOptions, trained: Tally, average: Tally | None = None
-) -> dict[str, Any]:
-    """One line for a log of validations, of the trained and of the averaged weights."""
-    line: dict[str, Any] = {"step": step, "samples": options.samples}
-    line["trained"] = trained.summary(options)
-    return line if average is None else line | {"average": average.summary(options)}
-
-
 def _measure(
     stage: GenerationStage,
     batch: TokenBatch,
