@@ -86,6 +86,17 @@ def test_csv_with_quotes_and_a_byte_order_mark(folder):
     assert row.prompt == "make it red,\nplease" and row.source == folder / "a.png"
 
 
+def test_a_bad_line_of_a_csv_is_skipped(folder):
+    lines = ["input,output,text", "a.png,b.png,one", "a.png,b.png,two,three", "a.png",
+             f"a.png,b.png,{'x' * 200_000}", "a.png,b.png,four"]  # fmt: skip
+    (folder / "pairs.csv").write_text("\n".join(lines))
+    items = read(open_folder(folder))
+    assert [type(item) for item in items] == [Row, Skipped, Skipped, Skipped, Row]
+    assert [item.detail for item in items[1:4:2]] == [
+        "more cells than columns", "no CSV (field larger than field limit (131072))",
+    ]  # fmt: skip
+
+
 PAIR = {"input": "a.png", "output": "b.png", "instruction": "x"}
 
 

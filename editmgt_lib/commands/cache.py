@@ -23,13 +23,21 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser("cache", help="encode pairs to tokens once, for training")
     parser.add_argument(
         "data", metavar="DATA",
-        help="a .jsonl or .csv list, parquet files, a folder of either or of captioned pictures, "
-        "hf:owner/name, or toyworld:N; with --info the folder of a cache",
+        help="a list, parquet file, folder, hf:owner/name or toyworld:N; with --info a cache",
     )  # fmt: skip
-    parser.add_argument("-o", "--out", metavar="DIR", help="folder of the cache; one is resumed")
-    parser.add_argument("--info", action="store_true", help="describe the cache DATA instead")
     parser.add_argument(
-        "--verify", action="store_true", help="with --info: read all of it, remove what is damaged"
+        "-o",
+        "--out",
+        metavar="DIR",
+        help="folder of the cache; resumed if one is begun there (default: none)",
+    )
+    parser.add_argument(
+        "--info", action="store_true", help="describe the cache DATA instead (default: no)"
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="with --info: check, and remove what is damaged (default: no)",
     )
     parser.add_argument(
         "--model", metavar="MODEL", default="toyworld",
@@ -75,18 +83,23 @@ def run(args: argparse.Namespace) -> int:
         return _describe(path_of(args.data), args.verify)
     if args.out is None:
         raise InputError("--out is missing; name the folder of the cache, or use --info")
-    from .. import load
+    from ..checkpoints import resolve
     from ..data.cache import CacheOptions, build_cache
     from ..data.encoding import Encoder, EncodingOptions
     from ..data.processes import this_process
+    from ..loader import choose_device, load_tokenizer
+    from ..settings import Settings
+    from ..text.pooled import PooledText
 
     process = this_process()
     options = CacheOptions(process.rank, process.world, args.workers, args.max_skipped)
-    model = load(args.model, device=process.device(args.device))
-    folder = path_of(args.out)
-    size = args.size or model.settings.resolution
+    model, folder = resolve(args.model), path_of(args.out)
+    device = choose_device(process.device(args.device))
+    # Neither the transformer nor Gemma, by far the largest parts.
+    vq, text = load_tokenizer(model / "vqvae", device), PooledText.from_folder(model, device)
+    size = args.size or Settings.read(model).resolution
     encoding = EncodingOptions(size, args.crops, args.seed, args.max_aspect)
-    encoder = Encoder(encoding, model.vq, model.text_encoders)
+    encoder = Encoder(encoding, vq, text)
     reader = _reader(args, folder, size)
     for note in reader.notes:
         say(f"note: {note}")

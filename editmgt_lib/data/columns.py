@@ -9,8 +9,11 @@ from .rows import Encoded, Row, Skipped, clean
 
 # In order of preference. Some data sets call the picture before the edit just "image".
 PROMPT = ("instruction", "edit_instruction", "caption", "prompt", "text")
-TARGET = ("output_img", "output", "target", "generated_image", "edited_image", "edited_file")
-SOURCE = ("input_img", "input", "source", "source_image", "image_file", "image")
+TARGET = (
+    *("output_img", "output", "output_image", "target", "target_image"),
+    *("generated_image", "edited_image", "edited_file"),
+)
+SOURCE = ("input_img", "input", "input_image", "source", "source_image", "image_file", "image")
 PICTURE = ("image", "img", "image_file", "file_name", "picture", "jpg", "png")
 KIND = ("type", "kind", "category", "edit_type", "task")
 ID = ("id", "key", "uid")

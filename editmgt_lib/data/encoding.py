@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..models.vq import VQModel
 from ..offload import execution_device, onloaded
 from ..pictures.images import read_image
-from ..text.encoders import TextEncoders
+from ..text.pooled import PooledText
 from .crops import VERSION, Crop, aspect_difference, draw_crop
 from .draws import draws
 from .fingerprints import text_fingerprint, tokenizer_fingerprint
@@ -67,16 +67,16 @@ class Encoder:
     """Encodes rows, each by itself, so that a record does not depend on the others.
 
     Args:
-        encoders: for the pooled text; None leaves it out.
+        text: for the pooled text; None leaves it out.
 
     Raises:
         InputError: a size that is no multiple of the token's, or too many codes for 16 bits.
     """
 
     def __init__(
-        self, options: EncodingOptions, vq: VQModel, encoders: TextEncoders | None = None
+        self, options: EncodingOptions, vq: VQModel, text: PooledText | None = None
     ) -> None:
-        self.options, self.vq, self.encoders = options, vq, encoders
+        self.options, self.vq, self.text = options, vq, text
         config = vq.config
         if options.size % (2 * config.factor):
             raise InputError(
@@ -91,12 +91,12 @@ class Encoder:
         """What decides the records of a row: equal settings, equal records."""
         return {"transform": VERSION, **asdict(self.options), "grid": self.grid,
                 "tokenizer": tokenizer_fingerprint(self.vq), "pooled": self.pooled,
-                "text": text_of(self.encoders)}  # fmt: skip
+                "text": text_of(self.text)}  # fmt: skip
 
     @property
     def pooled(self) -> int:
         """Width of the pooled text, 0 without."""
-        return 0 if self.encoders is None else self.encoders.clip.config.projection_dim
+        return 0 if self.text is None else self.text.width
 
     def record_type(self, edits: bool) -> np.dtype:
         """Layout of a record."""
@@ -133,8 +133,8 @@ class Encoder:
         record["micro"] = [crop.micro_conditions(self.options.size) for crop in cropped.crops]
         record["crop"] = [crop.relative for crop in cropped.crops]
         record["digest"] = np.frombuffer(cropped.digest, np.uint8)
-        if self.encoders is not None:
-            record["pooled"] = self.encoders.encode_pooled(cropped.row.prompt)[0].cpu().numpy()
+        if self.text is not None:
+            record["pooled"] = self.text.encode([cropped.row.prompt])[0].cpu().numpy()
         return record
 
     def _ids(self, pictures: Tensor) -> np.ndarray:
@@ -144,9 +144,9 @@ class Encoder:
         return torch.cat(ids).cpu().numpy()
 
 
-def text_of(encoders: TextEncoders | None) -> str:
+def text_of(text: PooledText | None) -> str:
     """Fingerprint of what makes the pooled text; empty without."""
-    return "" if encoders is None else text_fingerprint(encoders.clip)
+    return "" if text is None else text_fingerprint(text.clip)
 
 
 def record_type(edits: bool, crops: int, grid: int, pooled: int) -> np.dtype:

@@ -126,11 +126,21 @@ def _read_list(path: Path) -> list[dict[str, Any] | str]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path} ({error}); give a UTF-8 text file") from error
     if path.suffix.lower() == ".csv":
-        try:
-            return [dict(row) for row in csv.DictReader(io.StringIO(text, newline=""))]
-        except csv.Error as error:
-            raise InputError(f"cannot read {path} as CSV ({error})") from error
+        return list(_csv_cells(text))
     return [_cells(line) for line in text.split("\n") if line.strip()]
+
+
+def _csv_cells(text: str) -> Iterator[dict[str, Any] | str]:
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    while True:
+        try:
+            cells = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield f"no CSV ({error})"
+        else:
+            yield "more cells than columns" if None in cells else cells
 
 
 def _cells(line: str) -> dict[str, Any] | str:

@@ -1,6 +1,5 @@
 """Parquet files of a data set on the Hugging Face Hub, one at a time on this machine."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
@@ -32,9 +31,7 @@ class HubReader:
     def __init__(
         self, repo: str, revision: str | None, files: str, folder: Path, edits: bool = True
     ) -> None:
-        self.repo, self.edits = repo, edits
-        # Processes that share a folder must not remove each other's files.
-        self._folder = folder / f"fetched-{os.getpid()}"
+        self.repo, self.edits, self._work = repo, edits, folder
         self.commit, listing = hub.list_dataset(repo, revision)
         self._files = {
             file.path: file
@@ -50,9 +47,12 @@ class HubReader:
     def rows(self, part: Part, start: int = 0, stop: int | None = None) -> Iterator[Row | Skipped]:
         """Rows of a file, fetched for the time they are read."""
         remote = self._files[part.name]
+        # Of its own, as another process may be reading another file; what a killed run left there
+        # is removed by the next.
+        folder = self._work / f".fetched-{digest(part.name)}"
         try:
-            path = hub.fetch_from_dataset(self.repo, self.commit, remote, self._folder)
-            local = ParquetReader([path], self._folder)
+            path = hub.fetch_from_dataset(self.repo, self.commit, remote, folder)
+            local = ParquetReader([path], folder)
             if local.edits != self.edits:
                 raise InputError(
                     f"{part.name} of {self.repo} holds {_held(local.edits)}, not "
@@ -65,7 +65,7 @@ class HubReader:
                     yield from local.rows(piece, max(0, start - at), end)
                 at += piece.rows
         finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _held(edits: bool) -> str:

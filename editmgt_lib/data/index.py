@@ -133,13 +133,16 @@ def read_index(folder: Path) -> Index:
         )
     try:
         data = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        counts, rows = RowCounts.from_dict(data["counts"]), np.memmap(folder / ROWS, ROW_TYPE, "r")
+        if len(rows) != counts.used:
+            raise ValueError(f"{ROWS} has {len(rows)} rows, not {counts.used}")
         return Index(
             folder,
             settings,
             tuple((name, rows) for name, rows in data["shards"]),
-            np.memmap(folder / ROWS, ROW_TYPE, mode="r"),
+            rows,
             np.memmap(folder / PROMPTS, np.uint8, mode="r"),
-            RowCounts.from_dict(data["counts"]),
+            counts,
             data["kinds"],
             data["fingerprint"],
         )

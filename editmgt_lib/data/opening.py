@@ -121,12 +121,13 @@ def _open(
         wanted = {"transform": VERSION, "size": size, "tokenizer": tokenizer_fingerprint(vq)}
         source = CachedSource(path, seed, split, o.held_out, wanted)
         if encoders is not None and source.has_pooled:
-            source.require({"text": text_of(encoders)})
+            source.require({"text": text_of(encoders.pooled_text)})
         return source
     reader = open_reader(str(path))
     if (o.kind == "parquet") != isinstance(reader, ParquetReader):
         raise InputError(f"data.kind is {o.kind!r}, but {path} is another kind; use the other")
-    encoder = Encoder(EncodingOptions(size, o.crops, aspect=o.aspect), vq, encoders)
+    text = None if encoders is None else encoders.pooled_text
+    encoder = Encoder(EncodingOptions(size, o.crops, aspect=o.aspect), vq, text)
     return LiveSource(reader, encoder, seed, split, o.held_out, o.max_skipped)
 
 

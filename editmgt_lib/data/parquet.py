@@ -1,4 +1,4 @@
-"""Parquet files in CrispEdit-2M's layout, read a few rows at a time.
+"""Parquet files in CrispEdit-2M's layout, never more than a row group in memory.
 
 Columns `input_img` and `output_img` {bytes, path}, `instruction` and `type`, and any others to
 their right; files `<type>_NNNNN.parquet`, up to 1.2 GB, with names that hold spaces.
@@ -18,7 +18,7 @@ from .rows import PART_ROWS, Part, Row, Skipped
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
-BATCH_ROWS = 8  # in memory at a time; two pictures of a row take 2 MB
+BATCH_ROWS = 8  # decoded at a time; two pictures of a row take 2 MB
 BUFFER = 1 << 20  # bytes read ahead per column, in place of a whole row group
 _NUMBERED = re.compile(r"(.+)_(\d{5})")
 

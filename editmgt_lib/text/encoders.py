@@ -26,6 +26,7 @@ from ..offload import (
 )
 from .instruction import DEFAULT_NEGATIVE, Instruction
 from .loading import load_clip, load_gemma, load_tokenizer, plain_defaults
+from .pooled import PooledText
 from .prefix import PaddingPrefix
 from .tokens import TextTokens, notes, prepare_tokenizer, tokenize
 from .words import place_words
@@ -158,13 +159,10 @@ class TextEncoders:
         """
         return PaddingPrefix(self.gemma, self.gemma_tokenizer.pad_token_id, self.text_length)
 
-    @torch.no_grad()
-    def encode_pooled(self, prompts: str | Sequence[str]) -> torch.Tensor:
-        """Pooled vectors float32 [B, P] of prompts, each encoded by itself."""
-        prompts = _as_prompts("prompts", prompts)
-        with plain_defaults(), no_autocast(self.device), onloaded(self.clip):
-            ids = [tokenize(self.clip_tokenizer, p, self.clip_length, "right") for p in prompts]
-            return torch.cat([self.pooled(token_ids([one])) for one in ids]).float()
+    @property
+    def pooled_text(self) -> PooledText:
+        """CLIP alone, with its tokenizer."""
+        return PooledText(self.clip, self.clip_tokenizer)
 
     def pooled(self, ids: torch.Tensor) -> torch.Tensor:
         """CLIP vectors [B, P] of tokenized prompts; differentiable."""
