@@ -11,6 +11,7 @@ from .encode_tokens import EncodeTokens
 from .errors import name_errors
 from .list_of_values import ListOfValues
 from .load import Load
+from .load_lora import LoadLora
 from .region_hold_sampler import RegionHoldSampler
 from .toy_picture import ToyPicture
 
@@ -24,6 +25,7 @@ class EditMGTExtension(ComfyExtension):
         name_errors()
         return [
             Load,
+            LoadLora,
             ToyPicture,
             EncodeTokens,
             EncodeInstruction,

@@ -2,17 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import comfy.ldm.modules.attention as comfy_attention
+import comfy.lora
 import comfy.model_management as management
 import comfy.model_patcher
 import comfy.ops
 import torch
 from torch import Tensor, nn
 
-from ..editmgt_lib.errors import OutOfMemory
+from ..editmgt_lib.errors import CheckpointError, OutOfMemory
+from ..editmgt_lib.lora import Lora, adapter_of
 from ..editmgt_lib.models.attention import QueryGroup
 
 FORMATS = {
@@ -150,6 +152,36 @@ def manage(
     network.execution = (load_device, dtype)
     kind = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
     return Managed(kind(network, load_device, offload_device), False)
+
+
+def with_lora(managed: Managed, lora: Lora, strength: float) -> Managed:
+    """A copy of a managed transformer, sharing its weights, that has a LoRA once it is loaded.
+
+    Scope `both` patches weights. Scope `reference` must not, see `lora`: there the patch is the
+    network's list of adapters.
+
+    Raises CheckpointError for a LoRA that does not fit.
+    """
+    patcher = managed.patcher.clone()
+    if lora.scope == "reference":
+        adapters = [
+            *patcher.get_model_object("adapters"),
+            adapter_of(patcher.model, lora, strength),
+        ]
+        patcher.add_object_patch("adapters", nn.ModuleList(adapters))
+        return replace(managed, patcher=patcher)
+    tensors, places = {}, {}
+    for name, layer in lora.fitted(patcher.model.state_dict()).layers.items():
+        places[name] = f"{name}.weight"
+        tensors |= {
+            f"{name}.lora_down.weight": layer.down,
+            f"{name}.lora_up.weight": layer.up,
+            f"{name}.alpha": torch.tensor(layer.alpha),
+        }
+    taken = patcher.add_patches(comfy.lora.load_lora(tensors, places), strength)
+    if lost := sorted(set(places.values()) - set(taken)):
+        raise CheckpointError(f"{lora.where}: ComfyUI did not take {', '.join(lost[:8])}")
+    return replace(managed, patcher=patcher)
 
 
 def _casts(network: nn.Module) -> bool:

@@ -169,3 +169,25 @@ def fingerprint(name: str) -> str:
     files |= {place for place in places if place.is_file()}
     facts = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(files)]
     return repr(facts)
+
+
+def loras() -> list[str]:
+    """Names of the LoRA files a user can choose; only safetensors, since others can run code."""
+    return [n for n in folder_paths.get_filename_list("loras") if n.endswith((SUFFIX, ".sft"))]
+
+
+def lora_file(name: str) -> Path:
+    """The file of a LoRA; InputError if it is gone."""
+    path = folder_paths.get_full_path("loras", name)
+    if path is None:
+        raise InputError(f"there is no LoRA {name!r} in models/loras; choose another file")
+    return Path(path)
+
+
+def lora_fingerprint(name: str) -> str:
+    """Size and time of a LoRA file."""
+    try:
+        facts = lora_file(name).stat()
+    except (InputError, OSError) as error:
+        return str(error)
+    return repr((facts.st_size, facts.st_mtime_ns))

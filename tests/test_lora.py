@@ -390,10 +390,8 @@ def test_a_stack_edits_alike_under_offload_and_reuse(tiny_checkpoint, files):
 def test_compiled_blocks_take_adapters(network):
     attach(network, random_lora(network, scope="reference"))
     plain = run(network)
-    network.compile_blocks(backend="aot_eager")
+    network.compile_blocks(backend="eager")
     torch.testing.assert_close(run(network), plain, rtol=1e-4, atol=1e-5)
-    del network.adapters[:]
-    run(network, reference=False)
 
 
 # Command line

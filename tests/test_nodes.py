@@ -17,8 +17,9 @@ NODES = sorted((ROOT / "nodes").glob("*.py"))
 HOST = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server"}
 # Modules that may touch ComfyUI's insides, beyond the node API.
 BOUNDARY = {"memory.py", "progress.py", "paths.py", "networks.py", "errors.py"}
-STAGES = {"Load", "ToyPicture", "EncodeTokens", "EncodeInstruction", "ConsolidateAttention",
-          "RegionHoldSampler", "Decode", "ListOfValues", "ComparePictures"}  # fmt: skip
+STAGES = {"Load", "LoadLora", "ToyPicture", "EncodeTokens", "EncodeInstruction",
+          "ConsolidateAttention", "RegionHoldSampler", "Decode", "ListOfValues",
+          "ComparePictures"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

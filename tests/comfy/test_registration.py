@@ -10,7 +10,7 @@ from tools.comfy import build
 from . import prompts
 
 NODES = {
-    "EditMGT_Load", "EditMGT_EncodeTokens", "EditMGT_EncodeInstruction",
+    "EditMGT_Load", "EditMGT_LoadLora", "EditMGT_EncodeTokens", "EditMGT_EncodeInstruction",
     "EditMGT_ConsolidateAttention", "EditMGT_RegionHoldSampler", "EditMGT_Decode",
     "EditMGT_ToyPicture", "EditMGT_ListOfValues", "EditMGT_ComparePictures",
 }  # fmt: skip
