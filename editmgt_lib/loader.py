@@ -113,12 +113,13 @@ def load_transformer(
     dtype: torch.dtype,
     operations=nn,
     attention: AttentionFunction = sdpa,
+    widen: bool = True,
     stack: Stack = (),
 ) -> MaskedTransformer:
-    """Load a transformer's folder, with LoRAs.
+    """Load a transformer's folder, with LoRAs; what its config leaves out is read off the tensors.
 
-    What its config leaves out is read off the tensors. LoRAs are merged before the weights are cast
-    to `dtype`, those of scope `reference` are attached.
+    LoRAs are merged before the weights are cast to `dtype`, those of scope `reference` are
+    attached. widen: see `load_module`.
     """
     shapes = {name: info.shape for name, info in read_headers(folder).items()}
     values = complete_config(read_config(folder), shapes, where=str(folder))
@@ -130,6 +131,7 @@ def load_transformer(
         device=device,
         dtype=dtype,
         float32=FLOAT32_WEIGHTS,
+        widen=widen,
         where=str(folder),
     )
     for lora, strength in stack:

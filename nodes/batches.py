@@ -1,5 +1,6 @@
 """What enters a stage as a batch, and where its result rests."""
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import TypeVar
 
@@ -44,6 +45,12 @@ def region_masks(
 def _blank_note(pictures: list[int], batch: int) -> str:
     which = which_pictures(pictures, batch) if pictures else ""
     return f"the mask is blank{which}: it sets no region, paint white where to edit"
+
+
+def single_masks(given: Sequence[Tensor | None]) -> list[Tensor]:
+    """Every mask of several inputs by itself, [1, H, W]; sizes may differ."""
+    batches = [mask.reshape(-1, *mask.shape[-2:]) for mask in given if mask is not None]
+    return [mask[None] for batch in batches for mask in batch]
 
 
 def at_rest(record: Record) -> Record:

@@ -26,6 +26,11 @@ from .sockets import (
     TokensSocket,
 )
 
+NO_PICTURE = (
+    "tokens hold no picture to search; they come from Empty Tokens: decode what the sampler made "
+    "of them and encode it again"
+)
+
 
 class ConsolidateAttention(io.ComfyNode):
     """Stage 3."""
@@ -41,8 +46,8 @@ class ConsolidateAttention(io.ComfyNode):
             "pass, before sampling.",
             inputs=[
                 ModelSocket.Input("model", tooltip=MODEL_TIP),
-                TokensSocket.Input("tokens", tooltip="The picture, from Encode Tokens."),
-                InstructionSocket.Input("instruction", tooltip="From Encode Instruction."),
+                TokensSocket.Input("tokens", tooltip="The picture, from EditMGT Encode Tokens."),
+                InstructionSocket.Input("instruction", tooltip="From EditMGT Encode Instruction."),
                 *_reading(),
             ],
             outputs=[
@@ -88,6 +93,8 @@ class ConsolidateAttention(io.ComfyNode):
         update: str = "step",
     ) -> io.NodeOutput:
         """Read one map per picture and draw it."""
+        if tokens.canvas.source is None:
+            raise InputError(NO_PICTURE)
         settings = model.pipeline.settings.override(
             words=split_phrases(words) or None,
             layers=block_range(layers),
@@ -108,9 +115,9 @@ def _reading() -> list:
             "words",
             default="",
             optional=True,
-            tooltip="Words or phrases from the instruction to look for, separated by commas: 'red "
-            "circle, sky'. Empty: the whole instruction. If the map covers everything, name the "
-            "thing to change.",
+            tooltip="Words or phrases of the instruction to look for, separated by commas: "
+            "'circle' or 'red heart, square'. Each must be in the instruction. Empty: the whole "
+            "instruction. If the map covers everything, name the thing to change.",
         ),
         io.String.Input(
             "layers",

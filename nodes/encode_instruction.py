@@ -4,11 +4,11 @@ from comfy_api.latest import io
 
 from ..editmgt_lib.errors import InputError
 from .batches import at_rest
+from .cards import shown
 from .compat import CATEGORY, known
 from .memory import on_device
 from .networks import Model
 from .parsing import AUTO, own_or
-from .progress import show_notes
 from .sockets import MODEL_TIP, InstructionSocket, ModelSocket
 
 EMPTY = "text is empty; say what to change, as in 'make the background striped'"
@@ -66,5 +66,4 @@ class EncodeInstruction(io.ComfyNode):
             raise InputError(EMPTY)
         with on_device(*model.text):
             encoded = model.pipeline.encode_instruction(text, own_or(negative))
-        show_notes(encoded.notes)
-        return io.NodeOutput(at_rest(encoded))
+        return io.NodeOutput(at_rest(encoded), ui=shown(cls, encoded.notes))

@@ -1,15 +1,15 @@
 """Node "Encode Tokens": picture to image tokens, and the way back to its own pixels."""
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor
 
 from ..editmgt_lib.choices import FITS
 from .batches import at_rest, region_masks
+from .cards import shown
 from .compat import CATEGORY, known
 from .memory import on_device
 from .networks import Model
 from .previews import token_grid
-from .progress import show_notes
 from .sockets import MODEL_TIP, ModelSocket, TokensSocket
 
 UNLINKED = object()  # ComfyUI passes None for an input that is linked
@@ -26,7 +26,7 @@ class EncodeTokens(io.ComfyNode):
             display_name="EditMGT Encode Tokens",
             category=CATEGORY,
             description="Turns pictures into image tokens. Any size and shape; nothing is "
-            "stretched, and the original pixels are kept for Decode.",
+            "stretched, and the original pixels are kept for EditMGT Decode.",
             inputs=[
                 ModelSocket.Input("model", tooltip=MODEL_TIP),
                 io.Image.Input(
@@ -42,7 +42,7 @@ class EncodeTokens(io.ComfyNode):
                     "picture in a square with borders; the safe choice. native: a grid in the "
                     "picture's own aspect ratio; finer for wide or tall pictures, but further from "
                     "the training data. crop: only the area around the mask, so a small region of "
-                    "a large picture gets all the tokens; Decode stitches it back.",
+                    "a large picture gets all the tokens; EditMGT Decode stitches it back.",
                 ),
                 io.Mask.Input(
                     "mask",
@@ -92,6 +92,5 @@ class EncodeTokens(io.ComfyNode):
         side = model.pipeline.settings.resolution
         with on_device(model.vq, working_memory=model.coding_memory(side, side)):
             tokens = at_rest(model.pipeline.encode_image(image, fit, masks))
-        show_notes((*notes, *tokens.notes))
         grid = token_grid(tokens.canvas, masks)
-        return io.NodeOutput(tokens, grid, ui=ui.PreviewImage(grid, cls=cls))
+        return io.NodeOutput(tokens, grid, ui=shown(cls, (*notes, *tokens.notes), list(grid)))

@@ -6,11 +6,14 @@ from . import paths
 from .compare_pictures import ComparePictures
 from .consolidate_attention import ConsolidateAttention
 from .decode import Decode
+from .edit_regions import EditRegions
+from .empty_tokens import EmptyTokens
 from .encode_instruction import EncodeInstruction
 from .encode_tokens import EncodeTokens
 from .errors import name_errors
 from .list_of_values import ListOfValues
 from .load import Load
+from .load_folder import LoadFolder
 from .load_lora import LoadLora
 from .region_hold_sampler import RegionHoldSampler
 from .toy_picture import ToyPicture
@@ -28,10 +31,13 @@ class EditMGTExtension(ComfyExtension):
             LoadLora,
             ToyPicture,
             EncodeTokens,
+            EmptyTokens,
             EncodeInstruction,
             ConsolidateAttention,
             RegionHoldSampler,
+            EditRegions,
             Decode,
+            LoadFolder,
             ListOfValues,
             ComparePictures,
         ]

@@ -22,7 +22,7 @@ class ListOfValues(io.ComfyNode):
             display_name="EditMGT List of Values",
             category=CATEGORY,
             description="Tries several values of a setting: every node after it runs once per "
-            "value. Compare Pictures shows the results side by side.",
+            "value. EditMGT Compare Pictures shows the results side by side.",
             inputs=[
                 io.String.Input(
                     "values",
@@ -50,7 +50,8 @@ class ListOfValues(io.ComfyNode):
                 io.String.Output(
                     display_name="STRING",
                     is_output_list=True,
-                    tooltip="A label per value, such as 'threshold 0.05', for Compare Pictures.",
+                    tooltip="A label per value, such as 'threshold 0.05', for EditMGT Compare "
+                    "Pictures.",
                 ),
                 io.Int.Output(
                     display_name="INT",
@@ -61,8 +62,8 @@ class ListOfValues(io.ComfyNode):
                 io.String.Output(
                     display_name="TEXT",
                     is_output_list=True,
-                    tooltip="The values as written. Link it to the text of Encode Instruction or "
-                    "any other text input.",
+                    tooltip="The values as written. Link it to the text of EditMGT Encode "
+                    "Instruction or any other text input.",
                 ),
             ],
             **known(io.Schema, search_aliases=["editmgt", "sweep", "xy plot", "for each", "list"]),

@@ -38,7 +38,8 @@ class Load(io.ComfyNode):
                     "checkpoint from Hugging Face into models/editmgt/ if it is missing (about "
                     "16 GB; can be cancelled and resumed). No other entry uses the network. Your "
                     "own checkpoints are folders in models/editmgt/ (parts may also be in "
-                    "diffusion_models, vae and text_encoders).",
+                    "diffusion_models, vae and text_encoders), or single files written by "
+                    "'editmgt convert', there or in models/checkpoints/.",
                 ),
                 io.Combo.Input(
                     "dtype",
@@ -48,8 +49,9 @@ class Load(io.ComfyNode):
                     tooltip="Precision of the transformer and text encoders. auto follows ComfyUI: "
                     "bf16 where supported, otherwise fp32. fp32 scores slightly higher (as "
                     "measured by the authors) but takes twice the memory. fp8, for small cards, "
-                    "stores the large weights in a quarter of fp32's memory and casts them on use. "
-                    "fp16 may overflow. The picture tokenizer is always fp32.",
+                    "stores the large weights of all three in a quarter of fp32's memory and "
+                    "widens them on use; with auto, a file in fp8 stays so. fp16 may overflow. The "
+                    "picture tokenizer is always fp32.",
                 ),
             ],
             outputs=[

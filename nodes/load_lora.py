@@ -6,10 +6,10 @@ from comfy_api.latest import io
 
 from ..editmgt_lib.lora import LARGEST_STRENGTH, Lora, read_stack
 from . import paths
+from .cards import shown
 from .compat import CATEGORY, known
 from .memory import with_lora
 from .networks import Model
-from .progress import show_notes
 from .sockets import MODEL_TIP, ModelSocket
 
 
@@ -68,5 +68,5 @@ class LoadLora(io.ComfyNode):
         about = f"rank {loaded.rank}, alpha {loaded.alpha:g}, scope {loaded.scope}"
         trigger = loaded.metadata.get("trigger")
         words = (f"trigger: {trigger}",) if trigger else ()
-        show_notes((about, *words, *loaded.notes))
-        return io.NodeOutput(replace(model, transformer=transformer))
+        said = (about, *words, *loaded.notes)
+        return io.NodeOutput(replace(model, transformer=transformer), ui=shown(cls, said))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..editmgt_lib.errors import CheckpointError, OutOfMemory
 from ..editmgt_lib.lora import Lora, adapter_of
 from ..editmgt_lib.models.attention import QueryGroup
+from .eight_bits import in_8_bits, widened
 
 FORMATS = {
     "fp32": torch.float32,
@@ -71,6 +72,20 @@ class Layers(comfy.ops.manual_cast):
 
         _load_from_state_dict = nn.Module._load_from_state_dict
 
+        def forward_comfy_cast_weights(self, *args, **kwargs) -> Tensor:
+            """Widen 8-bit weights last, after ComfyUI's own functions on the cast weight."""
+            if not in_8_bits(self):
+                return super().forward_comfy_cast_weights(*args, **kwargs)
+            functions = self.weight_function
+            self.weight_function = [*functions, self._widen]
+            try:
+                return super().forward_comfy_cast_weights(*args, **kwargs)
+            finally:
+                self.weight_function = functions
+
+        def _widen(self, weight: Tensor) -> Tensor:
+            return widened(weight, self.row_scale)
+
     class Embedding(comfy.ops.manual_cast.Embedding):
         """A table with parameters from the start."""
 
@@ -115,7 +130,7 @@ def shrink(blocks: list[nn.Module], storage: torch.dtype) -> None:
     """Store the blocks' linear weights, nearly all there are, in a smaller dtype."""
     for block in blocks:
         for layer in block.modules():
-            if isinstance(layer, nn.Linear) and layer.weight.dtype != storage:
+            if isinstance(layer, nn.Linear) and not in_8_bits(layer):
                 layer.weight = nn.Parameter(layer.weight.to(storage), requires_grad=False)
 
 

@@ -17,7 +17,8 @@ from ..editmgt_lib.text.clip import ClipEncoder
 from ..editmgt_lib.text.encoders import TextEncoders
 from ..editmgt_lib.text.loading import load_clip, load_gemma
 from ..editmgt_lib.text.loading import load_tokenizer as load_text_tokenizer
-from .memory import Layers, Managed, attention, manage, precision, shrink, text_dtype
+from .eight_bits import let_layers_widen, round_weights
+from .memory import FORMATS, Layers, Managed, attention, manage, precision, shrink, text_dtype
 from .paths import locate
 from .progress import Progress
 
@@ -70,9 +71,13 @@ def load(name: str, dtype: str, progress: Progress) -> Model:
     place = next(folders[one.transformer] for one in LAYOUTS if one.transformer in folders)
     weights = sum(info.elements for info in read_headers(place).values())
     compute, storage = precision(dtype, device, weights)
-    transformer = load_transformer(place, CPU, compute, Layers, attention)
+    widen = dtype not in ("auto", "fp8")  # a file in 8 bits stays so
+    transformer = load_transformer(place, CPU, compute, Layers, attention, widen=widen)
     check_mask_token(folders[SETTINGS_FILE], transformer.config.mask_token_id)
-    shrink(transformer.blocks, storage)
+    if storage == FORMATS["fp8"]:
+        round_weights(transformer)
+    else:
+        shrink(transformer.blocks, storage)
     progress.advance()
     vq = load_tokenizer(folders["vqvae"], CPU, Layers)
     progress.advance()
@@ -98,15 +103,20 @@ def _load_text(
     """
     device = management.text_encoder_device()
     kind = text_dtype(dtype, device)
-    clip = load_clip(folders["text_encoder"], CPU, kind)
+    widen = dtype not in ("auto", "fp8")
+    clip = load_clip(folders["text_encoder"], CPU, kind, widen)
     tokenizer = load_text_tokenizer(folders["tokenizer"])
     progress.advance()
     if language_model := folders.get(LANGUAGE_MODEL.name):
-        gemma = load_gemma(language_model, CPU, kind)
+        gemma = load_gemma(language_model, CPU, kind, widen)
         words = load_text_tokenizer(language_model)
         encoders = TextEncoders(clip, tokenizer, gemma, words, text_length)
     else:
         encoders = ClipEncoder(clip, tokenizer)
+    for network in encoders.networks:
+        if dtype == "fp8":
+            round_weights(network)
+        let_layers_widen(network)
     progress.advance()
     rest = management.text_encoder_offload_device()
     return encoders, tuple(manage(one, device, rest, kind) for one in encoders.networks)

@@ -25,14 +25,34 @@ def block_range(text: str) -> tuple[int, int] | None:
     return first, last
 
 
+def text_lines(text: str) -> list[str]:
+    """Lines that are not blank, without what surrounds them."""
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def line_per_mask(text: str, masks: int) -> list[str]:
+    """Lines of a text, one per mask. Raises InputError for any other number of them."""
+    lines = text_lines(text)
+    if len(lines) != masks:
+        raise InputError(
+            f"instructions has {_count(len(lines), 'line')} for {_count(masks, 'mask')}; write one "
+            "line per mask"
+        )
+    return lines
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def value_list(text: str) -> list[str]:
     """Split 'a, b', or texts with commas into lines if there are several.
 
     Raises InputError unless there are numbers alone or texts alone, at least one.
     """
-    values, lines = list(split_phrases(text)), [line for line in text.splitlines() if line.strip()]
+    values, lines = list(split_phrases(text)), text_lines(text)
     if len(lines) > 1 and not all(map(_is_number, values)):
-        values = [line.strip() for line in lines]
+        values = lines
     if not values:
         raise InputError("values is empty; write some separated by commas, as in 0, 0.1, 0.2")
     texts = [value for value in values if not _is_number(value)]

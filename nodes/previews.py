@@ -1,10 +1,14 @@
 """What the nodes show: the token grid and the partial picture. Plain tensors and PIL."""
 
+from weakref import WeakKeyDictionary
+
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ..editmgt_lib.models.vq import VQModel
+from ..editmgt_lib.offload import execution_device
 from ..editmgt_lib.pictures.canvas import Canvas
 from ..editmgt_lib.pictures.compositing import project_mask
 from ..editmgt_lib.pictures.drawing import enlarged
@@ -12,6 +16,9 @@ from ..editmgt_lib.pictures.drawing import enlarged
 HELD = (0.20, 0.45, 0.95)  # blue: follows the source picture
 MASKED = (1.00, 0.55, 0.10)  # orange: touched by the mask
 GRID_SIDE = 512  # pixels of a token grid, about
+FITTED, TILE = 256, 4  # codes whose colour is looked at, and tokens along a tile of one
+
+_colours: WeakKeyDictionary[VQModel, Tensor] = WeakKeyDictionary()
 
 
 def to_pil(picture: Tensor) -> Image.Image:
@@ -29,6 +36,32 @@ def window(plane: Tensor, canvas: Canvas, item: int = 0) -> Tensor:
     """Crop a canvas plane [h, w, ...] to the picture, without its padding."""
     (top, left), (height, width) = canvas.placements[item].offset, canvas.placements[item].scaled
     return plane[top : top + height, left : left + width]
+
+
+def code_colours(vq: VQModel) -> Tensor:
+    """A colour for each code, [codes, 3]: an affine map of the code vectors.
+
+    Fitted to what the decoder makes of small tiles of single codes, about one picture's worth, the
+    first time a model is seen.
+    """
+    if vq not in _colours:
+        codes = vq.config.num_vq_embeddings
+        known = torch.linspace(0, codes - 1, min(FITTED, codes)).long()
+        device = execution_device(vq)
+        tiles = known.to(device)[:, None, None].expand(-1, TILE, TILE)
+        with torch.inference_mode():
+            seen = torch.cat([vq.decode(part).mean((2, 3)).cpu() for part in tiles.split(64)])
+            vectors = vq.lookup(torch.arange(codes, device=device)[None, None])[0, :, 0].T
+        vectors = F.pad(vectors.float().cpu(), (0, 1), value=1.0)
+        fit = torch.linalg.lstsq(vectors[known], seen, driver="gelsd").solution
+        _colours[vq] = vectors @ fit
+    return _colours[vq]
+
+
+def coloured(colours: Tensor, ids: Tensor, factor: int) -> Tensor:
+    """Tokens [rows, cols] as smooth colour: [3, h, w]."""
+    planes = colours[ids.cpu()].permute(2, 0, 1)[None]
+    return F.interpolate(planes, scale_factor=factor, mode="bilinear")[0]
 
 
 def partial_picture(pixels: Tensor, held: Tensor | None, pending: Tensor, canvas: Canvas) -> Tensor:

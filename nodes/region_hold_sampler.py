@@ -1,7 +1,9 @@
 """Node "Region-Hold Sampler": predict the tokens the instruction is about, hold the others."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from comfy_api.latest import io
 from torch import Tensor
@@ -15,10 +17,11 @@ from ..editmgt_lib.sampling.loop import StepEvent
 from ..editmgt_lib.sampling.options import FAST, SamplingOptions
 from ..editmgt_lib.text.instruction import Instruction
 from .batches import at_rest, region_masks
+from .cards import card, shown
 from .compat import CATEGORY, expert, known
 from .memory import dtype_name, on_device
 from .networks import Model
-from .progress import LivePreview, Progress, previews_wanted, show_notes
+from .progress import LivePreview, Progress, previews_wanted
 from .reports import Measured, Watch, foreign_numbers, sampling_report
 from .sockets import (
     MODEL_TIP,
@@ -43,26 +46,27 @@ class RegionHoldSampler(io.ComfyNode):
             display_name="Region-Hold Sampler",
             category=CATEGORY,
             description="Predicts new image tokens step by step and holds those the instruction is "
-            "not about. The preview shows the picture so far: open tokens hatched, held ones blue.",
+            "not about. The preview shows the picture so far, open tokens hatched, held ones blue; "
+            "afterwards what was used and what came of it is written below.",
             inputs=[
                 ModelSocket.Input("model", tooltip=MODEL_TIP),
                 TokensSocket.Input(
                     "tokens",
-                    tooltip="From Encode Tokens, or from another sampler: edits chain without "
-                    "decoding in between.",
+                    tooltip="From EditMGT Encode Tokens, or from another sampler: edits chain "
+                    "without decoding in between.",
                 ),
-                InstructionSocket.Input("instruction", tooltip="From Encode Instruction."),
+                InstructionSocket.Input("instruction", tooltip="From EditMGT Encode Instruction."),
                 *_numbers(),
                 *_holding(),
             ],
             outputs=[
                 TokensSocket.Output(
-                    display_name="TOKENS", tooltip="For Decode, or for the next edit."
+                    display_name="TOKENS", tooltip="For EditMGT Decode, or for the next edit."
                 ),
                 io.Mask.Output(
                     display_name="MASK",
-                    tooltip="Tokens that differ from the original, at picture size. Decode's mask "
-                    "shows the pixels they affect.",
+                    tooltip="Tokens that differ from the original, at picture size. EditMGT "
+                    "Decode's mask shows the pixels they affect.",
                 ),
             ],
             **known(io.Schema, search_aliases=["editmgt", "inpaint", "edit image"]),
@@ -99,22 +103,16 @@ class RegionHoldSampler(io.ComfyNode):
         options, canvas = settings.sampling, tokens.canvas
         union = combine == "union" and options.threshold > 0
         masks, notes = region_masks(region, canvas.height, canvas.width, every=union)
-        edited, found = sampled(
+        edited, found, progress = sampled(
             model, tokens, instruction, options, localization, masks, combine, batched
         )
         place = f"{model.pipeline.device.type} {dtype_name(model.pipeline.dtype)}"
         report = sampling_report(options, canvas.batch, place, found)
         unchanged = unchanged_notes(replace(edited, source_ids=tokens.ids))  # by this edit
-        show_notes(
-            (
-                report,
-                *foreign_numbers(options, model.pipeline.settings.sampling),
-                *notes,
-                *unchanged,
-            )
-        )
+        own = foreign_numbers(options, model.pipeline.settings.sampling)
+        said = (report, *own, *notes, *unchanged)
         changed = support(edited.changed, edited.canvas, grow=0)
-        return io.NodeOutput(edited, changed.float())
+        return io.NodeOutput(edited, changed.float(), ui=ended(cls, said, progress))
 
 
 def _numbers() -> list:
@@ -158,6 +156,11 @@ def _numbers() -> list:
             "k, and comes out the same on its own with that seed.",
         ),
     ]  # fmt: skip
+
+
+def main_numbers() -> list:
+    """The widgets that any node which samples has."""
+    return [item for item in _numbers() if item.id in ("steps", "guidance", "strength", "seed")]
 
 
 def _holding() -> list:
@@ -221,7 +224,7 @@ def sampled(
     region: Tensor | None,
     combine: str,
     batched: bool,
-) -> tuple[Tokens, Measured]:
+) -> tuple[Tokens, Measured, Progress]:
     """Edit a batch, with progress and, where ComfyUI shows them, previews."""
     canvas, networks = tokens.canvas, [model.transformer]
     together = canvas.batch if batched else 1
@@ -246,7 +249,19 @@ def sampled(
             combine=combine, callback=report, batched=batched,
         )  # fmt: skip
         edited = at_rest(edited)
-    return edited, Measured(time.monotonic() - began, *watch.shares(tokens, edited))
+    found = Measured(time.monotonic() - began, *watch.shares(tokens, edited))
+    return edited, found, progress
+
+
+def ended(
+    cls: type[io.ComfyNode], notes: Sequence[str], progress: Progress
+) -> dict[str, Any] | None:
+    """The `ui` of a node that sampled: its last preview with notes."""
+    if progress.picture is None:
+        return shown(cls, notes)
+    # Also as the last preview, which the canvas prefers to the node's own pictures.
+    progress.reach(progress.done, card("\n".join(notes), progress.picture))
+    return shown(cls, notes, [progress.picture])
 
 
 def _fixed(region: Tensor | None, canvas: Canvas, union: bool) -> Tensor | None:

@@ -51,8 +51,8 @@ class ToyPicture(io.ComfyNode):
                 ),
                 io.String.Output(
                     display_name="STRING",
-                    tooltip="An instruction for the first picture: link it to Encode Instruction's "
-                    "text, or type your own there.",
+                    tooltip="An instruction for the first picture: link it to EditMGT Encode "
+                    "Instruction's text, or type your own there.",
                 ),
             ],
             **known(io.Schema, search_aliases=["editmgt", "toy", "example picture"]),

@@ -1,4 +1,4 @@
-"""The base model's layout: read, described, packed and fetched; and where stage 1 starts from it."""
+"""The base model's layout, read, described, packed and fetched; and how stage 1 starts from it."""
 
 import json
 import shutil
@@ -110,6 +110,12 @@ def test_a_picture_to_edit_is_taken_with_a_note(model, tiny_checkpoint):
 def test_a_missing_part_is_named(copy, part):
     shutil.rmtree(copy / part)
     with pytest.raises(CheckpointError, match=f"not a complete checkpoint: {part}/"):
+        load(copy)
+
+
+def test_a_folder_without_the_transformers_config_is_still_told_by_its_name(copy):
+    (copy / "transformer" / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"checkpoint: transformer/config.json \(.*\) not fo"):
         load(copy)
 
 

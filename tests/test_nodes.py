@@ -16,10 +16,18 @@ ROOT = Path(__file__).resolve().parents[1]
 NODES = sorted((ROOT / "nodes").glob("*.py"))
 HOST = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server"}
 # Modules that may touch ComfyUI's insides, beyond the node API.
-BOUNDARY = {"memory.py", "progress.py", "paths.py", "networks.py", "errors.py"}
-STAGES = {"Load", "LoadLora", "ToyPicture", "EncodeTokens", "EncodeInstruction",
-          "ConsolidateAttention", "RegionHoldSampler", "Decode", "ListOfValues",
-          "ComparePictures"}  # fmt: skip
+BOUNDARY = {
+    "memory.py",
+    "progress.py",
+    "paths.py",
+    "networks.py",
+    "errors.py",
+    "cards.py",
+    "load_folder.py",
+}
+STAGES = {"Load", "LoadLora", "ToyPicture", "EncodeTokens", "EmptyTokens", "EncodeInstruction",
+          "ConsolidateAttention", "RegionHoldSampler", "EditRegions", "Decode", "ListOfValues",
+          "ComparePictures", "LoadFolder"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +167,14 @@ def test_some_blank_masks_of_a_batch(part):
         fitted(masks, 8, 9, every=True)
 
 
+def test_masks_of_several_inputs_are_regions_one_by_one(part):
+    single = part("nodes.batches").single_masks
+    pair, one, plain = torch.rand(2, 4, 5), torch.rand(1, 6, 7), torch.rand(8, 9)
+    found = single([pair, None, one, plain])
+    assert [tuple(mask.shape) for mask in found] == [(1, 4, 5), (1, 4, 5), (1, 6, 7), (1, 8, 9)]
+    assert torch.equal(torch.cat(found[:2]), pair) and torch.equal(found[3][0], plain)
+
+
 def test_what_is_no_blank_mask_stays_an_error_of_the_library(part, tokens):
     fitted = part("nodes.batches").region_masks
     project = part("editmgt_lib.pictures.compositing").project_mask
@@ -248,6 +264,18 @@ def test_an_empty_negative_text_is_not_the_checkpoints_own(part, text, expected)
 ])  # fmt: skip
 def test_lists_of_values(part, text, expected):
     assert part("nodes.parsing").value_list(text) == expected
+
+
+def test_one_line_per_mask(part):
+    lines = part("nodes.parsing").line_per_mask
+    assert lines("paint it red, please\r\n\n remove it \n", 2) == [
+        "paint it red, please",
+        "remove it",
+    ]
+    for text, masks, said in (("a\nb", 1, "2 lines for 1 mask;"), ("a", 2, "1 line for 2 masks;"),
+                              (" \n", 1, "0 lines for 1 mask;")):  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            lines(text, masks)
 
 
 @pytest.mark.parametrize("text", ["", " , ", "\n"])

@@ -150,7 +150,9 @@ def widget_values(node, kind):
 
 
 def check_value(item, value, files):
-    if item.type == "COMBO":
+    if item.options.get("image_upload"):
+        assert value == "example.png", "the one file that comes with ComfyUI"
+    elif item.type == "COMBO":
         assert value in item.choices or value in files, f"{item.name}: {value!r}"
     elif item.type in ("INT", "FLOAT"):
         assert isinstance(value, int | float) and not isinstance(value, bool), item.name
@@ -202,6 +204,7 @@ def test_every_node_and_every_output_is_used_somewhere():
         for entry in [prompt[value[0]]]
     }
     wanted = {(name, k) for name, e in ours(info).items() for k in range(len(e["output"]))}
+    wanted -= {("EditMGT_LoadFolder", k) for k in (0, 1)}  # a template comes without pictures
     wanted -= {("EditMGT_ListOfValues", k) for k in (2, 3)}  # its first two in other types
     assert wanted <= used, wanted - used
 
@@ -210,13 +213,16 @@ def test_samplers_carry_the_numbers_of_the_checkpoint_they_are_for():
     info, used = build.saved_info(), {}
     for path in WORKFLOWS:
         for entry in api_copy(path).values():
-            if entry["class_type"] == "EditMGT_RegionHoldSampler":
+            if entry["class_type"] in ("EditMGT_RegionHoldSampler", "EditMGT_EditRegions"):
                 found = tuple(entry["inputs"][name] for name in ("steps", "guidance", "strength"))
                 used.setdefault(found, set()).add(path.stem)
     kind = NodeType.read("EditMGT_RegionHoldSampler", info["EditMGT_RegionHoldSampler"])
     default = tuple(kind.input(name).default for name in ("steps", "guidance", "strength"))
     assert default == (36, 6.0, 1.1)
-    assert set(used) == {default, (16, 1.0, 1.0)} and used[default] == {"07_generate_then_edit"}
+    weak = used.pop((16, 1.0, 0.1))  # their notes say why the original counts so little
+    assert weak == {"09_threshold_sweep", "13_outpaint"}
+    photographs = {"07_generate_then_edit", "10_own_picture_painted_mask"}
+    assert set(used) == {default, (16, 1.0, 1.0)} and used[default] == photographs
 
 
 def test_what_few_people_change_is_advanced_where_comfyui_knows_that(info):
@@ -326,6 +332,13 @@ def test_notes_do_not_say_where_a_node_lies(workflow):
     """Layouts change."""
     for text in notes(workflow):
         assert not re.search(r"\b(above|below|on the (left|right))\b", text), text
+
+
+def test_notes_call_nodes_by_their_whole_name(workflow, info):
+    names = {entry["display_name"] for entry in ours(info).values()}
+    cut = {name.removeprefix("EditMGT ") for name in names} - names
+    for text in notes(workflow):
+        assert not cut & set(re.findall(r"\*([^*]+)\*", text)), text
 
 
 def test_every_widget_of_the_first_picture_has_an_effect():

@@ -76,8 +76,10 @@ def choose_layout(files: Container[str]) -> Layout:
 
 def layout_of(folder: str | Path) -> Layout:
     """The layout of a checkpoint folder or single file, by the folder of its transformer."""
-    marked = (f"{one.transformer}/{one.parts[0].marker}" for one in LAYOUTS)
-    return choose_layout({marker for marker in marked if exists(Path(folder) / marker)})
+    folder = Path(folder)
+    marked = [one for one in LAYOUTS if exists(folder / one.transformer / one.parts[0].marker)]
+    incomplete = [one for one in LAYOUTS if os.path.isdir(folder / one.transformer)]
+    return next(iter(marked + incomplete), EDITMGT)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ def load_module(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     float32: Collection[str] = (),
+    widen: bool = True,
     ignore: Iterable[str] = (),
     fill: Callable[[Net], object] | None = None,
     where: str = "the checkpoint",
@@ -32,6 +33,8 @@ def load_module(
     float32: names of tensors that are float32 whatever `dtype` says.
     ignore: name patterns (`*.position_ids`) of tensors in the file that the network may lack.
     8-bit weights with scales (`fp8`) are multiplied by them; `dtype` None makes them float32.
+    widen: False keeps those 8-bit weights, and gives their layers the scales as `row_scale`; for
+        layers that multiply by it, which torch's own do not.
     fill: called with the loaded module to compute buffers that no file stores, such as the rotary
         tables of a text encoder.
     where: what the messages call the source, normally its folder.
@@ -53,8 +56,17 @@ def load_module(
     _check_ties(tied, given, where)
     try:
         kinds = {n: torch.float32 if n in float32 else dtype for n in wanted}
-        state = {n: _converted(given[n], scales.get(n), device, kinds[n]) for n in wanted}
+        kept = {} if widen else scales
+        state = {
+            n: given[n].to(device)
+            if n in kept
+            else _converted(given[n], scales.get(n), device, kinds[n])
+            for n in wanted
+        }
         module.load_state_dict(state, assign=True)
+        for name, scale in kept.items():
+            layer = module.get_submodule(name.rpartition(".")[0])
+            layer.register_buffer("row_scale", scale.to(device), persistent=False)
         _retie(module, tied)
         if fill is not None:
             fill(module)

@@ -41,7 +41,7 @@ _TEXT_SUFFIXES = (".json", ".txt", ".model")
 _TRANSFORMERS = {layout.transformer for layout in LAYOUTS}
 _PICTURES, _CLIP = "vqvae", "text_encoder"
 # The matrices of layers that come many times: nearly all weights.
-_LAYER_WEIGHT = re.compile(r"(?:^|\.)(?:\w*blocks|layers)\.\d+\..*\.weight")
+LAYER_WEIGHT = re.compile(r"(?:^|\.)(?:\w*blocks|layers)\.\d+\..*\.weight")
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def _kind(part: str, name: str, tensor: Tensor, dtype: str) -> torch.dtype | Non
     if not tensor.is_floating_point() or exact or dtype == "keep":
         return None
     if dtype == "fp8":
-        large = tensor.ndim == 2 and _LAYER_WEIGHT.search(name)
+        large = tensor.ndim == 2 and LAYER_WEIGHT.search(name)
         return torch.float8_e4m3fn if large else torch.bfloat16
     return _CASTS[dtype]
 

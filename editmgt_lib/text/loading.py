@@ -58,10 +58,12 @@ def load_tokenizer(folder: Path) -> Any:
         ) from error
 
 
-def load_clip(folder: Path, device: torch.device | str, dtype: torch.dtype) -> nn.Module:
+def load_clip(
+    folder: Path, device: torch.device | str, dtype: torch.dtype, widen: bool = True
+) -> nn.Module:
     """`CLIPTextModelWithProjection` from config.json and safetensors, of a whole CLIP too.
 
-    Raises CheckpointError.
+    widen: see `load_module`. Raises CheckpointError.
     """
     from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModelWithProjection
 
@@ -74,14 +76,20 @@ def load_clip(folder: Path, device: torch.device | str, dtype: torch.dtype) -> n
         read_state_dict(folder),
         device=device,
         dtype=dtype,
+        widen=widen,
         ignore=UNUSED_CLIP,
         fill=partial(_fill, CLIPTextModelWithProjection, config),
         where=str(folder),
     )
 
 
-def load_gemma(folder: Path, device: torch.device | str, dtype: torch.dtype) -> nn.Module:
-    """`second_last_gemma` from config.json and safetensors. Raises CheckpointError."""
+def load_gemma(
+    folder: Path, device: torch.device | str, dtype: torch.dtype, widen: bool = True
+) -> nn.Module:
+    """`second_last_gemma` from config.json and safetensors.
+
+    widen: see `load_module`. Raises CheckpointError.
+    """
     from transformers import Gemma2Config
 
     whole = _read_config(folder, Gemma2Config)
@@ -92,6 +100,7 @@ def load_gemma(folder: Path, device: torch.device | str, dtype: torch.dtype) -> 
         {name.removeprefix(GEMMA_PREFIX): tensor for name, tensor in state.items()},
         device=device,
         dtype=dtype,
+        widen=widen,
         ignore=unused_gemma(whole.num_hidden_layers),
         fill=partial(_fill, _headless, config),
         where=str(folder),

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import json
 import sys
+import tempfile
 import weakref
 from pathlib import Path
 
@@ -30,12 +31,13 @@ class Pack:
         spec.loader.exec_module(sys.modules["pack"])
         self.part("nodes.paths").register()
         self.memory = self.part("nodes.memory")
+        self.models = tempfile.TemporaryDirectory()  # gone with the process
         self.load("fp32")
 
-    def load(self, dtype: str) -> None:
-        """Load the toy checkpoint in that number format."""
+    def load(self, dtype: str, name: str = "toyworld") -> None:
+        """Load a checkpoint in that number format."""
         networks, progress = self.part("nodes.networks"), self.part("nodes.progress")
-        self.model = networks.load("toyworld", dtype, progress.Progress(networks.PARTS))
+        self.model = networks.load(name, dtype, progress.Progress(networks.PARTS))
 
     def part(self, name: str):
         """A module of the pack."""
@@ -55,6 +57,40 @@ class Pack:
             "logits": logits,
         }
         return {name: str(tensor.dtype) for name, tensor in tensors.items()}
+
+    def eight_bits(self) -> dict[str, dict]:
+        """Of a file in 8 bits: bytes that weights take in memory, and what comes out, by dtype."""
+
+        import folder_paths
+
+        toy = self.part("editmgt_lib.checkpoints.names").TOY_FOLDER
+        folder = Path(self.models.name)
+        folder_paths.add_model_folder_path("editmgt", str(folder))
+        self.part("editmgt_lib.checkpoints").pack(toy, folder / "small.safetensors", "fp8")
+        return {
+            f"{name} {dtype}": self.weights(dtype, name)
+            for name, dtype in (
+                ("small.safetensors", "auto"), ("small.safetensors", "fp32"), ("toyworld", "fp8"),
+            )
+        }  # fmt: skip
+
+    def weights(self, dtype: str, name: str) -> dict:
+        """What a checkpoint takes in memory and gives, on the card whole and in part."""
+        import torch
+
+        self.load(dtype, name)
+        networks = (self.model.transformer, *self.model.text)
+        with torch.inference_mode(), self.memory.on_device(*self.model.text):
+            words = self.model.pipeline.encode_instruction("make the background mint")
+        whole = self.edit(STRENGTHS[-1])
+        with partly_loaded({}):
+            part = self.edit(STRENGTHS[-1])
+        return {
+            "bytes": [sum(p.nbytes for p in n.patcher.model.parameters()) for n in networks],
+            "states": words.states.double().sum().item(),
+            "ids": whole,
+            "ids when partly loaded": part,
+        }
 
     def needed(self, together: int = 1, **options) -> dict[str, int]:
         """Bytes that tensors take at the most while pictures are sampled, and our estimate."""
@@ -87,7 +123,7 @@ class Pack:
                 words = model.pipeline.encode_instruction("replace the purple circle with a star")
             found = consolidate.localized(model, tokens, words, own)
             options = own.override(strength=strength, threshold=0.1, steps=8).sampling
-            edited, _ = sampler.sampled(
+            edited, *_ = sampler.sampled(
                 model, tokens, words, options, found, None, "intersection", False
             )
         return edited.ids.flatten().tolist()
@@ -200,6 +236,7 @@ def main() -> None:
             {"steps": 200, "guidance": 6.0, "reuse": "known", "together": 4},
         )
     ]
+    report["eight bits"] = pack.eight_bits()
     for dtype in FORMATS:
         pack.load(dtype)
         with partly_loaded({}):

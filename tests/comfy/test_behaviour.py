@@ -185,7 +185,7 @@ def test_a_batch_can_run_together(client):
                        for value in (False, True))  # fmt: skip
     assert apart.status == together.status == "success", together.message()
     assert apart.progress["edit"][-1] == (12, 12) and together.progress["edit"][-1] == (4, 4)
-    assert len([node for node, _ in together.previews if node in ("edit", None)]) == 4
+    assert len([node for node, _ in together.previews if node in ("edit", None)]) == 5
     for files in zip(client.files(apart, "save"), client.files(together, "save"), strict=True):
         one, other = (prompts.pixels(file).astype(int) for file in files)
         assert (one != other).any(-1).mean() < 0.05  # a token may round otherwise
@@ -216,7 +216,7 @@ def test_a_seed_is_swept(client):
 def test_steps_are_swept(client, picture):
     run = sweep(client, prompts.edit(picture, seed=36), "edit.steps", 2, "2, 3, 5")
     assert run.status == "success", run.message()
-    assert [int(n) for n in re.findall(r"(\d+) steps", run.texts["edit"][-1])] == [2, 3, 5]
+    assert [int(re.match(r"(\d+) steps", text)[1]) for text in run.texts["edit"]] == [2, 3, 5]
 
 
 def test_texts_are_swept(client, picture):
@@ -255,7 +255,7 @@ def test_live_previews_and_progress(client, picture):
     shown = [Image.open(io.BytesIO(data)) for node, data in run.previews if node in ("edit", None)]
     assert len(shown) >= 4
     assert all(min(image.size) >= 64 for image in shown)
-    first, last = (np.asarray(i.convert("RGB")).astype(int) for i in (shown[0], shown[-1]))
+    first, last = (np.asarray(i.convert("RGB")).astype(int) for i in (shown[0], shown[-2]))
     assert first.shape == last.shape and np.abs(first - last).mean() > 2
 
 
@@ -265,7 +265,7 @@ def test_every_picture_of_a_batch_is_previewed(client):
     assert run.status == "success", run.message()
     assert run.progress["edit"][-1] == (12, 12)
     shown = [Image.open(io.BytesIO(data)) for node, data in run.previews if node in ("edit", None)]
-    assert len(shown) == 12
+    assert len(shown) == 13  # and at the end the report
     last = [np.asarray(shown[k].convert("RGB")).astype(int) for k in (3, 7, 11)]
     for picture, finished in zip(last, client.files(run, "save"), strict=True):
         other = np.asarray(Image.fromarray(prompts.pixels(finished)).resize(picture.shape[1::-1]))
@@ -348,3 +348,30 @@ def test_a_checkpoint_that_is_not_there(client, picture):
     prompt["load"]["inputs"]["checkpoint"] = "no-such-model"
     run = refused(client, prompt, "no-such-model")
     assert run.status == "rejected"
+
+
+# ---- folders
+
+
+def test_a_folders_results_keep_its_names(client, server):
+    if not server.log_file:
+        pytest.skip("the server was already running: where its input folder is is not known")
+    folder = server.log_file.parent / "input" / "my photos"
+    folder.mkdir()
+    sizes = {"b cat": 128, "a.dog": 64}
+    for name, size in sizes.items():
+        (folder / f"{name}.png").write_bytes(prompts.png(prompts.scene(size=size)))
+    (folder / "notes.txt").write_text("not a picture")
+    prompt = prompts.edit("", seed=37, steps=2)
+    prompt["image"] = prompts.node("EditMGT_LoadFolder", folder="my photos")
+    prompt["save"]["inputs"]["filename_prefix"] = ["image", 1]
+    run = client.run(prompt)
+    assert run.status == "success", run.message()
+    saved = [item["filename"] for item in run.outputs["save"]["images"]]
+    assert saved == ["a.dog_00001_.png", "b cat_00001_.png"]
+    assert [prompts.pixels(f).shape[0] for f in client.files(run, "save")] == [64, 128]
+    prompt["image"]["inputs"].update(skip=1, most=1)
+    run = client.run(prompt)
+    assert [item["filename"] for item in run.outputs["save"]["images"]] == ["b cat_00002_.png"]
+    prompt["image"]["inputs"]["folder"] = ".."
+    assert client.run(prompt).status == "rejected"

@@ -59,3 +59,24 @@ def test_small_formats_project_in_float32_and_edit_alike(report, dtype):
 def test_a_run_needs_what_was_estimated(report):
     for row in report["memory"]:
         assert row["peak"] <= row["estimate"] <= 2 * row["peak"], row
+
+
+def test_a_file_in_8_bits_stays_so_in_memory_and_gives_what_widening_gives(report):
+    found = report["eight bits"]
+    kept, wide = found["small.safetensors auto"], found["small.safetensors fp32"]
+    for small, large in zip(kept["bytes"], wide["bytes"], strict=True):
+        assert small < 0.75 * large  # all but its embeddings and norms is a quarter
+    assert kept["bytes"][0] < 0.4 * wide["bytes"][0]
+    assert kept["states"] == pytest.approx(wide["states"], rel=1e-9)
+    assert kept["ids"] == wide["ids"] == kept["ids when partly loaded"]
+
+
+def test_choosing_fp8_rounds_as_the_file_does(report):
+    found = report["eight bits"]
+    chosen, kept = found["toyworld fp8"], found["small.safetensors auto"]
+    assert chosen["bytes"][0] < 1.1 * kept["bytes"][0]
+    assert chosen["ids"] == chosen["ids when partly loaded"]
+    whole = next(r for r in report["attention"] if r["strength"] == STRENGTHS[-1])
+    for row in (chosen, kept):
+        same = [a == b for a, b in zip(row["ids"], whole["ids"], strict=True)]
+        assert sum(same) / len(same) > 0.8

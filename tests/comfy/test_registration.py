@@ -10,9 +10,11 @@ from tools.comfy import build
 from . import prompts
 
 NODES = {
-    "EditMGT_Load", "EditMGT_LoadLora", "EditMGT_EncodeTokens", "EditMGT_EncodeInstruction",
-    "EditMGT_ConsolidateAttention", "EditMGT_RegionHoldSampler", "EditMGT_Decode",
+    "EditMGT_Load", "EditMGT_LoadLora", "EditMGT_EncodeTokens", "EditMGT_EmptyTokens",
+    "EditMGT_EncodeInstruction", "EditMGT_ConsolidateAttention", "EditMGT_RegionHoldSampler",
+    "EditMGT_EditRegions", "EditMGT_Decode",
     "EditMGT_ToyPicture", "EditMGT_ListOfValues", "EditMGT_ComparePictures",
+    "EditMGT_LoadFolder",
 }  # fmt: skip
 
 

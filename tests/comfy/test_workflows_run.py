@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from . import prompts
@@ -12,8 +13,16 @@ NEED_WEIGHTS = {"05b_edit_then_upscale_with_model", "07_generate_then_edit"}
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json") if path.stem not in NEED_WEIGHTS)
 
 
+@pytest.fixture
+def example(client):
+    """The picture that comes with ComfyUI, here a drawing with a painted mask."""
+    drawn = np.dstack([prompts.scene(), np.full((128, 128), 255, np.uint8)])
+    drawn[:48, :48, 3] = 0  # Load Image's mask is what is transparent
+    return client.upload("example.png", prompts.png(drawn))
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_a_workflow_runs(client, name):
+def test_a_workflow_runs(client, example, name):
     prompt = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     run = client.run(prompt)
     assert run.status == "success", run.message()

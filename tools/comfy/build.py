@@ -18,6 +18,7 @@ from .layout import layout
 from .locales import english
 from .parts import point_to
 from .pipelines import PIPELINES
+from .regions import REGIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 SAVED = ROOT / "tests" / "comfy" / "object_info"
@@ -38,7 +39,7 @@ def saved_info(comfyui: str = FLOOR) -> dict[str, Any]:
 
 def graphs(info: dict[str, Any]) -> list[Graph]:
     """All workflows, laid out."""
-    first, *others = (make(info) for make in (*EDITING, *PIPELINES))
+    first, *others = (make(info) for make in (*EDITING, *PIPELINES, *REGIONS))
     for graph in others:
         point_to(first.name, graph)
     return [layout(graph) for graph in (first, *others)]

@@ -26,7 +26,6 @@ class Run:
     executed: ids of nodes that ran, in order; cached: those that did not have to.
     previews: (node id, JPEG or PNG bytes) in order; progress: node id -> [(value, max), ...].
     seconds: node id -> time it ran; outputs: node id -> what it showed or saved.
-    texts: node id -> what was written on it, in order.
     """
 
     status: str = ""
@@ -37,8 +36,12 @@ class Run:
     progress: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    texts: dict[str, list[str]] = field(default_factory=dict)
     _now: tuple[str, float] | None = None
+
+    @property
+    def texts(self) -> dict[str, list[str]]:
+        """Node id -> what is written on it, one text a run of the node."""
+        return {node: shown["text"] for node, shown in self.outputs.items() if shown.get("text")}
 
     def message(self) -> str:
         """The text of an error, wherever ComfyUI put it."""
@@ -188,7 +191,3 @@ class Client:
             size = int.from_bytes(payload[4:8], "big")
             node = json.loads(payload[8 : 8 + size]).get("node_id")
             self._run.previews.append((node, payload[8 + size :]))
-        elif kind == 3:  # length of the node id, node id, text
-            size = int.from_bytes(payload[4:8], "big")
-            node = payload[8 : 8 + size].decode()
-            self._run.texts.setdefault(node, []).append(payload[8 + size :].decode())

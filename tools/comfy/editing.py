@@ -31,9 +31,10 @@ def edit_by_instruction(info: dict[str, Any]) -> Graph:
         f"""
 Run it as it is: the toy model edits in about a second on a CPU and needs no download.
 
-1. Say **what to change** in *Encode Instruction*: *make the red heart yellow*, *remove the black
-   circle*, *replace the purple square with a star*, *make the background mint*, *turn this into a
-   sketch*. *You could also say* holds one more, which suits the picture's **scene** and **edit**.
+1. Say **what to change** in *EditMGT Encode Instruction*: *make the red heart yellow*, *remove the
+   black circle*, *replace the purple square with a star*, *make the background mint*, *turn this
+   into a sketch*. *You could also say* holds one more, which suits the picture's **scene** and
+   **edit**.
 2. Click *Run*.
 3. For a different result, change **seed**.
 
@@ -146,8 +147,8 @@ def two_edits_in_a_row(info: dict[str, Any]) -> Graph:
 The second sampler takes the **tokens** of the first, not a decoded picture. Nothing is encoded
 again in between, so no quality is lost, however many edits follow.
 
-*Decode* composites the result with the original once: what neither edit touched is still identical,
-bit for bit.
+*EditMGT Decode* composites the result with the original once: what neither edit touched is still
+identical, bit for bit.
 """,
         (300, 190),
     )

@@ -34,7 +34,7 @@ SDXL = {
     "sd_xl_base_1.0.safetensors",
     "directory": "checkpoints",
 }
-THRESHOLDS = (0.0, 0.05, 0.1, 0.2, 0.4, 1.0)
+THRESHOLDS = (0.0, 0.02, 0.1, 0.3, 0.5, 1.0)
 
 
 def _edited(g: Graph, scene: int, edit: str, text: str, about: tuple) -> tuple[Link, Link]:
@@ -121,8 +121,8 @@ def crop_edit_stitch(info: dict[str, Any]) -> Graph:
         "Crop, edit, stitch",
         """
 **fit: crop** takes only the area around the mask, so a small region gets the model's whole canvas
-instead of a few tokens. *Decode* stitches it back: no other node is needed, and every pixel outside
-the changed area stays the original one.
+instead of a few tokens. *EditMGT Decode* stitches it back: no other node is needed, and every
+pixel outside the changed area stays the original one.
 
 For your own picture use **Load Image**, right-click it and choose *Open in MaskEditor* to paint the
 mask.
@@ -210,19 +210,20 @@ Use one mask for all, or one per picture; any other number is an error.
 def threshold_sweep(info: dict[str, Any]) -> Graph:
     """One edit at several thresholds, side by side under their values."""
     g = Graph("09_threshold_sweep", info)
-    start = begin(g, 0, "background")
-    words = instruct(g, start.model, "make the background mint")
+    start = begin(g, 6, "remove")
+    words = instruct(g, start.model, "remove the green triangle")
     g.column()
     g.note(
         "Choosing λ",
         """
-The same seed and instruction at six thresholds (λ). A low one lets the edit spread, a high one
-keeps more of the picture; 1 keeps all of it.
+The same seed and instruction at six thresholds (λ). **strength** is only 0.1, so the model hardly
+looks at the original: at λ 0 everything else goes with the triangle. 0.1 and 0.3 hold what the
+instruction is not about; 0.5 is too high, the edit is cut off; 1 keeps the whole picture.
 
-Everything after **List of Values** runs once per number. Change the numbers, or link it to
-*strength* or *guidance* instead.
+At its own strength of 1 the toy model needs no λ for this. Everything after **EditMGT List of
+Values** runs once per number; link it to *strength* or *guidance* to sweep those.
 """,
-        (300, 200),
+        (300, 240),
     )
     g.group("3  Where it acts", "#7a4f9a")
     found = g.add("EditMGT_ConsolidateAttention", tall=SMALL, model=start.model,
@@ -230,7 +231,8 @@ Everything after **List of Values** runs once per number. Change the numbers, or
     g.group("4  The same edit at several λ", EDIT)
     values = g.add("EditMGT_ListOfValues", values=", ".join(f"{t:g}" for t in THRESHOLDS))
     edited = sample(g, start.model, start.tokens["TOKENS"], words["INSTRUCTION"],
-                    localization=found["LOCALIZATION"], threshold=values["FLOAT"])  # fmt: skip
+                    localization=found["LOCALIZATION"], threshold=values["FLOAT"],
+                    strength=0.1)  # fmt: skip
     decoded = g.add("EditMGT_Decode", model=start.model, tokens=edited["TOKENS"])
     g.group("5  Side by side", RESULT)
     sheet = g.add("EditMGT_ComparePictures", wide=480, images=decoded["IMAGE"],

@@ -22,7 +22,8 @@ from .graph import Graph
 from .server import temporary
 from .thumbnails import TILES, thumbnail
 
-NEED_WEIGHTS = {"05b_edit_then_upscale_with_model", "07_generate_then_edit"}
+NEED_FILES = {"05b_edit_then_upscale_with_model", "07_generate_then_edit",
+              "10_own_picture_painted_mask"}  # fmt: skip
 SCREENSHOTS = {
     "01_edit_by_instruction": "comfyui-edit.png",
     "02_see_where_it_acts": "comfyui-where.png",
@@ -35,6 +36,8 @@ HELP = {
     ),
     "08_batch": ("EditMGT_ComparePictures",),
     "09_threshold_sweep": ("EditMGT_ListOfValues",),
+    "12_several_regions": ("EditMGT_EditRegions",),
+    "14_text_to_image": ("EditMGT_EmptyTokens",),
 }  # fmt: skip
 
 
@@ -44,7 +47,7 @@ def draw_thumbnails(client: Client, only: str | None = None) -> None:
         name = graph.name
         if only not in (None, name):
             continue
-        if name in NEED_WEIGHTS:
+        if name in NEED_FILES:
             _save(name, thumbnail(name, graph, {}))
             continue
         run = client.run(graph.api(), timeout=1800)
@@ -102,7 +105,7 @@ def check(url: str, folder: Path) -> bool:
             found["same as api copy"] = page.prompt() == stated
             page.fit()
             page.shot(folder / f"{path.stem}-loaded.png")
-            if path.stem not in NEED_WEIGHTS:
+            if path.stem not in NEED_FILES:
                 end = page.queue()
                 found["end"] = end["kind"]
                 page.fit()

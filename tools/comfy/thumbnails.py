@@ -19,14 +19,30 @@ TILES: dict[str, tuple[str, ...]] = {
     "07_generate_then_edit": (),
     "08_batch": ("Result",),
     "09_threshold_sweep": ("Result",),
+    "10_own_picture_painted_mask": (),
+    "11_words_as_region": ("Heat map over the picture", "The region", "Result"),
+    "12_several_regions": ("Before", "Result"),
+    "13_outpaint": ("Padded", "Result"),
+    "14_text_to_image": ("Result",),
 }
 """Titles of the nodes whose pictures are shown, left to right."""
 
 STEPS = {
     "05b_edit_then_upscale_with_model": ("edit", "upscale model", "large picture"),
     "07_generate_then_edit": ("checkpoint", "KSampler", "edit"),
+    "10_own_picture_painted_mask": ("your picture", "painted mask", "edit"),
 }
 """Where weights would be needed: the way in words."""
+
+
+CAPTIONS = {
+    "10_own_picture_painted_mask": "your own picture, edited inside a painted mask",
+    "11_words_as_region": "at the words “green triangle”: “turn this into a blueprint”",
+    "12_several_regions": "one instruction per region",
+    "13_outpaint": "beyond the edge: “add a yellow star at the right”",
+    "14_text_to_image": "from text alone",
+}
+"""Where the instructions say too little."""
 
 
 def thumbnail(name: str, graph: Graph, pictures: dict[str, list[Image.Image]]) -> Image.Image:
@@ -42,6 +58,8 @@ def thumbnail(name: str, graph: Graph, pictures: dict[str, list[Image.Image]]) -
 
 
 def _caption(graph: Graph) -> str:
+    if graph.name in CAPTIONS:
+        return CAPTIONS[graph.name]
     texts = [
         node.values["text"]
         for node in graph.nodes
