@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 import torch
 
 from ..errors import EditMGTError
+from .curves import draw_curves
 from .interrupts import deferred_signals, stopped
-from .logs import Bar, Log
+from .logs import LOG, Bar, Log
 from .run import Run, StepFigures
 
 WINDOW = 50  # log lines whose mean loss the gate compares
@@ -64,12 +65,10 @@ def train(
             if due["sheet"]:
                 _draw(run)
             if due["checkpoint"]:
-                watch.require_finite()
-                run.save()
+                _save(run, watch)
                 saved = run.step
         if run.step > saved:
-            watch.require_finite()
-            run.save()
+            _save(run, watch)
         number = max(world.gathered(signalled()))
         log.event(run.step, _ending(run, number))
     if number:
@@ -84,6 +83,12 @@ def _ending(run: Run, number: int) -> str:
     if run.step == run.options.steps:
         return "finished"
     return f"stopped by {f'signal {number}' if number else 'the time limit'}; state saved"
+
+
+def _save(run: Run, watch: "Watch") -> None:
+    watch.require_finite()
+    run.save()
+    run.world.on_first(lambda: draw_curves(run.folder / LOG, run.folder / "curves.png"))
 
 
 def _draw(run: Run) -> None:
