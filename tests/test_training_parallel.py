@@ -2,17 +2,29 @@
 
 import json
 import shutil
+import signal
+import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from editmgt_lib.errors import InputError
+from editmgt_lib.errors import EditMGTError, InputError
 from editmgt_lib.training.parallel import ONE, World, joined, split
 from editmgt_lib.training.run import Run
 from editmgt_lib.training.state import saved_steps
 
-from .training_runs import advance, assert_same, launch, loop, losses_of, stage_of, state_of
+from .training_runs import (
+    ROOT,
+    advance,
+    assert_same,
+    launch,
+    loop,
+    losses_of,
+    stage_of,
+    start,
+    state_of,
+)
 
 SHARED = ("text", "text-to-image", "edit", "decoder")
 STEPS = 3
@@ -75,6 +87,35 @@ def test_two_processes_train_like_one_and_go_on_from_its_state(parallel, kinds, 
     back = Run(stage_of(resumed), loop(batch=6), tmp_path / f"{resumed}@1")  # one process again
     assert back.step == 2 * STEPS and "processes 2 -> 1" in back.resumed
     assert_near(state_of(straight), state_of(back))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs signals of Unix")
+def test_a_signal_to_one_process_stops_and_saves_all(tmp_path):
+    run = ROOT / "tests" / "tiny_run.toml"
+    words = ["train", run, "--out", tmp_path, "--device", "cpu", "--threads", 1,
+             "--set", "decoder.steps=100000", "--set", "decoder.batch=2"]  # fmt: skip
+    processes = start(2, *words, module="editmgt_lib")
+    try:
+        deadline = time.monotonic() + 300
+        while not saved_steps(tmp_path / "decoder") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        processes[1].send_signal(signal.SIGTERM)
+        outputs = [process.communicate(timeout=200)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [143, 143], outputs
+    last = (tmp_path / "decoder" / "log.jsonl").read_text().splitlines()[-1]
+    assert "stopped by signal 15; state saved" in last
+    assert json.loads(last)["step"] == max(saved_steps(tmp_path / "decoder"))
+
+
+def test_processes_that_went_apart_are_found_before_saving(tmp_path, monkeypatch):
+    run = advance(Run(stage_of("decoder"), loop(), tmp_path), 1)
+    monkeypatch.setattr(World, "gathered", lambda self, value: [value, value + 1e-9])
+    with pytest.raises(EditMGTError, match="no longer have the same weights"):
+        run.save()
+    assert not saved_steps(tmp_path)
 
 
 def test_every_process_takes_its_part_once():

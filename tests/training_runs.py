@@ -127,10 +127,10 @@ def free_port():
         return one.getsockname()[1]
 
 
-def launch(size, *arguments, module="tests.training_runs"):
-    """Start a module as `size` processes, as a launcher does, and wait for all."""
+def start(size, *arguments, module="tests.training_runs"):
+    """Start a module as `size` processes, as a launcher does."""
     port = free_port()
-    processes = [
+    return [
         subprocess.Popen(
             [sys.executable, "-m", module, *map(str, arguments)],
             cwd=ROOT, env=environment(rank, size, port), text=True,
@@ -138,6 +138,11 @@ def launch(size, *arguments, module="tests.training_runs"):
         )
         for rank in range(size)
     ]  # fmt: skip
+
+
+def launch(size, *arguments):
+    """Start this module as `size` processes and wait for all."""
+    processes = start(size, *arguments)
     try:
         outputs = [process.communicate(timeout=500)[0] for process in processes]
     finally:
@@ -155,7 +160,7 @@ def main(out, parallel, names, steps):
         losses = {}
         for name in names.split(","):
             stage = stage_of(name.partition("@")[0])
-            run = Run(stage, loop(batch=6), Path(out) / name, world, parallel)
+            run = Run(stage, loop(batch=6, micro_batch=2), Path(out) / name, world, parallel)
             losses[name] = losses_of(run, int(steps))
             run.save()
             losses[f"{name} resumed"] = run.resumed

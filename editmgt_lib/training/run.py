@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, InputError
+from ..errors import CheckpointError, EditMGTError, InputError
 from .optimizers import KEPT, build_optimizers
 from .options import LoopOptions
 from .parallel import (
@@ -25,6 +25,7 @@ from .parallel import (
     split,
     wrapped,
 )
+from .resume import copy_group, how_resumed, some
 from .stage import Stage
 from .state import prune, read_record, read_tensors, saved_steps, write_progress, write_state
 
@@ -174,8 +175,12 @@ class Run:
         }
 
     def save(self) -> None:
-        """Write everything needed to resume; then delete what need not be kept."""
+        """Write everything needed to resume; then delete what need not be kept.
+
+        Raises EditMGTError if the processes' weights have drifted apart.
+        """
         o = self.options
+        self._require_agreement()
         states = {n: s.state.get(p, {}) for s in self.optimizers for n, p in self._of(s)}
         moments = {f"{k}.{n}": t for n, state in states.items() for k, t in state.items()}
         live = {"weight": self.kept, "average": self.averages, "optimizer": moments}
@@ -188,6 +193,17 @@ class Run:
             prune(self.folder, o.keep_last, o.keep_every)
 
         self.world.on_first(write)
+
+    def _require_agreement(self) -> None:
+        if self.layout.parallel == "fsdp":  # each has weights of its own
+            return
+        total = sum(p.detach().double().sum() for p in self.parameters.values())
+        totals = self.world.gathered(float(total))
+        if len(set(totals)) > 1:
+            raise EditMGTError(
+                f"step {self.step}: the processes no longer have the same weights (sums {totals}); "
+                "resume from the state before"
+            )
 
     def _collected(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Whole tensors on the CPU of the first process."""
@@ -214,11 +230,11 @@ class Run:
                     "into another folder"
                 )
         with torch.no_grad():
-            _copy(path, "weight", self.kept)
-            _copy(path, "average", self.averages)
+            copy_group(path, "weight", self.kept)
+            copy_group(path, "average", self.averages)
             self._restore_optimizers(dict(read_tensors(path, "optimizer")), path)
         self.step = record["step"]
-        self.resumed = _how_resumed(path, record, asdict(self.layout), asdict(self.options))
+        self.resumed = how_resumed(path, record, asdict(self.layout), asdict(self.options))
 
     def _restore_optimizers(self, saved: dict[str, Tensor], path: Path) -> None:
         for optimizer in self.optimizers:
@@ -233,7 +249,7 @@ class Run:
                     k: t if k == "step" else laid_out_like(t, parameter) for k, t in state.items()
                 }
         if saved:
-            raise CheckpointError(f"{path} has surplus optimizer state: {_some(saved)}")
+            raise CheckpointError(f"{path} has surplus optimizer state: {some(saved)}")
 
 
 def _require_shares(batch: int, processes: int, parallel: str) -> None:
@@ -255,45 +271,3 @@ def _summed(shares: Sequence[dict[str, Tensor]], world: World) -> dict[str, Tens
     names = list(shares[0])
     stacked = torch.stack([torch.stack([s[n].float() for n in names]) for s in shares])
     return dict(zip(names, world.total(stacked.sum(dim=0)), strict=True))
-
-
-def _copy(path: Path, group: str, into: Mapping[str, Tensor]) -> None:
-    """Copy a group of a saved state into tensors of the same names."""
-    missing = set(into)
-    for name, tensor in read_tensors(path, group):
-        if name not in into:
-            raise CheckpointError(f"{path} is of another network: surplus {group} {name}")
-        if tensor.shape != into[name].shape:
-            raise CheckpointError(
-                f"{path} is of another network: {group} {name} has shape {list(tensor.shape)}, "
-                f"the network {list(into[name].shape)}"
-            )
-        into[name].copy_(laid_out_like(tensor, into[name]))
-        missing.discard(name)
-    if missing:
-        raise CheckpointError(f"{path} is of another network: missing {group} {_some(missing)}")
-
-
-def _some(names: Any) -> str:
-    listed = sorted(names)
-    return ", ".join(listed[:6]) + (f" and {len(listed) - 6} more" if len(listed) > 6 else "")
-
-
-def _how_resumed(
-    path: Path, record: Mapping[str, Any], layout: Mapping[str, Any], options: Mapping[str, Any]
-) -> str:
-    """Say in a sentence how a run goes on."""
-    saved = record["layout"]
-    other = [f"{k} {saved.get(k)} -> {v}" for k, v in layout.items() if saved.get(k) != v]
-    kind = f"elastically, equal but for rounding ({', '.join(other)})" if other else "exactly"
-    old = json_like(record["options"])
-    changed = [f"{k} {old.get(k)} -> {v}" for k, v in json_like(options).items() if old.get(k) != v]
-    note = f"; changed since: {', '.join(changed)}" if changed else ""
-    return f"resumed {kind} from {path.name}{note}"
-
-
-def json_like(value: Any) -> Any:
-    """Turn tuples into lists, as JSON does."""
-    if isinstance(value, Mapping):
-        return {k: json_like(v) for k, v in value.items()}
-    return [json_like(v) for v in value] if isinstance(value, (list, tuple)) else value
