@@ -29,6 +29,7 @@ def copy_group(path: Path, group: str, into: Mapping[str, Tensor]) -> None:
 
 
 def some(names: Any) -> str:
+    """List the first few names."""
     listed = sorted(names)
     return ", ".join(listed[:6]) + (f" and {len(listed) - 6} more" if len(listed) > 6 else "")
 
