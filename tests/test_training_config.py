@@ -1,5 +1,8 @@
 """Runs as TOML files: strict reading, writing back, recipes that fit, and what a run will take."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -17,6 +20,7 @@ from editmgt_lib.training.parallel import ONE
 from editmgt_lib.training.plan import plan_stage, require_room
 from editmgt_lib.training.tables import to_toml, toml_reader
 
+ROOT = Path(__file__).parents[1]
 STAGE = {"kind": "edit", "steps": 10, "batch": 2, "learning_rate": 1e-3}
 RUN = {"size": 64, "data": {"kind": "toyworld"}, "stages": [STAGE]}
 PUBLISHED = {
@@ -185,3 +189,14 @@ def test_too_little_room_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("editmgt_lib.training.plan._memory", lambda _: plan.memory - 1)
     with pytest.raises(InputError, match="of memory per process.*LoRA"):
         require_room(plan, tmp_path, ONE)
+
+
+def test_the_run_in_the_docs_can_be_read(tmp_path):
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```toml\n(.*?)```", text, re.S)
+    (tmp_path / "run.toml").write_text(block)
+    config = load_config(tmp_path / "run.toml", ["hats.learning_rate=5e-5"])
+    (stage,) = config.stages
+    assert stage.lora.rank == 16 and stage.loop.optimizer.learning_rate == 5e-5
+    for name in recipe_names():
+        assert f"`{name}`" in text
