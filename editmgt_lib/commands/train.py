@@ -14,7 +14,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser("train", help="train a checkpoint or a LoRA, or resume one")
     parser.add_argument(
         "recipe", metavar="RUN",
-        help="a TOML file, or a recipe such as toyworld-cpu; see docs/training.md",
+        help="a TOML file, or a recipe such as toyworld-cpu",
     )  # fmt: skip
     parser.add_argument(
         "--out", metavar="DIR", required=True, help="output folder; a run in it is resumed"
