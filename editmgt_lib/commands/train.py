@@ -22,11 +22,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--stages", metavar="A,B", help="only these, by name (default: all)")
     parser.add_argument(
         "--set", dest="changes", action="append", metavar="KEY=VALUE",
-        help="change one value, such as start=FOLDER or edit.learning_rate=1e-5; repeatable",
+        help="change a value, as edit.learning_rate=1e-5; repeatable (default: the run's)",
     )  # fmt: skip
     parser.add_argument(
         "--dry-run", action="store_true", default=None,
-        help="say what would be trained and what it would take, and write nothing",
+        help="say what a run would take, and write nothing (default: no)",
     )  # fmt: skip
     parser.add_argument(
         "--minutes", type=float, metavar="X", help="per stage, above 0 (default: until done)"
