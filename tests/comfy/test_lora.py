@@ -52,7 +52,7 @@ def folder_of_loras(tmp_path_factory):
 def loras(models):
     """In ComfyUI's folder: one of each scope, strong enough to change tokens, another model's."""
     folder = models / "loras"
-    made = {scope: random_lora(scope, 6 * SIZES[scope]) for scope in SIZES}
+    made = {scope: random_lora(scope, 20 * SIZES[scope]) for scope in SIZES}
     layer = made["both"].layers["transformer_blocks.0.attn.to_q"]
     made["other"] = Lora({"double_blocks.0.img_attn": layer})
     files = [lora.write(folder / f"{name}.safetensors") for name, lora in made.items()]
