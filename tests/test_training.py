@@ -45,9 +45,12 @@ from .training_runs import (
     weights_of,
 )
 
+pytestmark = pytest.mark.skipif(
+    not hasattr(torch.optim, "Muon"), reason="the extra `train` needs torch 2.9"
+)
+
 LOOP = loop()
 MUON = dataclasses.replace(ADAM, muon=1e-2)
-needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="needs torch 2.9")
 
 
 @pytest.fixture
@@ -182,7 +185,6 @@ def test_matrices_decay_and_nothing_else():
     assert not decays("context_embedder.bias", parameters["context_embedder.bias"], "published")
 
 
-@needs_muon
 def test_muon_takes_the_matrices_of_blocks_but_not_the_modulations():
     parameters = dict(MaskedTransformer(TRANSFORMER).named_parameters())
     adam, muon = build_optimizers(parameters, MUON)

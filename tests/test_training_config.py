@@ -20,6 +20,10 @@ from editmgt_lib.training.parallel import ONE
 from editmgt_lib.training.plan import plan_stage, require_room
 from editmgt_lib.training.tables import to_toml, toml_reader
 
+pytestmark = pytest.mark.skipif(
+    not hasattr(torch.optim, "Muon"), reason="the extra `train` needs torch 2.9"
+)
+
 ROOT = Path(__file__).parents[1]
 STAGE = {"kind": "edit", "steps": 10, "batch": 2, "learning_rate": 1e-3}
 RUN = {"size": 64, "data": {"kind": "toyworld"}, "stages": [STAGE]}

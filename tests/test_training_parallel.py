@@ -26,6 +26,10 @@ from .training_runs import (
     state_of,
 )
 
+pytestmark = pytest.mark.skipif(
+    not hasattr(torch.optim, "Muon"), reason="the extra `train` needs torch 2.9"
+)
+
 SHARED = ("text", "text-to-image", "edit", "decoder")
 STEPS = 3
 # Sums of float32 in another order; three steps of Adam, which divides by small moments, on top.

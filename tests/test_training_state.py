@@ -33,8 +33,11 @@ from .training_runs import (
     weights_of,
 )
 
+pytestmark = pytest.mark.skipif(
+    not hasattr(torch.optim, "Muon"), reason="the extra `train` needs torch 2.9"
+)
+
 LOOP = loop()
-needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="needs torch 2.9")
 
 
 def logged(folder):
@@ -44,7 +47,6 @@ def logged(folder):
 # --- resuming ---
 
 
-@needs_muon
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_resumed_run_repeats_an_uninterrupted_one(kind, tmp_path):
     options = loop(optimizer=replace(ADAM, muon=1e-2))

@@ -50,10 +50,6 @@ class OptimizerOptions:
         for beta in self.betas:
             require_number("betas", beta, 0, 1)
         require_choice("decay", self.decay, DECAY)
-        if self.muon and not hasattr(torch.optim, "Muon"):
-            raise InputError(
-                f"torch {torch.__version__} has no Muon optimizer; install torch >= 2.9"
-            )
 
 
 def build_optimizers(
@@ -63,9 +59,11 @@ def build_optimizers(
 
     Each group has a "plateau", the rate that the schedule scales.
 
-    Raises InputError where Muon would get parameters spread over processes.
+    Raises InputError if this torch has no Muon, or its parameters are spread over processes.
     """
     o = options
+    if o.muon and not hasattr(torch.optim, "Muon"):
+        raise InputError(f"torch {torch.__version__} has no Muon optimizer; install torch >= 2.9")
     hidden = {n: p for n, p in parameters.items() if o.muon and _is_hidden_matrix(n, p)}
     if any(hasattr(p, "placements") for p in hidden.values()):
         raise InputError("muon needs whole matrices; use parallel 'ddp', or muon 0")
