@@ -196,6 +196,15 @@ def test_muon_takes_the_matrices_of_blocks_but_not_the_modulations():
     assert rest | inside == set(parameters) and not rest & inside
 
 
+def test_muon_takes_the_matrices_of_an_adapter():
+    network = MaskedTransformer(TRANSFORMER)
+    add_adapter(network, rank=2)
+    trained = {n: p for n, p in network.named_parameters() if p.requires_grad}
+    (muon,) = build_optimizers(trained, MUON)
+    assert isinstance(muon, torch.optim.Muon)
+    assert len(muon.param_groups[0]["params"]) == len(trained) > 0
+
+
 def test_norms_keep_the_fused_kernel_under_autocast(tmp_path):
     stage = stage_of("edit", precision=torch.bfloat16)
     with warnings.catch_warnings():

@@ -101,7 +101,8 @@ def decays(name: str, parameter: Tensor, rule: str) -> bool:
 
 def _is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
     """Whether a matrix maps hidden states; modulation layers, which map conditions, do not."""
-    return parameter.ndim == 2 and "_blocks." in name and ".norm" not in name
+    inside = "_blocks." in name and ".norm" not in name
+    return parameter.ndim == 2 and (inside or "adapters." in name)
 
 
 # Optimizer state of a parameter.
