@@ -23,6 +23,7 @@ from editmgt_lib.toyworld.text_encoders import build_text_encoders
 from editmgt_lib.training import commands, initial
 from editmgt_lib.training.config import config_from
 from editmgt_lib.training.decoder import DecoderStage
+from editmgt_lib.training.lora import add_adapter
 from editmgt_lib.training.optimizers import OptimizerOptions, build_optimizers, decays
 from editmgt_lib.training.options import LoopOptions
 from editmgt_lib.training.run import Run
