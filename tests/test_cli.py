@@ -483,6 +483,7 @@ def test_train_passes_what_was_asked(tmp_path, monkeypatch):
     from editmgt_lib.training import commands
 
     asked = {}
+
     def trained(*a, report, **k):
         asked.update(a=a, k=k)
         return tmp_path / "checkpoint"
