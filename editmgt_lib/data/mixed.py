@@ -67,7 +67,7 @@ def joined(parts: Sequence[TokenBatch]) -> TokenBatch:
 
 def _reordered(batch: TokenBatch, places: Sequence[int]) -> TokenBatch:
     """Move item i of a batch to place places[i]."""
-    take = torch.argsort(torch.tensor(places))
+    take = torch.tensor(places, dtype=torch.int64, device="cpu").argsort()
     rows = [None if t is None else t[take.to(t.device)] for t in
             (batch.target, batch.source, batch.micro_conditions, batch.pooled)]  # fmt: skip
     prompts = [batch.prompts[i] for i in take.tolist()]

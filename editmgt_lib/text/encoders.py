@@ -150,7 +150,7 @@ class TextEncoders:
         self, clip_ids: torch.Tensor, gemma_ids: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """States [B, L, D] and pooled [B, P] of tokenized prompts; differentiable."""
-        return self._states(gemma_ids), self._pooled(clip_ids)
+        return self.states(gemma_ids), self.pooled(clip_ids)
 
     def padding_prefix(self) -> PaddingPrefix:
         """What all prompts share, for encoding many: see `PaddingPrefix.states`.
@@ -164,11 +164,13 @@ class TextEncoders:
         """CLIP alone, with its tokenizer."""
         return PooledText(self.clip, self.clip_tokenizer)
 
-    def _pooled(self, ids: torch.Tensor) -> torch.Tensor:
+    def pooled(self, ids: torch.Tensor) -> torch.Tensor:
+        """CLIP vectors [B, P] of tokenized prompts; differentiable."""
         with onloaded(self.clip):
             return self.clip(input_ids=ids.to(execution_device(self.clip))).text_embeds
 
-    def _states(self, ids: torch.Tensor) -> torch.Tensor:
+    def states(self, ids: torch.Tensor) -> torch.Tensor:
+        """Text rows [B, L, D] of tokenized prompts; differentiable."""
         gemma = self.gemma
         with onloaded(gemma):
             # Looked up where the embedding table is, which may be on another device.
@@ -232,9 +234,9 @@ class TextEncoders:
     ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """States [1, L, D] and pooled [1, P] of each text."""
         with plain_defaults(), no_autocast(self.device), onloaded(self.clip):
-            pooled = [self._pooled(token_ids([one])) for one, _ in tokens.values()]
+            pooled = [self.pooled(token_ids([one])) for one, _ in tokens.values()]
         with plain_defaults(), no_autocast(self.device), onloaded(self.gemma):
-            states = [self._states(token_ids([one])) for _, one in tokens.values()]
+            states = [self.states(token_ids([one])) for _, one in tokens.values()]
         return require_finite(dict(zip(tokens, zip(states, pooled, strict=True), strict=True)))
 
 

@@ -41,6 +41,6 @@ class PooledText:
         with plain_defaults(), no_autocast(device), onloaded(self.clip):
             for prompt in prompts:
                 tokens = tokenize(self.tokenizer, prompt, self.length, "right")
-                ids = torch.tensor([tokens.ids], device=device)
+                ids = torch.tensor([tokens.ids], dtype=torch.int64, device=device)
                 pooled.append(self.clip(input_ids=ids).text_embeds)
         return torch.cat(pooled).float()

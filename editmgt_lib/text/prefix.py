@@ -37,7 +37,7 @@ class PaddingPrefix:
                 f"the language model looks back {window} rows of {length}; encode all rows"
             )
         self.gemma, self.padding = gemma, padding
-        ids = torch.full((1, length), padding)
+        ids = torch.full((1, length), padding, dtype=torch.int64, device="cpu")
         self._states, cache = self._run(ids, None)
         self._cached = _keys_and_values(cache, gemma.config.num_hidden_layers)
 
