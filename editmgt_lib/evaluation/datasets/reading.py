@@ -128,6 +128,11 @@ def _is_picture(path: Path) -> bool:
         return format_of(file.read(HEAD)) is not None
 
 
+def damaged(path: Path, why: object) -> InputError:
+    """The error for a file that cannot be read."""
+    return InputError(f"cannot read {path} ({str(why).splitlines()[0]}); fetch it again")
+
+
 def require_counts(name: str, expected: Mapping[str, int], found: Iterable[str]) -> None:
     """Raise InputError unless each kind occurs as often as the benchmark's authors say."""
     counts = Counter(found)
