@@ -22,6 +22,7 @@ from editmgt_lib.evaluation.datasets.imgedit import ImgEdit
 from editmgt_lib.evaluation.datasets.masks import alpha_mask, mask_bytes, run_length_mask
 from editmgt_lib.evaluation.datasets.pie_bench import PieBench
 from editmgt_lib.evaluation.datasets.reading import item_id
+from editmgt_lib.evaluation.datasets.tables import find_table
 
 from . import lookalikes
 from .comfy.fake_hub import commit_of, point_at, serving
@@ -144,6 +145,16 @@ def test_emu_edits_own_outputs_are_joined_by_what_they_are_of(whole):
         assert kept.picture(items[n].source) == lookalikes.picture(n // 2)
         assert items[n].reference is None
     assert items[0].cluster == items[1].cluster != items[2].cluster
+
+
+def test_emu_edits_outputs_are_stored_as_far_as_they_are_asked_for(tmp_path):
+    dataset = lookalikes.emu_edit(tmp_path, small=True, generations=False)
+    rows = [row | {"edited_image": lookalikes.cell(lookalikes.picture(500 + n))}
+            for n, row in enumerate(find_table(tmp_path, 14, "x").rows(
+                ("hash", "instruction")))]  # fmt: skip
+    lookalikes.shards(tmp_path / "generations/data", "validation", rows, 1)
+    kept = Kept()
+    assert next(dataset.items(tmp_path, kept)).extra["emu_output"] and len(kept) == 2
 
 
 def test_emu_edit_without_its_outputs_or_with_them_alone(tmp_path):

@@ -18,6 +18,7 @@ _SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "TIFF": ".tif", "GI
              "BMP": ".bmp", "AVIF": ".avif"}  # fmt: skip
 _LONGEST_KEY = 48  # characters of a key in an id
 _EXAMPLES = 3
+_PLACEHOLDERS = {"a train station in city", "a train station in a city"}
 
 T = TypeVar("T")
 
@@ -51,6 +52,13 @@ def captions(**found: Any) -> dict[str, str]:
         for kind, text in found.items()
         if isinstance(text, str) and text.strip() not in ("", "None")
     }
+
+
+def caption_defects(texts: Mapping[str, str]) -> tuple[str, ...]:
+    """Known defects of captions: "placeholder-caption", "equal-captions"."""
+    plain = [texts.get(kind, "").rstrip(". ").casefold() for kind in ("input", "output")]
+    found = ["placeholder-caption"] if _PLACEHOLDERS.intersection(plain) else []
+    return tuple(found + (["equal-captions"] if plain[0] and plain[0] == plain[1] else []))
 
 
 def read_json(path: Path, kind: type[T]) -> T:
