@@ -13,8 +13,8 @@ from typing import Any
 
 from ...errors import InputError
 from ..items import Item, Store
-from .reading import captions, cell, item_id, keep_picture
-from .tables import find_table
+from .reading import caption_defects, captions, cell, item_id, keep_picture
+from .tables import Table, find_table
 
 GENERATIONS = "generations"
 """Sub-folder of the data for the set with Emu Edit's own outputs; optional."""
@@ -22,7 +22,6 @@ GENERATIONS = "generations"
 # The authors replaced these shards, and revisions up to 3f08e286 hold some beside their successors.
 STALE = ("628ebd70f33b38fe", "d0947fe0db8b10aa", "0a14114eb2f63780", "b38cc66c1cf4b196",
          "486321bba718bd12")  # fmt: skip
-PLACEHOLDERS = {"a train station in city", "a train station in a city"}
 
 _KEY = ("hash", "instruction")
 _TEXTS = (*_KEY, "task", "idx", "input_caption", "output_caption")
@@ -53,27 +52,23 @@ class EmuEdit:
     def items(self, data: Path, store: Store) -> Iterator[Item]:
         """Read all items; see `Dataset`."""
         table = find_table(data, self.rows, self.name, STALE)
-        outputs = self._outputs(data, store)
-        if outputs and (lost := sum(_key(row) not in outputs for row in table.rows(_KEY))):
+        outputs = self._outputs(data, table, store)
+        own = ("edited_image",) if "edited_image" in table.columns else ()
+        for number, row in enumerate(table.rows((*_TEXTS, "image", *own))):
+            yield self._item(number, row, outputs and outputs.find(row), store)
+
+    def _outputs(self, data: Path, table: Table, store: Store) -> "_Outputs | None":
+        """Emu Edit's own outputs of all rows; None without their folder."""
+        if not (data / GENERATIONS).is_dir():
+            return None
+        outputs = find_table(data / GENERATIONS, self.rows, f"{self.name}'s outputs", STALE)
+        known = set(map(_key, outputs.rows(_KEY)))
+        if lost := sum(_key(row) not in known for row in table.rows(_KEY)):
             raise InputError(
                 f"{lost:,} rows of {self.name} have no output in {data / GENERATIONS}; fetch the "
                 "split with as many rows there (the two names are swapped on the hub)"
             )
-        own = ("edited_image",) if "edited_image" in table.columns else ()
-        for number, row in enumerate(table.rows((*_TEXTS, "image", *own))):
-            yield self._item(number, row, outputs.get(_key(row)), store)
-
-    def _outputs(self, data: Path, store: Store) -> dict[tuple[str, str], str]:
-        """Emu Edit's own outputs by key; empty without their folder."""
-        if not (data / GENERATIONS).is_dir():
-            return {}
-        table = find_table(data / GENERATIONS, self.rows, f"{self.name}'s outputs", STALE)
-        return {
-            _key(row): keep_picture(
-                row["edited_image"], store, f"{GENERATIONS} row {number}: edited_image"
-            )
-            for number, row in enumerate(table.rows((*_KEY, "edited_image")))
-        }
+        return _Outputs(outputs, store)
 
     def _item(self, number: int, row: Mapping[str, Any], own: str | None, store: Store) -> Item:
         where = f"{self.name} row {number}"
@@ -94,12 +89,21 @@ class EmuEdit:
         )
 
 
-def caption_defects(texts: Mapping[str, str]) -> tuple[str, ...]:
-    """Known defects of captions: "placeholder-caption", "equal-captions"."""
-    plain = [texts.get(kind, "").rstrip(". ").casefold() for kind in ("input", "output")]
-    found = ["placeholder-caption"] if PLACEHOLDERS.intersection(plain) else []
-    return tuple(found + (["equal-captions"] if plain[0] and plain[0] == plain[1] else []))
-
-
 def _key(row: Mapping[str, Any]) -> tuple[str, str]:
     return row["hash"], row["instruction"]
+
+
+class _Outputs:
+    """Outputs by key, read as far as they are asked for: mostly in the order of the test set."""
+
+    def __init__(self, table: Table, store: Store) -> None:
+        self._rows, self._store = table.rows((*_KEY, "edited_image")), store
+        self._found: dict[tuple[str, str], str] = {}
+
+    def find(self, row: Mapping[str, Any]) -> str:
+        """The stored output of a row that has one."""
+        while _key(row) not in self._found:
+            other = next(self._rows)
+            where = f"{GENERATIONS}: edited_image of row {other['hash']}"
+            self._found[_key(other)] = keep_picture(other["edited_image"], self._store, where)
+        return self._found[_key(row)]

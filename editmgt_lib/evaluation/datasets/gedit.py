@@ -6,11 +6,9 @@ key alone, where one picture then stands for two items.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
-from ...checks import require_choice
 from ..items import Item, Store
 from .reading import cell, item_id, keep_picture, require_counts
 from .tables import find_table
@@ -20,12 +18,6 @@ COUNTS = {
     "ps_human": 70, "style_change": 60, "subject-add": 60, "subject-remove": 57,
     "subject-replace": 60, "text_change": 99, "tone_transfer": 40,
 }  # fmt: skip
-RESIZES = ("output-to-source", "area-512", "native")
-"""What the judge sees: the output resized to the source (the original script); each picture at
-512 x 512 pixels' area and its own aspect (EditMGT's and lmms-eval's); both as they are (evalscope).
-"""
-
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -75,20 +67,3 @@ class GEdit:
                 "intersection": cell(row, "Intersection_exist", bool, where),
             },
         )
-
-
-def judged_sizes(resize: str, source: Size, output: Size) -> tuple[Size, Size]:
-    """Sizes (width, height) at which a judge sees source and output, by a name of RESIZES.
-
-    Raises InputError for another name.
-    """
-    require_choice("resize", resize, RESIZES)
-    if resize == "output-to-source":
-        return source, source
-    return (source, output) if resize == "native" else (area_512(source), area_512(output))
-
-
-def area_512(size: Size) -> Size:
-    """Size of 512 x 512 pixels' area and the aspect of `size`, fractions dropped."""
-    width = sqrt(512 * 512 * size[0] / size[1])
-    return int(width), int(width / (size[0] / size[1]))

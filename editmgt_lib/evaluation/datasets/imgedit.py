@@ -15,6 +15,7 @@ from ..items import Item, Store
 from .reading import (
     PictureFolder,
     cell,
+    damaged,
     item_id,
     keep_picture,
     parse_json,
@@ -97,7 +98,7 @@ class _Archive:
             self._tar = tarfile.open(path)  # noqa: SIM115
             self._members = {m.name.removeprefix("./"): m for m in self._tar if m.isfile()}
         except (tarfile.TarError, OSError, EOFError) as error:
-            raise InputError(f"cannot read {path} ({error}); fetch it again") from error
+            raise damaged(path, error) from error
 
     def __enter__(self) -> "_Archive":
         return self
@@ -121,7 +122,7 @@ class _Archive:
         try:
             return name, self._tar.extractfile(self._members[name]).read()
         except (tarfile.TarError, OSError, EOFError) as error:
-            raise InputError(f"cannot read {self.path} ({error}); fetch it again") from error
+            raise damaged(self.path, error) from error
 
 
 def _names(rows: Mapping[str, Any]) -> list[str]:

@@ -11,10 +11,10 @@ from typing import Any
 
 from ...errors import InputError
 from ..items import Item, Store
-from .emu_edit import caption_defects
 from .masks import mask_bytes, run_length_mask
 from .reading import (
     PictureFolder,
+    caption_defects,
     captions,
     cell,
     item_id,

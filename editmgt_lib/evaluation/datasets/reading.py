@@ -18,6 +18,7 @@ _SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "TIFF": ".tif", "GI
              "BMP": ".bmp", "AVIF": ".avif"}  # fmt: skip
 _LONGEST_KEY = 48  # characters of a key in an id
 _EXAMPLES = 3
+_PLACEHOLDERS = {"a train station in city", "a train station in a city"}
 
 T = TypeVar("T")
 
@@ -51,6 +52,13 @@ def captions(**found: Any) -> dict[str, str]:
         for kind, text in found.items()
         if isinstance(text, str) and text.strip() not in ("", "None")
     }
+
+
+def caption_defects(texts: Mapping[str, str]) -> tuple[str, ...]:
+    """Known defects of captions: "placeholder-caption", "equal-captions"."""
+    plain = [texts.get(kind, "").rstrip(". ").casefold() for kind in ("input", "output")]
+    found = ["placeholder-caption"] if _PLACEHOLDERS.intersection(plain) else []
+    return tuple(found + (["equal-captions"] if plain[0] and plain[0] == plain[1] else []))
 
 
 def read_json(path: Path, kind: type[T]) -> T:
@@ -126,6 +134,11 @@ class PictureFolder:
 def _is_picture(path: Path) -> bool:
     with path.open("rb") as file:
         return format_of(file.read(HEAD)) is not None
+
+
+def damaged(path: Path, why: object) -> InputError:
+    """The error for a file that cannot be read."""
+    return InputError(f"cannot read {path} ({str(why).splitlines()[0]}); fetch it again")
 
 
 def require_counts(name: str, expected: Mapping[str, int], found: Iterable[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...data.parquet import BATCH_ROWS, opened, pyarrow_parquet
 from ...errors import InputError
+from .reading import damaged
 
 _SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<hash>-[0-9a-f]+)?")
 _FOLDERS = ("", "data", "train")  # a snapshot of a repository, and what `save_to_disk` writes
@@ -122,7 +123,7 @@ def _cells(batches: Iterator[Any], path: Path) -> Iterator[dict[str, Any]]:
     except (InputError, GeneratorExit):
         raise
     except Exception as error:  # pyarrow raises many kinds for damaged pages
-        raise _damaged(path, f"after row {done:,}: {error}") from error
+        raise damaged(path, f"after row {done:,}: {error}") from error
 
 
 @contextmanager
@@ -142,9 +143,5 @@ def _arrow(path: Path) -> Iterator[Iterator[Any]]:
             else:
                 batches = iter(pa.ipc.open_stream(source))
         except Exception as error:
-            raise _damaged(path, str(error)) from error
+            raise damaged(path, error) from error
         yield batches
-
-
-def _damaged(path: Path, why: str) -> InputError:
-    return InputError(f"cannot read {path} ({why.splitlines()[0]}); fetch it again")
