@@ -272,13 +272,25 @@ def test_unknown_way(networks):
 # ---- LPIPS
 
 
-@pytest.mark.parametrize("backbone", list(BACKBONES))
-def test_lpips_is_that_of_torchmetrics(networks, monkeypatch, backbone):
+class Taps(torch.nn.Module):
+    """A backbone as torchmetrics wants it: the list of features of all its layers."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        places = self.network.taps
+        return [self.network.features[: place + 1](x) for place in places]
+
+
+@pytest.mark.parametrize(("backbone", "kind"), [("alex", "Alexnet"), ("squeeze", "SqueezeNet")])
+def test_lpips_is_that_of_torchmetrics(networks, monkeypatch, backbone, kind):
     """Its scaling, normalization, heads and means, on our backbone with the same weights."""
     from torchmetrics.functional.image import lpips
 
     ours = networks[f"lpips-{backbone}"]
-    monkeypatch.setattr(lpips, "_get_tv_model_features", lambda *a, **k: ours.features)
+    monkeypatch.setattr(lpips, kind, lambda **options: Taps(ours))
     theirs = lpips._LPIPS(net=backbone)
     pair = [torch.tensor(noise(i)).movedim(-1, 0)[None].float() / 255 for i in (0, 1)]
     with torch.inference_mode():
