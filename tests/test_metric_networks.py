@@ -412,6 +412,13 @@ def test_missing_networks_are_named(item):
         list(score([item], find(["l1/source/fit-output", "dino/v1-s-16/source"]), {}))
 
 
+def test_a_caption_too_long_is_not_applicable_for_failed_items_either(item, networks):
+    failed = Sample("1", {"source": noise(0)}, None, item.captions, "there is no picture")
+    names = ["clip-t/vit-b-32/global", "clip-t/vit-b-32/output"]
+    found = list(score([failed, item], find(names), networks))
+    assert [f.status for f in found] == ["n/a", "failed", "n/a", "ok"]
+
+
 def test_failed_items_are_not_encoded(networks):
     failed = Sample("1", {"source": noise(0)}, failure="there is no picture")
     (found,) = score([failed], find(["clip-i/vit-b-32/source"]), networks)
