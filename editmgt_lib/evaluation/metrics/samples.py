@@ -34,6 +34,10 @@ class Feature(NamedTuple):
     how: str
     view: str
 
+    @property
+    def is_caption(self) -> bool:
+        return self.view.startswith("caption:")
+
 
 @dataclass(frozen=True, eq=False)
 class Sample:
