@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from editmgt_lib.cli import main
+from editmgt_lib.cli import main, parse
 from editmgt_lib.data.processes import Process
 from editmgt_lib.errors import InputError
 from editmgt_lib.evaluation import benchmark, sweeps
@@ -631,3 +633,15 @@ def test_every_benchmark_goes_through_the_stages(tmp_path, name, edited_by):
     assert len(run.scores()) == len(METRICS) * len(run.items()) > 0
     assert {s.status for s in run.scores().values()} <= {"ok", "n/a"}
     assert set(run.manifest["prepare"]["tasks"]) <= set(dataset.tasks)
+
+
+def documented_calls():
+    text = (ROOT / "docs" / "evaluation.md").read_text("utf-8")
+    blocks = re.findall(r"^ *```bash\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+    lines = [shlex.split(line) for block in blocks for line in block.splitlines()]
+    return [words[words.index("benchmark") :] for words in lines]
+
+
+@pytest.mark.parametrize("call", documented_calls(), ids=" ".join)
+def test_documented_commands_are_understood(call):
+    assert callable(parse(call).run)
