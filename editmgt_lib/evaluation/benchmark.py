@@ -118,7 +118,7 @@ def run_benchmark(
     names = plan.metrics or dataset.metrics
     if plan.sweep:
         names = tuple(dict.fromkeys((*names, L1)))
-    if "score" in plan.stages:  # what is missing is said before hours of work
+    if "score" in plan.stages:
         scorer = Metrics(names, plan.networks, plan.device)
     if "prepare" in plan.stages:
         prepare(
