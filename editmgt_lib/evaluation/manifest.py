@@ -3,6 +3,7 @@
 import hashlib
 import platform
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ def digest_of_texts(texts: Iterable[str]) -> str:
     return total.hexdigest()[:_LENGTH]
 
 
+@lru_cache
 def digest_of_files(place: Path) -> str:
     """Fingerprint of a checkpoint: all files of its folder that decide results, or its one file."""
     files = [place]
