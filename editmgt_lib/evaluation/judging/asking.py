@@ -1,7 +1,7 @@
 """One item before the judge: questions, answers known from before, one re-ask, rows to keep."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from threading import Event
 from typing import Any
@@ -45,11 +45,15 @@ class Judged:
 
 @dataclass(frozen=True)
 class Asker:
-    """Asks about items; `known` are rows of earlier answers by key, and is only read."""
+    """Asks about items.
+
+    known: earlier answers by key. kept: (item, column, key) of those that the run's own rows hold.
+    """
 
     column: Column
     endpoint: Endpoint
-    known: Mapping[str, Row]
+    known: Mapping[str, Row] = field(default_factory=dict)
+    kept: Set[tuple[str, str, str]] = frozenset()
 
     def judge(
         self, item: Item, questions: Iterable[Question], pictures: Mapping[str, Pixels], stop: Event
@@ -93,7 +97,7 @@ class Asker:
         except Unreadable:  # read by an older, laxer rule
             return False
         here = {"item": judged.item.id, "column": self.column.id}
-        if here.items() - row.items():
+        if (*here.values(), key) not in self.kept:
             judged.rows.append({**row, **here, "reused": True})
         judged.models.add(row["returned"])
         judged.answers[repeat][question.name] = scores

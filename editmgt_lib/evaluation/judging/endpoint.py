@@ -59,7 +59,8 @@ class Endpoint:
         """Send one question, again after temporary failures, until answered or out of tries.
 
         stop: no further try begins once it is set.
-        Raises InputError where no question can be answered; see `read_reply`.
+        Raises InputError where no question can be answered: nothing listens there any more, or as
+        `read_reply`.
         """
         stop = stop or Event()
         data = json.dumps(payload).encode()
@@ -67,9 +68,15 @@ class Endpoint:
         while True:
             tries += 1
             reply = self._once(data)
-            if not reply.again or tries > self.retries or stop.is_set():
+            if not reply.again or tries > self.retries:
                 break
-            stop.wait(max(reply.after, min(self.backoff * 2 ** (tries - 1), _LONGEST_WAIT)))
+            if stop.wait(max(reply.after, min(self.backoff * 2 ** (tries - 1), _LONGEST_WAIT))):
+                break
+        if reply.unreachable:
+            raise InputError(
+                f"{reply.reason} after {tries} tries; start the judge, then run again: the answers "
+                "until now are kept"
+            )
         reason = reply.reason.replace(self.key, "(key)") if self.key else reply.reason
         return replace(reply, reason=reason, tries=tries, seconds=round(monotonic() - start, 3))
 
@@ -86,7 +93,8 @@ class Endpoint:
         except urllib.error.URLError as error:
             if isinstance(error.reason, TimeoutError):
                 return Reply("timeout", f"no answer within {self.timeout:g} seconds", again=True)
-            return Reply("error", f"cannot reach {self.url}: {error.reason}", again=True)
+            reason = f"cannot reach the judge at {self.url}: {error.reason}"
+            return Reply("error", reason, again=True, unreachable=True)
         except (OSError, HTTPException) as error:
             return Reply("error", f"{type(error).__name__}: {error}", again=True)
 

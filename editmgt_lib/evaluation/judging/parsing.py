@@ -56,7 +56,7 @@ def read_lines(text: str, names: Sequence[str], low: int, high: int) -> tuple[in
 
 
 def _line(text: str, name: str) -> int:
-    line = rf"^[ \t>*#_-]*{re.escape(name)}[ \t*_]*:[ \t*_]*(-?[\d.]*\d)(\s*/\s*\d+)?[ \t*_.]*$"
+    line = rf"^[ \t>*#_-]*{re.escape(name)}[ \t*_]*:[ \t*_]*(-?[\d.]*\d)( */ *\d+)?[ \t\r*_.]*$"
     found = {match[1] for match in re.finditer(line, text, re.IGNORECASE | re.MULTILINE)}
     if len(found) != 1:
         raise Unreadable(f"{'several lines' if found else 'no line'} {name!r} with a number")

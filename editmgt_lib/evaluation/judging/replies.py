@@ -24,7 +24,8 @@ class Reply:
     Attributes:
         kind: one of KINDS. reason: why it is not "ok".
         text, finish, model, usage: as the server gave them; model is "" where it states none.
-        again: a further try may help. after: seconds the server asks to wait.
+        again: a further try may help. after: seconds the server asks to wait. unreachable: there
+            was no server.
         tries: requests it took. seconds: time of all of them.
     """
 
@@ -36,6 +37,7 @@ class Reply:
     usage: Mapping[str, Any] = field(default_factory=dict)
     again: bool = False
     after: float = 0.0
+    unreachable: bool = False
     tries: int = 1
     seconds: float = 0.0
 

@@ -46,10 +46,10 @@ The editor was told: <edit_prompt>
 Rate three things, each with a whole number from 1 to 5.
 Compliance - 1: the request was ignored or done to the wrong thing; 3: its main point was done, with
 clear mistakes; 5: it was done completely and exactly.
-Seamlessness - 1: the picture is broken; 3: traces of the edit are easy to see; 5: the edit cannot
-be told from the original picture.
-Preservation - 1: what should have stayed is destroyed or the scene is physically impossible; 3: some
-things changed without need; 5: everything else is untouched and light, shadow and contact are right.
+Seamlessness - 1: the picture is broken; 3: traces of the edit are easy to see; 5: nothing shows
+that the picture was edited.
+Preservation - 1: what should have stayed is destroyed, or the scene is physically impossible; 3:
+some things changed without need; 5: all else is untouched, and light, shadow and contact are right.
 If both pictures are the same, compliance is 1.
 
 Answer with these four lines and nothing else:

@@ -1,7 +1,8 @@
 """Stage judge: items and pictures -> raw answers in judge-RANK.jsonl, scores-judge-RANK.jsonl."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -83,15 +84,22 @@ class _Writer:
 
 
 def judge_run(
-    run: RunFolder, options: JudgeOptions, *, progress: Progress | None = None
+    run: RunFolder,
+    options: JudgeOptions | Mapping[str, Any],
+    *,
+    progress: Progress | None = None,
+    label: str = "judge",
 ) -> Outcome:
     """Judge the results of this process's items that have no scores of this judge yet.
 
     What failed before is asked again; answers that were read are not. A missing or black picture
     is a failure of the editor and is not asked about. Turns inside a chain are left out.
+    options: or their values by name, see `JudgeOptions.of`.
     Raises InputError if more than `options.max_failed` of the items fail, if the judge cannot be
     used at all, or if another model than before answers. All answers until then are kept.
     """
+    if not isinstance(options, JudgeOptions):
+        options = JudgeOptions.of(options, run.root.manifest.get("prepare", {}).get("dataset", ""))
     column = Column(options, load_prompts(options.protocol, options.prompts))
     protocol, endpoint = find_protocol(options.protocol), Endpoint.of(options)
     jobs = _jobs(run, column, protocol)
@@ -99,7 +107,9 @@ def judge_run(
     writer = _Writer(run, column, protocol, _model_before(run, column))
     done = _done(run, writer)
     pending = [job for job in jobs if job[0].id not in done]
-    asker = Asker(column, endpoint, known_answers(run, options.reuse, writer.model))
+    known = known_answers(run, options.reuse, writer.model)
+    kept = {(row["item"], row["column"], row["key"]) for row in run.rows(ROWS)}
+    asker = Asker(column, endpoint, known, kept)
 
     def work(job: tuple[Item, tuple[Question, ...]], stop: Event) -> Judged:
         pictures, failure = _pictures(run, column.resize, job[0])
@@ -107,18 +117,19 @@ def judge_run(
             return Judged(job[0], failure=failure)
         return asker.judge(job[0], job[1], pictures, stop)
 
-    pace, outcome = Pace("judge", len(pending), options.max_failed, progress), Outcome()
-    for judged in in_threads(work, pending, min(options.threads, len(pending) or 1)):
-        writer.keep(judged)
-        reasons = [reason for found in judged.reasons for reason in found.values()]
-        outcome.items += 1
-        outcome.asked += judged.asked
-        outcome.failed += bool(reasons or judged.failure)
-        pace.step(bool(reasons), f"{judged.item.id}: {reasons[0]}" if reasons else "")
+    pace, outcome = Pace(label, len(pending), options.max_failed, progress), Outcome()
+    with closing(in_threads(work, pending, min(options.threads, len(pending) or 1))) as results:
+        for judged in results:
+            writer.keep(judged)
+            failed = any(judged.reasons)  # a missing picture is not the judge's fault
+            outcome.items += 1
+            outcome.asked += judged.asked
+            outcome.failed += failed or bool(judged.failure)
+            pace.step(failed, f"{judged.item.id}, {_reason(judged)}" if failed else "")
     if writer.held:
         raise InputError(
             f"none of {len(writer.held)} items could be judged; the first, "
-            f"{writer.held[0].item.id}: {_reason(writer.held[0], ())}"
+            f"{writer.held[0].item.id}, {_reason(writer.held[0])}"
         )
     outcome.model = writer.model
     outcome.metrics = tuple(map(writer.name, protocol.needs)) if writer.model else ()
@@ -189,7 +200,8 @@ def _pictures(run: RunFolder, resize: str, item: Item) -> tuple[dict[str, Pixels
     return shown(resize, source, output), ""
 
 
-def _reason(judged: Judged, needed: tuple[str, ...]) -> str:
+def _reason(judged: Judged, needed: tuple[str, ...] = ()) -> str:
+    """Why an item failed, or one metric of it that is made of the questions `needed`."""
     if judged.failure:
         return judged.failure
     for repeat, reasons in enumerate(judged.reasons, 1):
