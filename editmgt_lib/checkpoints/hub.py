@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError, EditMGTError, InputError
 from .layout import LAYOUTS, SETTINGS_FILE, Layout, check_folder, choose_layout, describe
-from .transfer import Meter, Progress, RemoteFile, explain, fetch
+from .transfer import Meter, Progress, RemoteFile, explain, fetch, fetch_one, is_complete
 from .weights import INDEX_SUFFIX, SUFFIX, is_variant
 
 DEFAULT_REPO = "WeiChow/EditMGT"
@@ -182,14 +182,36 @@ def _is_weights(file: RemoteFile) -> bool:
     return file.path.endswith((SUFFIX, INDEX_SUFFIX))
 
 
-def _list_files(repo_id: str, revision: str) -> tuple[str, list[RemoteFile]]:
+def list_dataset(repo_id: str, revision: str | None = None) -> tuple[str, list[RemoteFile]]:
+    """The commit a revision of a data set stands for (None: `main`), and its files.
+
+    Raises InputError as `download` does.
+    """
+    if is_offline():
+        raise InputError(f"cannot read {repo_id}: offline mode is on; unset HF_HUB_OFFLINE")
+    return _list_files(repo_id, revision or "main", "dataset")
+
+
+def fetch_from_dataset(repo_id: str, commit: str, file: RemoteFile, folder: Path) -> Path:
+    """Fetch one file of a data set into `folder`, verified; a complete one is not fetched again.
+
+    Raises InputError, CheckpointError as `download` does.
+    """
+    path = folder / file.path
+    if not is_complete(path, file):
+        _check_room(folder, file.size)
+        fetch_one(repo_id, commit, file, folder)
+    return path
+
+
+def _list_files(repo_id: str, revision: str, kind: str = "model") -> tuple[str, list[RemoteFile]]:
     """The commit a revision stands for, and its files."""
     from huggingface_hub import HfApi
 
     if is_offline():
         raise InputError(f"cannot download {repo_id}: offline mode is on; unset HF_HUB_OFFLINE")
     try:
-        info = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
+        info = HfApi().repo_info(repo_id, repo_type=kind, revision=revision, files_metadata=True)
     except Exception as error:  # the kinds differ between versions and transports
         raise explain(error, repo_id, revision) from error
     files = [

@@ -12,10 +12,11 @@ from ..checks import require_choice
 from ..errors import InputError
 from ..files import atomic_write_bytes
 from ..pictures.canvas import Tokens
+from ..pictures.compositing import composite
 from ..pictures.drawing import relevance_on_picture
 from ..pictures.formats import WRITABLE
 from ..pictures.images import read_image, write_image
-from ..results import unchanged_notes
+from ..results import decode_pixels, unchanged_notes
 from .items import Item
 from .manifest import device_name, digest_of_files
 
@@ -166,7 +167,8 @@ class RoundTrip:
     def edit(self, item: Item, source: Path, seed: int) -> Made:
         pixels = read_rgb(source)
         tokens = _encoded(self.model, self.setup, pixels)
-        image = self.model.decode(replace(tokens, source_ids=None)).image
+        whole = torch.ones(tokens.canvas.source.shape[:3], dtype=torch.bool)
+        image = composite(decode_pixels(self.model.vq, tokens.ids), tokens.canvas, whole)
         return Made(_resized(image, pixels.shape[1:3]))
 
 

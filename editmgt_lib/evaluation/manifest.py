@@ -1,15 +1,21 @@
 """What made a run: weights, versions, device; and how two such statements differ."""
 
 import hashlib
+import os
 import platform
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ..errors import InputError
+
 _WEIGHTS = (".safetensors", ".bin", ".json", ".model")
 _PACKAGES = ("torch", "transformers", "numpy", "pillow")
+_STALE = 10.0  # seconds after which a lock, which is held for milliseconds, is a dead process's
 _LENGTH = 16  # hexadecimal digits of a digest
 
 
@@ -47,6 +53,26 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "none"
     return found
+
+
+@contextmanager
+def exclusive(lock: Path) -> Iterator[None]:
+    """Let one process at a time into the block; the lock of a killed one is broken."""
+    while True:
+        try:
+            os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
+            break
+        except FileExistsError:
+            with suppress(OSError):
+                if time.time() - lock.stat().st_mtime > _STALE:
+                    lock.unlink()
+            time.sleep(0.01)
+        except OSError as error:
+            raise InputError(f"cannot write {lock.parent}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
 
 
 def device_name(device: Any) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..files import atomic_write_bytes
+from .datasets.fetching import revisions
 from .items import Dataset, Item
 from .manifest import digest_of_texts
 from .runs import IN_RUN, RunFolder
@@ -36,7 +37,6 @@ def prepare(
     """
     asked = {
         "dataset": dataset.name,
-        "revision": getattr(dataset, "revision", None),
         "options": dict(options or {}),
         "limit": limit,
         "chains": chains,
@@ -62,6 +62,7 @@ def prepare(
         "tasks": dict(Counter(item.task for item in items)),
         "digest": digest_of_texts(lines),
         "data": str(data.resolve()),
+        "revisions": revisions(data),
     }
     run.claim("prepare", asked | made, free=_PLACE)
 

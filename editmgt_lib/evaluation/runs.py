@@ -14,9 +14,8 @@ sweep/NAME/            own: copy-input and round trip, and one per value of a sw
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from itertools import count
-from math import isinf
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -26,11 +25,11 @@ from ..errors import InputError
 from ..files import atomic_write_json
 from .items import Item, Score
 from .jsonl import append_lines, read_lines
-from .manifest import differences
+from .manifest import differences, exclusive
 
 IN_RUN = "run:"
 PARTS = ("baselines", "sweep")
-_WAIT = 600.0  # seconds a process waits for the first one's section of run.json
+_WAIT = 1800.0  # seconds to wait for process 0 to prepare
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,9 @@ class RunFolder:
         """
         self.path, self.process = Path(path), process or this_process()
         self._data = None if data is None else Path(data)
-        shares = self.path.parent.name in PARTS and not (self.path / "items.jsonl").exists()
-        self.root = RunFolder(self.path.parent.parent, data, self.process) if shares else self
+        above = self.path.parent.parent
+        shares = self.path.parent.name in PARTS and (above / "items.jsonl").exists()
+        self.root = RunFolder(above, data, self.process) if shares else self
         self._items: tuple[Item, ...] | None = None
 
     def __repr__(self) -> str:
@@ -143,7 +143,6 @@ class RunFolder:
         names = [field.name for field in fields(Score)]
         rows = (row for kind in sorted(kinds) for row in self.rows(kind))
         known = (Score(**{name: row[name] for name in names if name in row}) for row in rows)
-        known = (replace(s, value=float(s.value)) if isinstance(s.value, str) else s for s in known)
         return _latest(((score.item, score.metric), score) for score in known)
 
     # ---- what made the run
@@ -161,16 +160,15 @@ class RunFolder:
     def claim(self, section: str, values: Mapping[str, Any], free: Sequence[str] = ()) -> None:
         """State what a stage works with, or check that it is what the run began with.
 
-        The first process writes; the others wait for it and check.
         values: plain data. free: names that may differ between calls, such as the data's place.
         Raises InputError naming everything that differs.
         """
-        stated = self.manifest.get(section)
-        if stated is None and self.process.rank == 0:
-            content = self.manifest | {section: dict(values)}
-            atomic_write_json(self.path / "run.json", content)
-            return
-        stated = stated or self.wait_for(section)
+        self.path.mkdir(parents=True, exist_ok=True)
+        with exclusive(self.path / "run.lock"):
+            if (stated := self.manifest.get(section)) is None:
+                content = self.manifest | {section: dict(values)}
+                atomic_write_json(self.path / "run.json", content)
+                return
         rest = [{k: v for k, v in side.items() if k not in free} for side in (stated, values)]
         if found := differences(*rest):
             raise InputError(
@@ -178,14 +176,13 @@ class RunFolder:
                 "use the same ones, or another folder"
             )
 
-    def wait_for(self, section: str, seconds: float = _WAIT) -> dict[str, Any]:
-        """Wait until the first process has written a section of run.json."""
+    def wait_for(self, section: str, seconds: float = _WAIT) -> None:
+        """Wait until another process has written a section of run.json."""
         until = monotonic() + seconds
-        while (stated := self.manifest.get(section)) is None:
+        while section not in self.manifest:
             if monotonic() > until:
-                raise InputError(f"process 0 did not begin stage {section}; start it (RANK=0) too")
+                raise InputError(f"process 0 did not finish {section}; start it (RANK=0) too")
             sleep(0.2)
-        return stated
 
     def finish(self, stage: str) -> None:
         """Record that this process is done with a stage."""
@@ -198,15 +195,17 @@ class RunFolder:
         wanted = {"stage": stage, "world": world}
         return all(wanted in read_lines(r.path / f"done-{r.process.rank}.jsonl") for r in ranks)
 
-    # ---- further runs over the same items
+    # ---- baselines and sweeps
 
     def part(self, kind: str, name: str) -> "RunFolder":
-        """A run in this one; kind is one of PARTS."""
-        return RunFolder(self.path / kind / name, self._data, self.process)
+        """A run over the same items; kind is one of PARTS."""
+        run = RunFolder(self.root.path / kind / name, self._data, self.process)
+        run.root = self.root
+        return run
 
     def parts(self, kind: str) -> dict[str, "RunFolder"]:
-        """The runs in this one that have begun, by name; kind is one of PARTS."""
-        files = sorted((self.path / kind).glob("*/run.json"))
+        """Those that have begun, by name; parts of one run know each other."""
+        files = sorted((self.root.path / kind).glob("*/run.json"))
         return {file.parent.name: self.part(kind, file.parent.name) for file in files}
 
 
@@ -214,12 +213,10 @@ def _id(item: Item | str) -> str:
     return item if isinstance(item, str) else item.id
 
 
-def _plain(row: Any) -> dict[str, Any]:
-    """A row as JSON holds it, which knows no infinity."""
-    values = dict(row) if isinstance(row, Mapping) else asdict(row)
-    if isinstance(value := values.get("value"), float) and isinf(value):
-        values["value"] = str(value)
-    return values
+def _plain(row: Any) -> Mapping[str, Any]:
+    if isinstance(row, Mapping):
+        return row
+    return row.to_dict() if isinstance(row, Score) else asdict(row)
 
 
 def _latest(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:

@@ -1,8 +1,11 @@
 """Stage score: items and pictures -> a line per item and metric in scores-RANK.jsonl."""
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, product
+from pathlib import Path
 
+from ..errors import InputError
+from . import metrics
 from .items import Item, Score
 from .manifest import versions
 from .pacing import Pace, Progress
@@ -67,37 +70,42 @@ def _groups(
 
 
 class Metrics:
-    """The scorer of a run: the metrics of `metrics`, and ToyWorld's own.
+    """The scorer that looks metrics up by name.
 
-    networks: folder of the encoders that some metrics need, and device to run them on; they are
-    loaded once, when first needed.
+    networks: folder of the encoders that some metrics need; device: where they run. They are
+    loaded once. Raises InputError for unknown names and missing networks, before any work.
     """
 
-    def __init__(self, networks: str | None = None, device: str = "cpu") -> None:
-        self._folder, self._device = networks, device
-        self._networks: dict = {}
+    def __init__(self, names: Sequence[str], networks: Path | None, device: str = "cpu") -> None:
+        needed = metrics.needed_networks(metrics.find(names))
+        if needed and networks is None:
+            raise InputError(
+                f"the metrics need the networks {', '.join(needed)}; give their folder with "
+                "--networks, or choose others with --metrics"
+            )
+        self._networks = metrics.load_networks(networks, needed, device) if needed else {}
 
     def __call__(
         self, run: RunFolder, items: Sequence[Item], names: Sequence[str]
     ) -> Iterator[Score]:
-        own = [name for name in names if name.startswith("toyworld/")]
-        if own:
-            from .datasets.toyworld import measure
+        chosen, samples = metrics.find(names), []
+        for item in items:
+            try:
+                samples.append(
+                    metrics.read_sample(item, run.picture(item), run.locate, run.map(item))
+                )
+            except InputError as error:  # a picture of the data
+                for name in names:
+                    yield Score(item.id, name, None, "failed", str(error))
+        try:
+            yield from list(metrics.score(samples, chosen, self._networks))
+        except Exception:  # one sample or metric may be at fault, or all together be too large
+            for sample, metric in product(samples, chosen):
+                yield self._alone(sample, metric)
 
-            for item in items:
-                yield from measure(run, item, own)
-        if others := [name for name in names if name not in own]:
-            yield from self._measured(run, items, others)
-
-    def _measured(
-        self, run: RunFolder, items: Sequence[Item], names: Sequence[str]
-    ) -> Iterator[Score]:
-        from . import metrics
-
-        chosen = metrics.find(names)
-        needed = metrics.needed_networks(chosen)
-        if missing := [name for name in needed if name not in self._networks]:
-            loaded = metrics.load_networks(self._folder or ".", missing, self._device)
-            self._networks |= loaded
-        samples = [metrics.read_sample(item, run.picture(item), run.locate) for item in items]
-        yield from metrics.score(samples, chosen, self._networks)
+    def _alone(self, sample: metrics.Sample, metric: metrics.Metric) -> Score:
+        try:
+            return next(metrics.score([sample], [metric], self._networks))
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            return Score(sample.id, metric.name, None, "failed", reason)

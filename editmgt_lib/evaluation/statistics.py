@@ -130,7 +130,7 @@ def bootstrap(
     low, high = np.percentile(means, (tail, 100 - tail))
     mean = (sums.sum(0) / counts.sum(0)).mean()
     return Estimate(
-        float(mean), float(low), float(high), float(means.std()), float((means <= 0).mean())
+        float(mean), float(low), float(high), float(means.std(ddof=1)), float((means <= 0).mean())
     )
 
 

@@ -6,11 +6,13 @@ computes once per run what does not depend on tokens.
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..errors import InputError
 from .adapters import block_updates, nothing_of
@@ -207,6 +209,11 @@ class MaskedTransformer(nn.Module):
             halves = tuple(compiled(half, options) for half in (kind.before, kind.after))
             for block in blocks:
                 block.halves = halves
+
+    def recompute_blocks(self) -> None:
+        """Recompute a block's activations in the backward pass instead of keeping them."""
+        for block in self.blocks:
+            block.forward = partial(checkpoint, type(block).forward, block, use_reentrant=False)
 
     def logits(self, features: Tensor) -> Tensor:
         """Features [..., C] of a `Prediction`, or a linear mix of them -> logits [..., V]."""

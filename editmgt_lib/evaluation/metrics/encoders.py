@@ -1,9 +1,11 @@
 """CLIP and DINO through transformers, float32, with the reference preprocessing.
 
-Against the originals: openai/CLIP computes in float16 on a GPU, this in float32 everywhere;
-openai/CLIP cleans captions with ftfy, this lowercases and splits as transformers' tokenizer does
-(equal on plain text). DINOv2's position table is interpolated from 518 to 224 pixels by
-transformers' rule, which differs from the original's in its last digits.
+Against the originals, with the same weights: CLIP's embeddings agree to 5e-7 of their size on a
+CPU (on a GPU openai/CLIP computes in float16, this in float32); DINO v1's to 3e-5, as transformers
+has 1e-12 in its norms where DINO has 1e-6; distances of structure on 224x224 to 1e-6. On other
+sizes, and in DINOv2, which goes from 518 to 224 pixels, transformers interpolates positions to the
+exact size and the originals by a factor a little larger. openai/CLIP also repairs captions with
+ftfy, which changes nothing in plain text.
 """
 
 from collections.abc import Callable, Sequence

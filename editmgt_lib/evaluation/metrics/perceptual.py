@@ -94,11 +94,11 @@ class Lpips(nn.Module):
         device = self.features[0].weight.device
         with torch.inference_mode(), no_autocast(device):
             pair = torch.from_numpy(np.stack((first, second))).movedim(-1, 1).to(device)
-            layers = self._layers(pair.float() / RANGE)
-            if where is None:
-                return float(sum(layer.double().mean() for layer in layers))
-            weight = torch.from_numpy(where).to(device, torch.float64)[None]
-            return float(sum(_weighted_mean(layer.double(), weight) for layer in layers))
+            layers = [layer.cpu().double() for layer in self._layers(pair.float() / RANGE)]
+        if where is None:
+            return float(sum(layer.mean() for layer in layers))
+        weight = torch.from_numpy(where).double()[None]
+        return float(sum(_weighted_mean(layer, weight) for layer in layers))
 
     def _layers(self, pair: Tensor) -> list[Tensor]:
         """Distance maps [H, W], one per layer, of a pair [2, 3, H, W] in 0..1."""

@@ -26,11 +26,11 @@ def score(
             f"metrics out: {', '.join(_users(metrics, missing))}"
         )
     pairs = [(sample, metric) for sample in samples for metric in metrics]
-    settled = [_settled(*pair) for pair in pairs]
-    open_pairs = [pair for pair, known in zip(pairs, settled, strict=True) if known is None]
-    _encode(open_pairs, networks)
-    for (sample, metric), known in zip(pairs, settled, strict=True):
-        yield known or _measured(sample, metric, networks)
+    reasons = [metric.undefined(sample) for sample, metric in pairs]
+    defined = [pair for pair, reason in zip(pairs, reasons, strict=True) if not reason]
+    _encode(defined, networks)
+    for (sample, metric), reason in zip(pairs, reasons, strict=True):
+        yield _score(sample, metric, networks, reason or _too_long(sample, metric))
 
 
 def _users(metrics: Sequence[Metric], networks: Sequence[str]) -> list[str]:
@@ -38,12 +38,16 @@ def _users(metrics: Sequence[Metric], networks: Sequence[str]) -> list[str]:
 
 
 def _encode(pairs: Sequence[tuple[Sample, Metric]], networks: Networks) -> None:
-    """Fill `Sample.features` with all that the metrics will read, one batch per network and way."""
+    """Fill `Sample.features` with all that the metrics will read, one batch per network and way.
+
+    Of failed samples only the captions.
+    """
     wanted: dict[tuple[str, str], dict[tuple[str, Feature], Sample]] = {}
     for sample, metric in pairs:
         for feature in metric.features:
-            places = wanted.setdefault((feature.network, feature.how), {})
-            places[sample.id, feature] = sample
+            if feature.is_caption or not sample.failure:
+                places = wanted.setdefault((feature.network, feature.how), {})
+                places[sample.id, feature] = sample
     for (network, how), places in wanted.items():
         views = [sample.view(feature.view) for (_, feature), sample in places.items()]
         rows = networks[network].encode(how, views)
@@ -51,16 +55,19 @@ def _encode(pairs: Sequence[tuple[Sample, Metric]], networks: Networks) -> None:
             sample.features[feature] = row
 
 
-def _settled(sample: Sample, metric: Metric) -> Score | None:
-    """The score that needs no measuring."""
-    if undefined := metric.undefined(sample):
-        return Score(sample.id, metric.name, None, "n/a", undefined)
-    if sample.failure:
-        return Score(sample.id, metric.name, None, "failed", sample.failure)
+def _too_long(sample: Sample, metric: Metric) -> str | None:
+    for feature in metric.features:
+        if feature.is_caption and sample.features.get(feature) is None:
+            kind = feature.view.removeprefix("caption:")
+            return f"the {kind} caption is too long for {feature.network}"
     return None
 
 
-def _measured(sample: Sample, metric: Metric, networks: Networks) -> Score:
+def _score(sample: Sample, metric: Metric, networks: Networks, undefined: str | None) -> Score:
+    if undefined:
+        return Score(sample.id, metric.name, None, "n/a", undefined)
+    if sample.failure:
+        return Score(sample.id, metric.name, None, "failed", sample.failure)
     try:
         value = float(metric.measure(sample, networks))
     except NotApplicable as error:

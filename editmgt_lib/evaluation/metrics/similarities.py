@@ -20,18 +20,10 @@ def _similarity(
     name: str, meaning: str, first: Feature, second: Feature, needs: tuple[str, ...]
 ) -> None:
     def measure(sample: Sample, networks: Networks) -> float:
-        return cosine(_feature(sample, first), _feature(sample, second))
+        return cosine(sample.features[first], sample.features[second])
 
     features = (first, second)
     register(Metric(name, meaning, measure, "higher", 0.0, needs, features))
-
-
-def _feature(sample: Sample, feature: Feature) -> np.ndarray:
-    found = sample.features[feature]
-    if found is None:
-        kind = feature.view.removeprefix("caption:")
-        raise NotApplicable(f"the {kind} caption is too long for {feature.network}")
-    return found
 
 
 def _register_similarities() -> None:
@@ -75,7 +67,7 @@ def _direction(name: str, short: str, network: str) -> Metric:
     features = tuple(Feature(network, how, view) for how, view in views)
 
     def measure(sample: Sample, networks: Networks) -> float:
-        return direction(*(_feature(sample, feature) for feature in features))
+        return direction(*(sample.features[feature] for feature in features))
 
     return Metric(
         name=name,
