@@ -8,9 +8,9 @@ from .calibration import Calibration, calibrate, read_published
 from .options import JudgeOptions
 from .protocols import scale
 from .repeats import Repeats, between_runs
-from .running import Outcome, judge_run
+from .running import Outcome, check_judge, judge_run
 
 __all__ = [
-    "Calibration", "JudgeOptions", "Outcome", "Repeats", "between_runs", "calibrate", "judge_run",
-    "read_published", "scale",
+    "Calibration", "JudgeOptions", "Outcome", "Repeats", "between_runs", "calibrate",
+    "check_judge", "judge_run", "read_published", "scale",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from .prompts import Prompts
 
 DEFAULT_RESIZE = {"gedit": "output-to-source", "imgedit": "native"}
 PROTOCOLS = tuple(DEFAULT_RESIZE)
-_REQUEST = "request."
 ORDERS = ("text-first", "images-first")
 PARAMETERS: Mapping[str, Any] = {"temperature": 0, "seed": 42, "max_tokens": 1400}
 _RESERVED = {"model", "messages", "stream", "n"}
@@ -63,8 +62,11 @@ class JudgeOptions:
     reuse: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.model:
-            raise InputError("no judge is named; give the server's name of the model")
+        for name in ("url", "model"):
+            if not isinstance(value := getattr(self, name), str) or not value:
+                raise InputError(f"the judge's {name} is {value!r}; give it as text")
+        if not isinstance(self.parameters, Mapping):
+            raise InputError(f"parameters is {self.parameters!r}; give names and values")
         require_choice("protocol", self.protocol, PROTOCOLS)
         require_choice("resize", self.resize or "native", RESIZES)
         require_choice("encoding", self.encoding, ENCODINGS)
@@ -81,35 +83,6 @@ class JudgeOptions:
             json.dumps(dict(self.parameters), allow_nan=False)
         except (TypeError, ValueError) as error:
             raise InputError(f"judge parameters are no JSON: {error}; use plain values") from error
-
-    @classmethod
-    def of(cls, settings: Mapping[str, Any], dataset: str = "") -> "JudgeOptions":
-        """Options by name, as a command line gives them; "request.NAME" is one of `parameters`.
-
-        dataset: decides the protocol where none is named.
-        Raises InputError, also for unknown names.
-        """
-        values = {k: v for k, v in settings.items() if not k.startswith(_REQUEST)}
-        extra = {k[len(_REQUEST) :]: v for k, v in settings.items() if k.startswith(_REQUEST)}
-        known = [field.name for field in fields(cls) if field.name != "parameters"]
-        if unknown := sorted(set(values) - set(known)):
-            raise InputError(
-                f"the judge has no option {unknown[0]!r}; use {', '.join(known)}, or "
-                f"{_REQUEST}NAME for what the request holds"
-            )
-        if missing := [name for name in ("url", "model") if not values.get(name)]:
-            raise InputError(f"the judge needs its {' and '.join(missing)}, as {missing[0]}=...")
-        for name in ("url", "model", "prompts", "key_variable"):
-            if not isinstance(value := values.get(name) or "", str):
-                raise InputError(f"the judge's {name} is {value!r}; give one name")
-        if dataset in PROTOCOLS:
-            values.setdefault("protocol", dataset)
-        if values.get("prompts"):
-            values["prompts"] = Path(values["prompts"]).expanduser()
-        reuse = values.get("reuse", ())
-        places = reuse if isinstance(reuse, tuple) else (reuse,)
-        values["reuse"] = tuple(Path(str(place)).expanduser() for place in places)
-        return cls(**values, parameters=extra)
 
     def request(self, repeat: int = 0) -> dict[str, Any]:
         """Parameters of a request besides model and messages."""

@@ -1,7 +1,7 @@
 """Stage judge: items and pictures -> raw answers in judge-RANK.jsonl, scores-judge-RANK.jsonl."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,9 +83,18 @@ class _Writer:
                 yield Score(item, name, None, "failed", _reason(judged, needed)).to_dict()
 
 
+def check_judge(options: JudgeOptions) -> None:
+    """Raise InputError for what is wrong before any question: prompts, address, key, `reuse`."""
+    load_prompts(options.protocol, options.prompts)
+    Endpoint.of(options)
+    for place in options.reuse:
+        if not place.is_dir():
+            raise InputError(f"there is no run in {place} to reuse answers of; check the folder")
+
+
 def judge_run(
     run: RunFolder,
-    options: JudgeOptions | Mapping[str, Any],
+    options: JudgeOptions,
     *,
     progress: Progress | None = None,
     label: str = "judge",
@@ -94,12 +103,10 @@ def judge_run(
 
     What failed before is asked again; answers that were read are not. A missing or black picture
     is a failure of the editor and is not asked about. Turns inside a chain are left out.
-    options: or their values by name, see `JudgeOptions.of`.
     Raises InputError if more than `options.max_failed` of the items fail, if the judge cannot be
     used at all, or if another model than before answers. All answers until then are kept.
     """
-    if not isinstance(options, JudgeOptions):
-        options = JudgeOptions.of(options, run.root.manifest.get("prepare", {}).get("dataset", ""))
+    check_judge(options)
     column = Column(options, load_prompts(options.protocol, options.prompts))
     protocol, endpoint = find_protocol(options.protocol), Endpoint.of(options)
     jobs = _jobs(run, column, protocol)
@@ -160,9 +167,6 @@ def known_answers(
 
     model: only answers of this judge, if its name is known.
     """
-    for place in reuse:
-        if not place.is_dir():
-            raise InputError(f"there is no run in {place} to reuse answers of; check the folder")
     places = dict.fromkeys([run.path, run.root.path, *reuse])
     rows = (row for place in places for row in RunFolder(place, process=run.process).rows(ROWS))
     good = (row for row in rows if row["outcome"] == "ok" and model in ("", row["returned"]))
