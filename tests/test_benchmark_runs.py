@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from editmgt_lib.cli import main
+from editmgt_lib.cli import main, parse
 from editmgt_lib.data.processes import Process
 from editmgt_lib.errors import InputError
 from editmgt_lib.evaluation import benchmark, sweeps
@@ -27,7 +29,7 @@ from editmgt_lib.evaluation.pacing import Pace
 from editmgt_lib.evaluation.preparation import prepare
 from editmgt_lib.evaluation.runs import RunFolder
 
-from .lookalikes import magicbrush
+from .lookalikes import DRAWN, magicbrush
 
 L1 = "l1/target/fit-output"
 METRICS = (L1, "psnr/source/fit-output", "l1-outside/source/fit-output")
@@ -620,3 +622,26 @@ def test_toyworld_success_takes_any_size(tmp_path):
     run_benchmark(run, dataset, tmp_path, plan, lambda: None)
     success = [s.value for (_, m), s in run.scores().items() if m == "toyworld/success"]
     assert len(success) == 7 and np.mean(success) > 0.7  # resizing blurs, but shows the target
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_every_benchmark_goes_through_the_stages(tmp_path, name, edited_by):
+    edited_by(Tint())
+    dataset = DRAWN[name](tmp_path / "data", small=True)
+    run = run_plan(tmp_path / "run", dataset, tmp_path / "data")
+    assert {a.status for a in run.attempts().values()} == {"ok"}
+    assert len(run.scores()) == len(METRICS) * len(run.items()) > 0
+    assert {s.status for s in run.scores().values()} <= {"ok", "n/a"}
+    assert set(run.manifest["prepare"]["tasks"]) <= set(dataset.tasks)
+
+
+def documented_calls():
+    text = (ROOT / "docs" / "evaluation.md").read_text("utf-8")
+    blocks = re.findall(r"^ *```bash\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+    lines = [shlex.split(line) for block in blocks for line in block.splitlines()]
+    return [words[words.index("benchmark") :] for words in lines]
+
+
+@pytest.mark.parametrize("call", documented_calls(), ids=" ".join)
+def test_documented_commands_are_understood(call):
+    assert callable(parse(call).run)
