@@ -3,9 +3,11 @@
 import json
 import random
 from dataclasses import replace
+from http.client import HTTPException
 from itertools import product
 from math import sqrt
 from statistics import fmean, pstdev
+from time import monotonic
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from editmgt_lib.evaluation.judging import (
     between_runs,
     calibrate,
     check_judge,
+    endpoint,
     judge_run,
     read_published,
     scale,
@@ -414,6 +417,13 @@ def test_a_type_the_prompts_do_not_know_is_refused_before_any_question(tmp_path,
         (failure(500, "broken"), "error"),
         ((200, b"<html>gateway</html>", {}), "error"),
         ((200, b'{"choices": []}', {}), "error"),
+        ((200, b"[]", {}), "error"),
+        ((200, b'{"choices": [{"message": null}], "usage": 3}', {}), "error"),
+        ((200, b'{"error": {"code": 502, "message": "upstream"}}', {}), "error"),
+        (
+            (200, b'{"error": {"code": 403, "message": "flagged", "metadata": "moderation"}}', {}),
+            "filter",
+        ),
         (failure(504, "upstream"), "timeout"),
         (30.0, "timeout"),
         (completion("about seven"), "malformed"),
@@ -551,6 +561,38 @@ def test_what_no_other_question_will_change_stops_at_once(tmp_path, monkeypatch,
         with pytest.raises(InputError, match=line) as caught:
             judge_run(run, options(judge, key_variable="MY_KEY"))
         assert len(judge.asked) <= 2 and "sesame" not in str(caught.value)
+
+
+def test_whatever_an_answer_holds_can_be_kept(tmp_path):
+    """Half a character, parts instead of text, and numbers that JSON does not know."""
+    run = make_run(tmp_path, 1)
+    half = json.loads(r'"\ud83d"')
+    body = completion([{"text": half}, {"text": '{"score": [7, 8]}'}])[1]
+    body["usage"] = {"total_tokens": 5, "cost": float("nan"), "details": {"a": None}}
+    with FakeJudge(lambda _: (200, json.dumps(body).encode(), {})) as judge:
+        assert judge_run(run, options(judge)).failed == 0
+    row = run.rows("judge")[0]
+    assert row["usage"] == {"total_tokens": 5} and row["text"].startswith('?{"score": [7, 8]')
+
+
+def test_a_proxy_is_not_asked_for_this_machine(tmp_path, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with FakeJudge() as judge:
+        assert judge_run(make_run(tmp_path, 1), options(judge)).failed == 0
+
+
+def test_an_answer_that_never_ends():
+    class Endless:
+        def read1(self, size):
+            return b"x" * size
+
+    with pytest.raises(TimeoutError):
+        endpoint._read(Endless(), monotonic() - 1)
+    with pytest.raises(HTTPException, match="more than"):
+        endpoint._read(Endless(), monotonic() + 60)
 
 
 def test_a_judge_that_is_not_there(tmp_path):

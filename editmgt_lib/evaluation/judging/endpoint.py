@@ -22,6 +22,7 @@ from .replies import Reply, read_reply
 
 _PATH = "/chat/completions"
 _LONGEST_WAIT = 60.0  # seconds between two tries
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 _LARGEST = 1 << 23  # bytes of an answer
 
 
@@ -104,7 +105,9 @@ class Endpoint:
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
         request = urllib.request.Request(self.url, data, headers)
-        opener = urllib.request.build_opener(_NoRedirect)
+        own = urlsplit(self.url).hostname in _THIS_MACHINE  # which a proxy would not reach
+        proxies = (urllib.request.ProxyHandler({}),) if own else ()
+        opener = urllib.request.build_opener(_NoRedirect, *proxies)
         try:
             with opener.open(request, timeout=self.timeout) as response:
                 return response.status, _read(response, until), None

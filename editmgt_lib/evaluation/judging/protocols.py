@@ -85,8 +85,8 @@ def _ask_imgedit(prompts: Prompts, item: Item) -> tuple[Question, ...]:
     criteria = _CRITERION.findall(template)
     if len(criteria) != 3:
         raise InputError(
-            f"the prompt for {kind!r} names {len(criteria)} criteria in lines 'NAME: A number from 1 "
-            "to 5' instead of 3; give the benchmark's own prompts.json"
+            f"the prompt for {kind!r} has {len(criteria)} lines 'NAME: A number from 1 to 5' "
+            "instead of 3; give the benchmark's own prompts.json"
         )
     text = template.replace("<edit_prompt>", item.instruction)
     read = partial(read_lines, names=criteria, low=1, high=5)

@@ -53,26 +53,34 @@ def read_reply(status: int, body: bytes, after: str | None = None) -> Reply:
         return _read_error(status, text, after)
     try:
         content = json.loads(text)
+        if "error" in content and not content.get("choices"):  # as some gateways put it
+            code = content["error"].get("code")
+            return _read_error(code if isinstance(code, int) else 500, text, after)
         choice = content["choices"][0]
         message = choice["message"]
-        answer, refusal = message.get("content") or "", message.get("refusal") or ""
+        answer, refusal = _plain(message.get("content")), _plain(message.get("refusal"))
+        usage = dict(content.get("usage") or {})
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return Reply("error", f"no chat completion: {text[:_LONGEST]!r}", again=True)
-    if isinstance(answer, list):  # parts, as some servers give them
-        answer = "".join(str(part.get("text", "")) for part in answer if isinstance(part, dict))
-    finish = str(choice.get("finish_reason") or "")
-    usage = content.get("usage")
+    finish = _plain(choice.get("finish_reason"))
     said = {
-        "text": str(answer or refusal),
+        "text": answer or refusal,
         "finish": finish,
-        "model": str(content.get("model") or ""),
-        "usage": usage if isinstance(usage, dict) else {},
+        "model": _plain(content.get("model")),
+        "usage": {str(name): count for name, count in usage.items() if type(count) is int},
     }
     if finish == "content_filter":
         return Reply("filter", "the provider's filter stopped the answer", **said)
     if refusal:
-        return Reply("refusal", f"the model declined: {str(refusal)[:_LONGEST]}", **said)
+        return Reply("refusal", f"the model declined: {refusal[:_LONGEST]}", **said)
     return Reply("ok", **said)
+
+
+def _plain(value: Any) -> str:
+    """Text that UTF-8 can hold (an answer may be cut inside a character); "" for nothing."""
+    if isinstance(value, list):  # parts, as some servers give them
+        value = "".join(str(part.get("text", "")) for part in value if isinstance(part, dict))
+    return str(value or "").encode("utf-8", "replace").decode()
 
 
 def _read_error(status: int, text: str, after: str | None) -> Reply:
@@ -97,10 +105,10 @@ def _read_error(status: int, text: str, after: str | None) -> Reply:
 def _message(text: str) -> str:
     try:
         error = json.loads(text)["error"]
-        text = error["message"] if isinstance(error, dict) else str(error)
+        text = error["message"] if isinstance(error, dict) else error
     except (ValueError, LookupError, TypeError, RecursionError):
         pass
-    return " ".join(str(text).split())[:_LONGEST]
+    return " ".join(_plain(text).split())[:_LONGEST]
 
 
 def _seconds(after: str | None) -> float:
