@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from editmgt_lib.cli import main, parse
+from editmgt_lib.commands import pace
 from editmgt_lib.data.processes import Process
 from editmgt_lib.errors import InputError
 from editmgt_lib.evaluation import benchmark, sweeps
@@ -30,6 +31,7 @@ from editmgt_lib.evaluation.preparation import prepare
 from editmgt_lib.evaluation.runs import RunFolder
 
 from .lookalikes import DRAWN, magicbrush
+from .networks import write_clip
 
 L1 = "l1/target/fit-output"
 METRICS = (L1, "psnr/source/fit-output", "l1-outside/source/fit-output")
@@ -147,7 +149,6 @@ def test_the_manifest_says_what_made_the_run(tmp_path, dataset, data, edited_by)
         ({}, Tint(1), "settings was 0 and is 1 now"),
         ({"limit": 3}, Tint(), "limit was None and is 3 now"),
         ({"chains": True}, Tint(), "chains was False and is True now"),
-        ({"metrics": METRICS[:1]}, Tint(), "metrics was"),
     ],
 )
 def test_another_run_in_the_same_folder_is_refused(
@@ -159,6 +160,41 @@ def test_another_run_in_the_same_folder_is_refused(
     with pytest.raises(InputError, match=says):
         run_plan(tmp_path / "run", dataset, data, replace(PLAN, **change))
     assert findings(RunFolder(tmp_path / "run")) == before
+
+
+def test_metrics_can_be_added_later(tmp_path, dataset, data, edited_by):
+    editor = edited_by(Tint())
+    run = run_plan(tmp_path / "run", dataset, data, replace(PLAN, metrics=METRICS[:1]))
+    lines = len(run.rows("scores"))
+    more = replace(PLAN, stages=("score",), metrics=METRICS)
+    assert run_plan(tmp_path / "run", dataset, data, more).manifest["score"]["metrics"] == [
+        *METRICS
+    ]
+    assert len(run.rows("scores")) == 3 * lines and len(editor.edited) == 8
+    assert {name for _, name in run.scores()} == set(METRICS)
+
+
+def test_the_data_may_move(tmp_path, dataset, data, edited_by):
+    edited_by(Tint())
+    run_plan(tmp_path / "run", dataset, data, replace(PLAN, stages=("prepare",)))
+    moved = data.rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="FileNotFound|cannot read"):
+        run_plan(tmp_path / "run", dataset, None, replace(PLAN, stages=("generate",)))
+    run = run_plan(tmp_path / "run", dataset, moved)
+    assert run.locate("x") == moved / "x" and len(run.scores()) == 8 * len(METRICS)
+
+
+def test_one_process_at_a_time_states_what_made_the_run(tmp_path):
+    run = RunFolder(tmp_path)
+    (tmp_path / "run.lock").touch()
+    os.utime(tmp_path / "run.lock", (1, 1))  # of a process killed long ago
+    run.claim("generate", {"steps": 3, "place": "a"}, free=("place",))
+    run.claim("score", {})
+    run.claim("generate", {"steps": 3, "place": "b"}, free=("place",))
+    assert run.manifest == {"generate": {"steps": 3, "place": "b"}, "score": {}}
+    with pytest.raises(InputError, match="steps was 3 and is None now; more was None and is 1"):
+        run.claim("generate", {"more": 1}, free=("place",))
+    assert not (tmp_path / "run.lock").exists()
 
 
 def test_another_benchmark_and_changed_items_are_refused(tmp_path, dataset, data, edited_by):
@@ -516,6 +552,19 @@ def test_the_command_makes_maps_and_round_trips(tiny_checkpoint, tmp_path, capsy
     assert "score: 3 of 3" in capsys.readouterr().err
 
 
+def test_networks_are_loaded_from_their_folder(tiny_checkpoint, tmp_path, capsys):
+    write_clip(tmp_path / "networks" / "clip-vit-b-32")
+    words = (*STAGES, "--metrics", "clip-i/vit-b-32/source", "--set", "steps=1")
+    words += ("--networks", str(tmp_path / "networks"))
+    assert bench(tiny_checkpoint, tmp_path / "run", *words) == 0
+    scores = RunFolder(tmp_path / "run").parts("baselines")["copy"].scores()
+    assert [s.value for s in scores.values()] == [pytest.approx(1, abs=1e-4)] * 3
+    words = (*words, "--metrics", "dino/v1-s-16/source")
+    assert bench(tiny_checkpoint, tmp_path / "other", *words) == 2
+    assert "dino-s-16" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
 def test_squash_fits_any_shape(tiny_checkpoint, tmp_path, dataset, data):
     import editmgt_lib
 
@@ -542,6 +591,8 @@ def test_squash_fits_any_shape(tiny_checkpoint, tmp_path, dataset, data):
         (("--model", "copy", "--pictures", "x"), "give one"),
         (("--metrics", "clip-i/vit-b-32/source"), "--networks"),
         (("--seed", "-1"), "seed is -1"),
+        (("--samples", "0"), "samples is 0"),
+        (("--limit", "0"), "limit is 0"),
     ],
 )
 def test_bad_input_of_benchmark(tiny_checkpoint, tmp_path, capsys, words, says):
@@ -555,6 +606,20 @@ def test_a_benchmark_without_its_data_says_so(tmp_path, capsys):
     assert "--data" in capsys.readouterr().err
     assert main(["benchmark", "imagenet", "--out", str(tmp_path / "run")]) == 2
     assert "imagenet" in capsys.readouterr().err
+
+
+def test_progress_has_rate_and_time_left(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(pace.time, "monotonic", lambda: now[0])
+    with pace.Meter() as meter:
+        for done in range(1, 102):
+            now[0] += 20
+            meter("generate", done, 400, 3)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 50
+    assert lines[-1] == (
+        "editmgt: generate: 101 of 400, 3 failed, 0.05 per second, 1 h 40 min left"
+    )
 
 
 # ---- ToyWorld

@@ -27,10 +27,11 @@ def score(
     """Score the items of this process by the metrics that they have no score of yet.
 
     What failed before is scored again. Turns inside a chain are "n/a": only its end counts.
-    Raises InputError as `scorer` does, such as for an unknown metric, and if the run began with
-    other metrics or versions.
+    Raises InputError if the run was scored with other versions.
     """
-    run.claim("score", {"metrics": list(names), "versions": versions()})
+    before = run.manifest.get("score", {}).get("metrics", [])
+    every = list(dict.fromkeys([*before, *names]))
+    run.claim("score", {"metrics": every, "versions": versions()}, free=("metrics",))
     known = {key for key, value in run.scores().items() if value.status != "failed"}
     ends = {item.id for item in run.final_items()}
     pending = [
@@ -83,7 +84,11 @@ class Metrics:
                 f"the metrics need the networks {', '.join(needed)}; give their folder with "
                 "--networks, or choose others with --metrics"
             )
-        self._networks = metrics.load_networks(networks, needed, device) if needed else {}
+        self._networks = {}
+        if needed:
+            from ..loader import choose_device
+
+            self._networks = metrics.load_networks(networks, needed, choose_device(device))
 
     def __call__(
         self, run: RunFolder, items: Sequence[Item], names: Sequence[str]
