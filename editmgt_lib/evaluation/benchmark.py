@@ -163,14 +163,17 @@ def _editor(name: str, plan: Plan, model: Any) -> Editor:
 
 
 def _judge_options(dataset: Dataset, plan: Plan) -> Any:
-    from .judging.options import PROTOCOLS, JudgeOptions
+    from .judging import JudgeOptions, check_judge
+    from .judging.options import PROTOCOLS
 
     own = {"protocol": dataset.name} if dataset.name in PROTOCOLS else {}
     try:
-        return JudgeOptions(**own | dict(plan.judge))
+        options = JudgeOptions(**own | dict(plan.judge))
     except TypeError as error:
         names = ", ".join(f.name for f in fields(JudgeOptions))
         raise InputError(f"judge: {error}; its options are {names}") from error
+    check_judge(options)  # before hours of work
+    return options
 
 
 def _judge(run: RunFolder, plan: Plan, options: Any, progress: Progress | None) -> None:
