@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import shutil
 import threading
 import time
 from types import SimpleNamespace
@@ -345,3 +346,52 @@ def test_the_toy_checkpoint_has_a_name(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "TOY_FOLDER", tmp_path / "absent")
     with pytest.raises(CheckpointError, match="install it again"):
         resolve("toyworld")
+
+
+NETWORK = {
+    **{name: b"{}" for name in ("config.json", "tokenizer.json", "tokenizer_config.json")},
+    **{name: b"x" for name in ("vocab.json", "merges.txt", "special_tokens_map.json")},
+    "model.safetensors": WEIGHTS,
+}
+
+
+@pytest.fixture
+def network(server):
+    """A repository of one network of transformers, with what else such ones hold."""
+    others = (
+        "pytorch_model.bin",
+        "tf_model.h5",
+        "README.md",
+        "modeling.py",
+        "model.fp16.safetensors",
+    )
+    for name in [path.name for path in server.folder.iterdir()]:
+        place = server.folder / name
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    for name, data in (NETWORK | dict.fromkeys(others, b"?")).items():
+        (server.folder / name).write_bytes(data)
+    return server
+
+
+def test_a_network_comes_without_code_and_other_formats(network, tmp_path):
+    folder = hub.download_network("openai/clip", folder=tmp_path / "clip", revision="v1")
+    assert contents(folder) == NETWORK
+    assert list(network.sent)[-1] == "config.json"
+    assert network.revisions == {"v1", commit_of("v1")}
+    fetched(network)
+    hub.download_network("openai/clip", folder=folder, revision="v1")
+    assert fetched(network) == []
+
+
+def test_a_network_without_safetensors_is_refused_before_anything_is_fetched(network, tmp_path):
+    change(network, "model.safetensors", None)
+    with pytest.raises(CheckpointError, match="openai/clip at main has no .* safetensors"):
+        hub.download_network("openai/clip", folder=tmp_path / "clip")
+    assert fetched(network) == []
+
+
+def test_no_network_offline(network, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="unset HF_HUB_OFFLINE"):
+        hub.download_network("openai/clip", folder=tmp_path / "clip")
+    assert fetched(network) == []
