@@ -61,8 +61,8 @@ class MagicBrush:
             return self._unzipped(data, store)
         if not any(data.glob("**/*.parquet")):
             raise InputError(
-                f"{data} holds neither {SESSIONS}, of the authors' zip, nor parquet files, which the "
-                "hub has of dev alone; give the folder that holds one of them"
+                f"{data} holds neither {SESSIONS}, of the authors' zip, nor parquet files, which "
+                "the hub has of dev alone; give the folder that holds one of them"
             )
         return self._from_hub(data, store)
 
