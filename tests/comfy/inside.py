@@ -58,15 +58,18 @@ class Pack:
         }
         return {name: str(tensor.dtype) for name, tensor in tensors.items()}
 
-    def eight_bits(self) -> dict[str, dict]:
-        """Of a file in 8 bits: bytes that weights take in memory, and what comes out, by dtype."""
-
+    def write_8_bits(self) -> None:
+        """Write the toy checkpoint in 8 bits, as "small.safetensors"."""
         import folder_paths
 
         toy = self.part("editmgt_lib.checkpoints.names").TOY_FOLDER
         folder = Path(self.models.name)
         folder_paths.add_model_folder_path("editmgt", str(folder))
         self.part("editmgt_lib.checkpoints").pack(toy, folder / "small.safetensors", "fp8")
+
+    def eight_bits(self) -> dict[str, dict]:
+        """Of a file in 8 bits: bytes that weights take in memory, and what comes out, by dtype."""
+        self.write_8_bits()
         return {
             f"{name} {dtype}": self.weights(dtype, name)
             for name, dtype in (

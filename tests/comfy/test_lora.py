@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 
 from editmgt_lib.checkpoints.names import TOY_FOLDER  # noqa: E402
 from editmgt_lib.loader import load_transformer  # noqa: E402
-from editmgt_lib.lora import Lora  # noqa: E402
+from editmgt_lib.lora import Lora, LoraLayer  # noqa: E402
 from editmgt_lib.training.lora import new_lora  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +26,7 @@ TARGETS = ("to_q", "to_k", "to_v", "proj_mlp", "ff.net.2")
 
 def random_lora(scope, seed=0):
     """A LoRA that visibly changes what the toy model does."""
-    size = {"both": 0.15, "reference": 1.0}[scope]
+    size = {"both": 2.0, "reference": 3.0}[scope]
     network = load_transformer(TOY_FOLDER / "editmgt", torch.device("cpu"), torch.float32)
     lora = new_lora(network, TARGETS, rank=4, alpha=4, scope=scope, seed=seed)
     generator = torch.Generator().manual_seed(seed)
@@ -37,12 +37,25 @@ def random_lora(scope, seed=0):
     return replace(lora, layers=layers, metadata={"trigger": "hat"})
 
 
+def modulation_lora():
+    """One as other programs make them, of layers that rows do not go through."""
+    network = load_transformer(TOY_FOLDER / "editmgt", torch.device("cpu"), torch.float32)
+    generator, layers = torch.Generator().manual_seed(0), {}
+    for name, weight in network.state_dict().items():
+        if name.endswith("norm1.linear.weight"):
+            rows, columns = weight.shape
+            down, up = (torch.randn(s, generator=generator) for s in ((2, columns), (rows, 2)))
+            layers[name.removesuffix(".weight")] = LoraLayer(0.1 * down, 0.1 * up, 2.0)
+    return Lora(layers)
+
+
 @pytest.fixture(scope="module")
 def folder_of_loras(tmp_path_factory):
     """One file of each scope, and one of another model."""
     folder = tmp_path_factory.mktemp("loras")
     for scope in ("both", "reference"):
         random_lora(scope).write(folder / f"{scope}.safetensors")
+    modulation_lora().write(folder / "modulation.safetensors")
     layer = random_lora("both").layers["transformer_blocks.0.attn.to_q"]
     Lora({"double_blocks.0.img_attn": layer}).write(folder / "other.safetensors")
     return folder
@@ -111,8 +124,8 @@ def test_what_is_refused_is_named(client, loras, picture):
     (loras[0].parent / "note.txt").write_text("no LoRA")
     info = client.get("/object_info/EditMGT_LoadLora")["EditMGT_LoadLora"]["input"]["required"]
     assert "both.safetensors" in str(info["lora"]) and "note.txt" not in str(info["lora"])
-    with pytest.raises(Exception, match=r"(?i)max|bigger|2"):
-        run(client, picture, ("both", 3))
+    done = run(client, picture, ("both", 3))
+    assert done.status == "rejected" and "strength" in done.message()
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +154,25 @@ def test_maps_are_the_librarys_however_weights_are_kept(report, dtype, kind):
         wanted = np.array(report[f"library {name}"][0]) - np.array(library)
         error = np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
         assert error < ERRORS[dtype], (name, error)
+
+
+@pytest.mark.parametrize("kind", ["whole", "on use"])
+def test_8_bits_with_a_lora_are_what_widening_them_first_gives(report, kind):
+    for name in (*NAMES, "nothing"):
+        kept, widened = (report[f"{dtype} file {kind} {name}"] for dtype in ("auto", "fp32"))
+        assert kept == pytest.approx(widened, rel=1e-3, abs=1e-5), name
+    for dtype in ("auto", "fp32"):
+        assert report[f"{dtype} file {kind} nothing"] == report[f"{dtype} file {kind} plain"]
+
+
+@pytest.mark.parametrize("kind, limit", [("whole", 0.1), ("on use", 1e-3)])
+def test_where_no_adapter_acts_the_sum_is_rounded_to_8_bits_at_most(report, kind, limit):
+    kept, widened = (
+        np.subtract(*(report[f"{dtype} file {kind} {loras} modulation"] for loras in (1, 0)))
+        for dtype in ("auto", "fp32")
+    )
+    assert np.linalg.norm(widened) > 1
+    assert np.linalg.norm(kept - widened) < limit * np.linalg.norm(widened)
 
 
 @pytest.mark.parametrize("kind", ["whole", "on use"])
