@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import comfy.ldm.modules.attention as comfy_attention
 import comfy.lora
@@ -212,6 +212,19 @@ def _beside(lora: Lora, network: nn.Module) -> dict[str, LoraLayer]:
         return dict(lora.layers)
     able = adaptable(network, lora.scope)
     return {n: x for n, x in lora.layers.items() if n in able and in_8_bits(able[n])}
+
+
+def with_compiled_blocks(managed: Managed, **options: Any) -> Managed:
+    """A copy of a managed transformer, sharing its weights, that is compiled as it runs.
+
+    Whatever ComfyUI does to weights on use, and torch cannot capture, runs uncompiled.
+    """
+    patcher = managed.patcher.clone()
+    network = patcher.model
+    halves = network.compiled_halves(fullgraph=False, **options)
+    for name, pair in zip(network.block_names, halves, strict=True):
+        patcher.add_object_patch(f"{name}.halves", pair)
+    return replace(managed, patcher=patcher)
 
 
 def _casts(network: nn.Module) -> bool:

@@ -80,3 +80,11 @@ def test_choosing_fp8_rounds_as_the_file_does(report):
     for row in (chosen, kept):
         same = [a == b for a, b in zip(row["ids"], whole["ids"], strict=True)]
         assert sum(same) / len(same) > 0.8
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_a_compiled_copy_captures_whole_blocks_and_leaves_the_model_alone(report, dtype):
+    found = report[f"compiled {dtype}"]
+    assert found["breaks"] == {} and 4 <= found["graphs"] <= 24
+    assert found["ids"] == found["ids when partly loaded"] == found["before"] == found["after"]
+    assert found["graphs of the original"] == 0
