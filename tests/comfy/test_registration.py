@@ -14,7 +14,7 @@ NODES = {
     "EditMGT_EncodeInstruction", "EditMGT_ConsolidateAttention", "EditMGT_RegionHoldSampler",
     "EditMGT_EditRegions", "EditMGT_Decode",
     "EditMGT_ToyPicture", "EditMGT_ListOfValues", "EditMGT_ComparePictures",
-    "EditMGT_LoadFolder",
+    "EditMGT_LoadFolder", "EditMGT_CompileModel",
 }  # fmt: skip
 
 
