@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .graph import Graph
 
-GLYPH, LINE, FRAME = 11, 16, 50
+GLYPH, LINE, FRAME = 10, 16, 50
 """Pixels: a character's width, a line's height, and what a note's frame takes of its width."""
 
 
@@ -30,4 +30,4 @@ def add_chinese(graph: Graph) -> None:
 
 def _height(summary: str, width: int) -> int:
     lines = [ceil(len(line) * GLYPH / (width - FRAME)) for line in summary.splitlines()]
-    return LINE * (sum(lines) + 2)  # the rule takes two
+    return LINE * (sum(lines) + 1)  # and the rule
