@@ -495,6 +495,26 @@ def test_a_sweep_has_a_run_for_every_combination():
         Plan(sweep={"threshold": (0, 1)}, editor="copy")
 
 
+def test_a_sweep_shows_what_the_judge_says_and_counts_failures(tmp_path):
+    run = RunFolder(tmp_path)
+    judged = "gedit/sc/model"
+    points = {f"threshold={x}": {"threshold": x} for x in (0.2, 0.0)}
+    for number, name in enumerate(points):
+        rows = [Score("a", sweeps.L1, 0.5), Score("b", sweeps.L1, None, "failed", "why"),
+                Score("c", sweeps.L1, None, "n/a", "why"),
+                Score("a", judged, 4.0 + number)]  # fmt: skip
+        run.part("sweep", name).append("scores", rows)
+    sweeps.write_sweep(run, points)
+    first = json.loads((tmp_path / "sweep.json").read_text())["points"][0]
+    assert first["values"] == {"threshold": 0.2}
+    assert first["figures"][sweeps.L1] == {
+        "mean": 0.75, "items": 3, "failed": 1, "not_applicable": 1
+    }  # fmt: skip
+    plot = (tmp_path / "sweep.svg").read_text()
+    assert judged in plot and "lambda" in plot
+    assert (tmp_path / "sweep.md").read_text().count("\n") == 4
+
+
 def bench(tiny_checkpoint, out, *words):
     args = ["benchmark", "toyworld", "--out", str(out), "--samples", "1", "--device", "cpu"]
     model = [] if "--pictures" in words or "--model" in words else ["--model", str(tiny_checkpoint)]
