@@ -17,7 +17,7 @@ from editmgt_lib.checkpoints import hub, resolve, transfer
 from editmgt_lib.checkpoints.layout import PARTS
 from editmgt_lib.errors import Cancelled, CheckpointError, InputError
 
-from .comfy.fake_hub import commit_of, serving
+from .comfy.fake_hub import commit_of, point_at, serving
 
 REPO = hub.DEFAULT_REPO
 WEIGHTS = save({"w": torch.zeros(3)})
@@ -45,16 +45,8 @@ def server(tmp_path, monkeypatch):
         file = tmp_path / "repository" / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data)
-    constants = huggingface_hub.constants
     with serving(tmp_path / "repository") as started:
-        monkeypatch.setattr(constants, "ENDPOINT", started.url)
-        template = started.url + "/{repo_id}/resolve/{revision}/{filename}"
-        for module in (constants, huggingface_hub.file_download):  # older versions copy it
-            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        point_at(started, monkeypatch, tmp_path / "cache")
         monkeypatch.setattr(transfer, "POLL_SECONDS", 0.01)
         yield started
 

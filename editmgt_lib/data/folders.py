@@ -99,6 +99,14 @@ def in_parts(name: str, rows: int) -> tuple[Part, ...]:
 
 def inside(root: Path, name: Any) -> Path:
     """Path of a file below `root`; InputError for any other, since lists come from strangers."""
+    path = below(root, name)
+    if not path.is_file():
+        raise InputError(f"there is no file {name!r}")
+    return path
+
+
+def below(root: Path, name: Any) -> Path:
+    """Path of a name below `root`, whether there is such a file or not; see `inside`."""
     if not isinstance(name, str) or not name.strip():
         raise InputError(f"{name!r} is no path")
     try:
@@ -107,8 +115,6 @@ def inside(root: Path, name: Any) -> Path:
         raise InputError(f"{name!r} is no path ({error})") from error
     if Path(name).is_absolute() or not path.is_relative_to(root):
         raise InputError(f"{name!r} leaves the folder; use a path relative to it")
-    if not path.is_file():
-        raise InputError(f"there is no file {name!r}")
     return path
 
 

@@ -53,7 +53,7 @@ class ParquetReader:
     def rows(self, part: Part, start: int = 0, stop: int | None = None) -> Iterator[Row | Skipped]:
         """Rows of a part."""
         groups = self._groups[part.name]
-        with _opened(self._files[part.name]) as file:
+        with opened(self._files[part.name]) as file:
             before = sum(_rows(file, k) for run in groups[: part.index] for k in run)
             yield from read_groups(file, part.name, groups[part.index], before, start, stop)
 
@@ -65,7 +65,7 @@ def find_parquet(folder: Path) -> list[Path]:
 
 def _layout(path: Path, name: str) -> tuple[list[int], Columns]:
     """Rows of each row group, and the columns."""
-    with _opened(path) as file:
+    with opened(path) as file:
         rows = [_rows(file, k) for k in range(file.metadata.num_row_groups)]
         return rows, _columns(file, name)
 
@@ -163,8 +163,9 @@ def _rows(file: "pq.ParquetFile", group: int) -> int:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator["pq.ParquetFile"]:
-    pq = _pyarrow()
+def opened(path: Path) -> Iterator["pq.ParquetFile"]:
+    """Open a parquet file. Raises InputError if it is damaged or pyarrow is missing."""
+    pq = pyarrow_parquet()
     try:
         file = pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
     except Exception as error:  # pyarrow raises many kinds for a damaged footer
@@ -176,11 +177,13 @@ def _opened(path: Path) -> Iterator["pq.ParquetFile"]:
         yield file
 
 
-def _pyarrow() -> Any:
+def pyarrow_parquet() -> Any:
+    """Import pyarrow.parquet. Raises InputError if it is not installed."""
     try:
         import pyarrow.parquet
     except ImportError as error:
         raise InputError(
-            "reading parquet needs pyarrow; install it with `pip install 'editmgt[train]'`"
+            "reading parquet and arrow needs pyarrow; install it with "
+            "`pip install 'editmgt[train]'` (or `[eval]`)"
         ) from error
     return pyarrow.parquet
