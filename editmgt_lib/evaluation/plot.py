@@ -36,7 +36,7 @@ def draw_plot(curves: Sequence[Curve], label: str) -> str:
     parts += [_text(across(x), floor + 18, f"{x:g}", "#262a32", "middle") for x in xs]
     parts.append(_text((_LEFT + right) / 2, _HEIGHT - 10, label, "#262a32", "middle"))
     for number, (curve, color) in enumerate(zip(curves, _COLORS, strict=False)):
-        step = nice_step(max((abs(y) for _, y in curve.known), default=0.0) / 4)
+        step = nice_step(max((abs(y) for _, y in curve.known), default=0.0) / 5)
         at, anchor = ((_LEFT - 8, "end"), (right + 8, "start"))[number]
         for k in range(6):
             y = floor - (floor - _TOP) * k / 5

@@ -10,8 +10,8 @@ from typing import Any
 from ..curve import nice_step
 from .text import counted, shown, with_interval
 
-_WIDTH, _NAMES, _RIGHT, _ROW, _TOP, _AXIS = 460, 120, 14, 20, 6, 22
-_HISTOGRAM = 120
+_WIDTH, _NAMES, _RIGHT, _ROW, _TOP, _AXIS = 390, 112, 12, 20, 6, 22
+_HISTOGRAM = 90
 _MOST_NAME = 18
 
 Bar = tuple[str, Mapping[str, Any]]
@@ -34,7 +34,7 @@ def bars(tasks: Sequence[Bar], marks: Mapping[str, Sequence[Mapping[str, Any]]])
             f"<g><title>{escape(f'{name}: {with_interval(cell)}, {counted(cell)}')}</title>"
         )
         parts.append(_text(_NAMES - 8, y + 14, _short(name), "end"))
-        parts += _bar(cell, y, scale)
+        parts += _bar(cell, y, scale, " total" if place == len(tasks) - 1 else "")
         parts += [
             _tick(row[place]["mean"], y, scale, number)
             for number, row in enumerate(marks.values())
@@ -93,13 +93,13 @@ def _axis(scale: _Scale, floor: float) -> Iterator[str]:
         yield _text(x, floor + 15, f"{tick:.6g}", "middle")
 
 
-def _bar(cell: Mapping[str, Any], y: float, scale: _Scale) -> Iterator[str]:
+def _bar(cell: Mapping[str, Any], y: float, scale: _Scale, kind: str) -> Iterator[str]:
     if cell["mean"] is None:
         yield _text(scale(max(scale.low, 0)) + 6, y + 14, "n/a", "start")
         return
     ends = sorted((scale(0), scale(cell["mean"])))
     yield (
-        f'<rect class="bar" x="{ends[0]:.1f}" y="{y + 4}" '
+        f'<rect class="bar{kind}" x="{ends[0]:.1f}" y="{y + 4}" '
         f'width="{max(1.0, ends[1] - ends[0]):.1f}" height="{_ROW - 8}"/>'
     )
     if cell["low"] is not None:

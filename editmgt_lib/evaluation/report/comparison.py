@@ -46,7 +46,7 @@ def write_comparison(
     out.mkdir(parents=True, exist_ok=True)
     atomic_write_json(out / "compare.json", report)
     atomic_write_bytes(out / "compare.md", comparison_text(report).encode())
-    browser = browser_of(results, report["metrics"], report["tasks"])
+    browser = browser_of(results, report)
     runs = {one.name: one.run for one in results}
     browser["size"], blocks = picture_blocks(results[0].items, runs, options, out)
     browser["roles"] = ["source", *names, "reference"]

@@ -1,6 +1,7 @@
 """The report as plain data: what report.json holds, and what Markdown and HTML are made of."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -14,19 +15,26 @@ from .figures import Counting, Results, detectable, difference, histogram
 from .naming import meanings_of
 
 _BASELINES = {"copy": "copy-input", "roundtrip": "tokenizer round trip"}
-_PLACES = ("data", "folder", "url")  # of this machine, of no use to a reader
+_LEFT_OUT = ("data", "folder", "url", "tasks")  # places on this machine; counts that are shown
 
 
 def results_of(run: RunFolder) -> tuple[list[Results], list[Results]]:
     """The runs of a report, or the points of its sweep, and the baselines of both."""
     own = Results.read("this run", run)
-    points = [] if own.scores else [Results.read(n, p) for n, p in run.parts("sweep").items()]
+    sweep = sorted(run.parts("sweep").items(), key=lambda part: _by_number(part[0]))
+    points = [] if own.scores else [Results.read(name, part) for name, part in sweep]
     baselines = [
         Results.read(_BASELINES.get(name, name), part)
         for name, part in run.parts("baselines").items()
         if part.path != run.path
     ]
     return points or [own], baselines
+
+
+def _by_number(name: str) -> list[Any]:
+    """Sort "steps=8" before "steps=16"."""
+    parts = re.split(r"(\d+\.?\d*)", name)
+    return [float(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
 def document(
@@ -112,7 +120,7 @@ def facts(run: RunFolder, own: bool = True) -> dict[str, dict[str, str]]:
 
 def _texts(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
     for name, value in values.items():
-        if name in _PLACES or value in (None, {}, []):
+        if name in _LEFT_OUT or value in (None, "", {}, []):
             continue
         if isinstance(value, Mapping) and len(value) <= 40:
             yield from _texts(value, f"{prefix}{name}.")

@@ -30,7 +30,7 @@ class Cell:
 
     n: items in the mean, failed ones among them unless they are dropped. infinite, missing (not
     scored yet) and not_applicable ones are left out. low, high, error: None for fewer than two
-    independent items.
+    independent items and where all values are equal, of which a bootstrap cannot tell.
     """
 
     mean: float | None = None
@@ -139,7 +139,8 @@ def estimated(
     found = bootstrap(
         values, groups=groups, clusters=clusters, draws=counting.draws, seed=counting.seed
     )
-    sure = len(set(clusters)) > 1
+    spread = found.error > 1e-9 * max(1.0, abs(found.mean))  # equal values tell nothing of others
+    sure = len(set(clusters)) > 1 and spread
     low, high, error = (found.low, found.high, found.error) if sure else (None,) * 3
     return {"mean": found.mean, "low": low, "high": high, "error": error, "n": len(values)}
 

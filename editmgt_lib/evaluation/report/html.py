@@ -1,8 +1,10 @@
 """The parts of the page that need no script: head, tables, plots, facts."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
+from urllib.parse import quote
 
 from .charts import bars, histogram
 from .text import (
@@ -15,6 +17,10 @@ from .text import (
     with_interval,
 )
 
+_FIRST = (
+    "editor", "model", "weights", "sampling.steps", "sampling.guidance", "sampling.threshold",
+    "resolution", "seed", "dtype", "device", "versions.editmgt",
+)  # fmt: skip
 ARROWS = {"higher": "↑", "lower": "↓"}
 
 
@@ -34,8 +40,8 @@ def cell(figures: Mapping[str, Any] | None, signed: bool = False, counts: bool =
     mean, _, interval = with_interval(figures, signed).partition(" ")
     note = f"<small>{interval}</small>" if interval else ""
     if counts:
-        bad = ' class="bad"' if figures.get("failed") or figures.get("missing") else ""
-        note += f"<small{bad}>{escape(counted(figures))}</small>"
+        text = re.sub(r"\d+ (failed|not scored)", r"<b>\g<0></b>", escape(counted(figures)))
+        note += f"<small>{text}</small>"
     return f"<td>{mean}{note}</td>"
 
 
@@ -56,26 +62,40 @@ def report_body(report: Mapping[str, Any], figure: str = "") -> str:
     """Everything above the items; figure: of a sweep, as SVG."""
     parts = [
         f"<p>{escape(summary_line(report))}</p>",
+        f'<p class="made">{_made(report["facts"].get("generate", {}))}</p>',
         f'<p class="note">{escape(how_to_read(report))}</p>',
         section("All tasks", _overview(report)),
     ]
     if figure:
-        parts.append(section("Sweep", f'<div class="figure7">{figure}</div>'))
+        parts.append(section("Sweep", f'<div class="card figure7">{figure}</div>'))
     main = [row for row in report["rows"] if not row["baseline"]]
     parts.append(section("By task", _by_task(report, main[0]) if len(main) == 1 else ""))
-    others = [row for row in report["rows"] if row is not main[0]]
+    others = [row for row in report["rows"] if row is not main[0] or len(main) > 1]
+    if len(main) > 1:
+        parts.append(f"<p>Items: {', '.join(_link(row['name']) for row in main)}</p>")
     parts += [_details(f"By task: {r['name']}", _by_task(report, r)) for r in others]
     if len(main) == 1:
         parts.append(section("Metrics", f'<div class="cards">{"".join(_cards(report))}</div>'))
     return "".join(part for part in parts if part)
 
 
+def _link(name: str) -> str:
+    """To the report of a point of the sweep."""
+    return f'<a href="sweep/{escape(quote(name))}/report.html">{escape(name)}</a>'
+
+
+def _made(generated: Mapping[str, str]) -> str:
+    """The few facts that a reader asks for first."""
+    found = [f"{escape(k)} <b>{escape(generated[k])}</b>" for k in _FIRST if k in generated]
+    return "".join(f"<span>{text}</span>" for text in found)
+
+
 def facts_body(facts: Mapping[str, Mapping[str, str]]) -> str:
     """What made the run, by stage."""
     blocks = "".join(
-        f"<h3>{escape(stage)}</h3><dl>"
+        f"<div><h3>{escape(stage)}</h3><dl>"
         + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in values.items())
-        + "</dl>"
+        + "</dl></div>"
         for stage, values in facts.items()
     )
     return section("What made the run", f'<div class="facts">{blocks}</div>')

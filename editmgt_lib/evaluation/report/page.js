@@ -25,7 +25,9 @@
   };
   const two = data.series.length === 2;
   const value = (row, series, metric) => {
-    const found = row.values[series][metric];
+    const { worst } = data.metrics[metric];
+    const failed = row.codes[series][metric] === "f" && data.failures === "worst";
+    const found = failed ? worst : row.values[series][metric];
     return found === null ? NaN : Number(found === "inf" ? Infinity : found);
   };
   const change = (row, metric) => value(row, 1, metric) - value(row, 0, metric);

@@ -46,10 +46,9 @@ def page(
     return "".join(found)
 
 
-def browser_of(
-    series: Sequence[Results], metrics: Mapping[str, Mapping[str, Any]], tasks: Iterable[str]
-) -> dict[str, Any]:
+def browser_of(series: Sequence[Results], report: Mapping[str, Any]) -> dict[str, Any]:
     """What the script needs of the items; series: the runs shown, the first decides the order."""
+    metrics = report["metrics"]
     attempts = [one.run.attempts() for one in series]
     names = list(metrics)
     rows = []
@@ -60,9 +59,11 @@ def browser_of(
     return {
         "series": [one.name for one in series],
         "metrics": [
-            {"name": n, "meaning": m["meaning"], "better": m["better"]} for n, m in metrics.items()
+            {key: m[key] for key in ("name", "meaning", "better", "worst")}
+            for m in metrics.values()
         ],
-        "tasks": list(tasks),
+        "tasks": list(report["tasks"]),
+        "failures": report["failures"],
         "block": BLOCK,
         "items": rows,
     }

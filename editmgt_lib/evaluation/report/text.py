@@ -39,7 +39,7 @@ def with_interval(cell: Mapping[str, Any], signed: bool = False) -> str:
 
 
 def counted(cell: Mapping[str, Any]) -> str:
-    """ "30 of which 2 failed; 1 n/a" as short as it can be: "n 30, 2 failed, 1 n/a"."""
+    """ "n 30, 2 failed, 1 n/a"."""
     others = [f"{cell[key]} {word}" for key, word in COUNTS.items() if cell.get(key)]
     return ", ".join([f"n {cell['n']}", *others])
 
@@ -84,7 +84,8 @@ def how_to_read(report: Mapping[str, Any]) -> str:
         f"tables print {report['headline']}. Brackets hold 95 % intervals of a bootstrap "
         f"({report['draws']:,} draws) by source picture, for macro within tasks. "
         f"{failures[report['failures']]} Infinite values and items to which a metric does not "
-        "apply are left out and counted."
+        "apply are left out and counted. Where all values are equal a bootstrap cannot tell, and "
+        "there is no interval."
     )
 
 

@@ -29,7 +29,7 @@ def write_report(run: RunFolder, options: Mapping[str, Any] | ReportOptions = DE
     browser, blocks = {"items": []}, ()
     if len(mains) == 1:
         results = mains[0]
-        browser = browser_of(mains, report["metrics"], report["tasks"])
+        browser = browser_of(mains, report)
         browser["size"], blocks = picture_blocks(
             results.items, {"result": results.run}, options, run.path
         )
