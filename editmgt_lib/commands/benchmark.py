@@ -37,8 +37,8 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "name", metavar="NAME",
-        help="emu-edit, emu-edit-validation, magicbrush, magicbrush-dev, anybench, gedit-en, pie-bench, imgedit, "
-        "toyworld",
+        help="emu-edit, emu-edit-validation, magicbrush, magicbrush-dev, anybench, gedit-en, "
+        "pie-bench, imgedit, toyworld",
     )  # fmt: skip
     parser.add_argument("--data", metavar="DIR", help="where its data is; toyworld needs none")
     parser.add_argument(
@@ -71,11 +71,11 @@ def _add_editor_options(group: Any) -> None:
     )
     add_lora_option(group)
     group.add_argument(
-        "--set", action="append", default=[], type=_setting, metavar="OPTION=VALUE",
+        "--set", action="append", default=[], type=setting, metavar="OPTION=VALUE",
         help="sampling or localization option, as steps=16 (default: the checkpoint's)",
     )  # fmt: skip
     group.add_argument(
-        "--sweep", action="append", default=[], type=_setting, metavar="OPTION=A,B,C",
+        "--sweep", action="append", default=[], type=setting, metavar="OPTION=A,B,C",
         help="a run for each value, as threshold=0,0.05,0.1; several options: all combinations "
         "(default: no sweep)",
     )  # fmt: skip
@@ -121,16 +121,16 @@ def _add_score_options(group: Any) -> None:
         "--networks", metavar="DIR", help="folder of the networks that metrics need (default: none)"
     )
     group.add_argument(
-        "--judge", action="append", default=[], type=_setting, metavar="OPTION=VALUE",
+        "--judge", action="append", default=[], type=setting, metavar="OPTION=VALUE",
         help="option of the stage judge, as url=http://127.0.0.1:8000/v1 (default: no judge)",
     )  # fmt: skip
     group.add_argument(
-        "--report", action="append", default=[], type=_setting, metavar="OPTION=VALUE",
+        "--report", action="append", default=[], type=setting, metavar="OPTION=VALUE",
         help="option of the stage report, as failures=drop (default: none)",
     )  # fmt: skip
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def setting(text: str) -> tuple[str, Any]:
     """ "steps=16" as a name and a value: a number, a word, or a tuple where there are commas."""
     name, sign, value = text.partition("=")
     if not sign or not name.strip() or not value:
@@ -186,7 +186,7 @@ def _plan(args: argparse.Namespace) -> "Plan":
     from ..evaluation.editors import Setup
     from ..settings import Settings
 
-    stages = _names(args.stages)
+    stages = names(args.stages)
     if stages is None:
         stages = tuple(stage for stage in STAGES if stage != "judge" or args.judge)
     options = dict(args.set)
@@ -205,7 +205,7 @@ def _plan(args: argparse.Namespace) -> "Plan":
         ),
         sweep=sweep,
         baselines=not args.no_baselines,
-        metrics=_names(args.metrics),
+        metrics=names(args.metrics),
         networks=None if args.networks is None else path_of(args.networks),
         device=args.device,
         max_failed=args.max_failed,
@@ -228,7 +228,8 @@ def _judge_options(args: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
-def _names(text: str | None) -> tuple[str, ...] | None:
+def names(text: str | None) -> tuple[str, ...] | None:
+    """ "a,b" as a tuple; None as it is."""
     return None if text is None else tuple(filter(None, map(str.strip, text.split(","))))
 
 

@@ -198,6 +198,7 @@ def _report(run: RunFolder, plan: Plan) -> bool:
         write_sweep(run, plan.points())
     from .report import write_report
 
-    for part in _main_parts(run, plan):
+    whole = [run] if plan.sweep else []
+    for part in (*_main_parts(run, plan), *whole):
         write_report(part, plan.report)
     return True
