@@ -28,6 +28,7 @@ from editmgt_lib.evaluation.generation import generate, seed_of
 from editmgt_lib.evaluation.items import Item, Score
 from editmgt_lib.evaluation.pacing import Pace
 from editmgt_lib.evaluation.preparation import prepare
+from editmgt_lib.evaluation.report import write_report
 from editmgt_lib.evaluation.runs import RunFolder
 
 from .lookalikes import DRAWN, magicbrush
@@ -102,6 +103,12 @@ def findings(run):
     attempts = {k: (a.status, a.seed, a.reason) for k, a in run.attempts().items()}
     pictures = {i.id: run.picture(i).read_bytes() for i in run.items() if run.picture(i).exists()}
     return run.items(), attempts, pictures, run.scores()
+
+
+def report_of(run):
+    """The report, without how long things took."""
+    write_report(run, {"draws": 100})
+    return re.sub(r"[\d.]+ s per edit|no times", "", (run.path / "report.md").read_text("utf-8"))
 
 
 def lose(path):
@@ -216,7 +223,7 @@ def test_a_run_killed_at_random_ends_like_any_other(
     tmp_path, dataset, data, edited_by, monkeypatch, draw
 ):
     edited_by(Tint())
-    whole = findings(run_plan(tmp_path / "whole", dataset, data))
+    whole = run_plan(tmp_path / "whole" / "run", dataset, data)
     chance, write, append = random.Random(draw), Made.write, RunFolder.append
 
     def maybe_killed(result):
@@ -234,7 +241,8 @@ def test_a_run_killed_at_random_ends_like_any_other(
             random.seed(draw + kills)
             for path in (tmp_path / "run").glob("*-0.jsonl"):
                 lose(path)
-    assert kills and findings(run) == whole
+    assert kills and findings(run) == findings(whole)
+    assert report_of(run) == report_of(whole)
 
 
 def test_a_resumed_run_edits_only_what_is_missing_or_broken(tmp_path, dataset, data, edited_by):
@@ -281,12 +289,10 @@ def test_two_processes_share_a_run(tmp_path, dataset, data, edited_by):
 
 
 def test_the_last_process_reports(tmp_path, dataset, data, edited_by, monkeypatch):
-    from editmgt_lib.evaluation import report
-
     edited_by(Tint())
     reported = []
     monkeypatch.setattr(
-        report, "write_report", lambda run, options: reported.append((run.path, options)), False
+        benchmark, "write_report", lambda run, options: reported.append((run.path, options))
     )
     plan = replace(PLAN, stages=(*PLAN.stages, "report"), report={"failures": "drop"})
     for rank in (0, 1):
@@ -524,10 +530,7 @@ def bench(tiny_checkpoint, out, *words):
 STAGES = ("--stages", "prepare,generate,score", "--limit", "3", "--max-failed", "0")
 
 
-def test_the_command_sweeps_lambda(tiny_checkpoint, tmp_path, monkeypatch):
-    from editmgt_lib.evaluation import report
-
-    monkeypatch.setattr(report, "write_report", lambda run, options: None, False)
+def test_the_command_sweeps_lambda(tiny_checkpoint, tmp_path):
     words = (
         "--stages",
         "prepare,generate,score,report",
@@ -553,6 +556,7 @@ def test_the_command_sweeps_lambda(tiny_checkpoint, tmp_path, monkeypatch):
     assert points[0]["figures"][sweeps.L1]["mean"] >= points[1]["figures"][sweeps.L1]["mean"]
     assert "| 0.9 " in (run.path / "sweep.md").read_text().replace("|       0.9", "| 0.9")
     assert (run.path / "sweep.svg").read_text().count("<polyline") == 2
+    assert all((place / "report.html").exists() for place in (run.path, free.path, held.path))
 
 
 def test_the_command_makes_maps_and_round_trips(tiny_checkpoint, tmp_path, capsys):
@@ -611,6 +615,7 @@ def test_squash_fits_any_shape(tiny_checkpoint, tmp_path, dataset, data):
         (("--model", "copy", "--pictures", "x"), "give one"),
         (("--metrics", "clip-i/vit-b-32/source"), "--networks"),
         (("--seed", "-1"), "seed is -1"),
+        (("--report", "failure=drop"), "'failure'"),
         (("--samples", "0"), "samples is 0"),
         (("--limit", "0"), "limit is 0"),
     ],

@@ -17,6 +17,7 @@ from .generation import generate
 from .items import Dataset
 from .pacing import MAX_FAILED, Progress
 from .preparation import prepare
+from .report import ReportOptions, write_report
 from .runs import RunFolder
 from .scoring import Metrics, score
 from .sweeps import L1, write_sweep
@@ -114,6 +115,7 @@ def run_benchmark(
     if stated != dataset.name:
         raise InputError(f"{run.path} is a run of {stated}, not of {dataset.name}; name another")
     judging = _judge_options(dataset, plan) if "judge" in plan.stages else None
+    ReportOptions.of(plan.report)  # mistakes are said before hours of work
     scorer = None
     names = plan.metrics or dataset.metrics
     if plan.sweep:
@@ -196,8 +198,6 @@ def _report(run: RunFolder, plan: Plan) -> bool:
         return False
     if plan.sweep:
         write_sweep(run, plan.points())
-    from .report import write_report
-
     whole = [run] if plan.sweep else []
     for part in (*_main_parts(run, plan), *whole):
         write_report(part, plan.report)
