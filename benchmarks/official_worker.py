@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from .clock import measured, set_precision, synchronize
+from .official_training import TrainingStep
 
 _STUBS = ("torchvision", "torchvision.transforms", "pyarrow", "pyarrow.parquet", "pyarrow.fs")
 
@@ -100,20 +101,20 @@ class Official:
         """Both encoders whole, for one prompt and one negative prompt, token ids made anew."""
         if not self.asked["text_folder"]:
             return {"missing": "no text encoders in this configuration"}
+        prompts = self.asked["prompt"], self.asked["negative"]
+        return measured(lambda: [self.encoded(prompt) for prompt in prompts], self.device)
+
+    def encoded(self, prompt: str | list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """States and pooled vectors of a prompt, or of several at once."""
         if not hasattr(self, "text_encoders"):
             self.text_encoders = self._text_encoders(Path(self.asked["text_folder"]))
         encoders, tokenizers, lengths = self.text_encoders
-
-        def run() -> None:
-            for prompt in (self.asked["prompt"], self.asked["negative"]):
-                ids = [
-                    t(prompt, truncation=True, padding="max_length", max_length=n,
-                      return_tensors="pt").input_ids.to(self.device)
-                    for t, n in zip(tokenizers, lengths, strict=True)
-                ]  # fmt: skip
-                self.src.dataset_utils.encode_prompt(encoders, ids, "CLIP_Gemma2")
-
-        return measured(run, self.device)
+        ids = [
+            t(prompt, truncation=True, padding="max_length", max_length=n,
+              return_tensors="pt").input_ids.to(self.device)
+            for t, n in zip(tokenizers, lengths, strict=True)
+        ]  # fmt: skip
+        return self.src.dataset_utils.encode_prompt(encoders, ids, "CLIP_Gemma2")
 
     def _text_encoders(self, folder: Path) -> tuple[list, list, list[int]]:
         from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPTextModelWithProjection
@@ -128,6 +129,12 @@ class Official:
         encoders = [net.to(self.device, dtype) for net in (clip, gemma)]
         lengths = [clip.config.max_position_embeddings, self.asked["text_length"]]
         return encoders, tokenizers, lengths
+
+    def train(self, batch: int, encoders: bool) -> dict[str, Any]:
+        """One optimizer step; after it the weights are others."""
+        if not hasattr(self, "training_step"):
+            self.training_step = TrainingStep(self)
+        return measured(lambda: self.training_step(batch, encoders), self.device, memory=True)
 
     def tokenize(self) -> dict[str, Any]:
         """Picture to token ids."""

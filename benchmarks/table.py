@@ -12,7 +12,7 @@ from typing import Any
 from editmgt_lib.evaluation.tables import markdown, percent
 
 HERE = Path(__file__).parent
-SHOWN = ("mid-cpu", "study-cpu")  # in results/
+SHOWN = ("mid-cpu", "training-cpu", "study-cpu")  # in results/
 MARKER = "<!-- Below: written by `python -m benchmarks.table`. -->"
 
 
@@ -33,16 +33,24 @@ def rows_table(rows: list[dict[str, Any]], reached: dict[str, dict[str, Any]]) -
             continue
         ratios = [f"{row[key]:.2f}" if key in row else "" for key in ("ratio", "cpu_ratio")]
         peaks = [f"{s['peak_mib']:.0f}" if "peak_mib" in s else "" for s in (ours, official)]
+        rates = [_rate(row, side) for side in (ours, official)]
         shares = [""] * 3
         if limit := reached.get(row["name"]):
             sides = [percent(limit[s]) if s in limit else "" for s in ("ours", "official")]
             shares = [f"{limit['flops'] / 1e9:.4g}", *sides]
-        lines.append([row["name"], duration(ours), duration(official), *ratios, *peaks, *shares])
-    head = ["", "ours", "official", "official / ours", "in CPU time", "our MiB", "official MiB",
-            "GFLOP", "ours reaches", "official reaches"]  # fmt: skip
+        times = duration(ours), duration(official)
+        lines.append([row["name"], *times, *ratios, *rates, *peaks, *shares])
+    head = ["", "ours", "official", "official / ours", "in CPU time", "our tokens/s",
+            "official tokens/s", "our MiB", "official MiB", "GFLOP", "ours reaches",
+            "official reaches"]  # fmt: skip
     columns = [c for c in zip(head, *lines, strict=True) if set(c[1:]) - {"", "-"}]
     head, *lines = zip(*columns, strict=True)
     return markdown(head, lines)
+
+
+def _rate(row: dict[str, Any], side: dict[str, Any]) -> str:
+    """Target tokens per second, of rows that state how many they process."""
+    return f"{row['tokens'] / side['median']:.0f}" if "tokens" in row and "median" in side else ""
 
 
 def tokens_table(records: list[dict[str, Any]]) -> str:

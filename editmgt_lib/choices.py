@@ -20,3 +20,7 @@ HOLD_RULES = ("proposal", "restore")
 COMBINATIONS = ("intersection", "union")
 DRAWS = ("inverse", "race")
 REUSES = ("none", "reference", "known")
+
+MASK_LAWS = ("cos", "linear", "exp")
+NORMALIZATIONS = ("token", "sample")
+TIMES = ("step", "ratio")

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoints.layout import SETTINGS_FILE, read_settings
-from .checks import require_number
+from .checks import require_choice, require_number
+from .choices import TIMES
 from .errors import CheckpointError, InputError
 from .localization.maps import LocalizationOptions
 from .sampling.options import SamplingOptions
@@ -29,6 +30,8 @@ class Settings:
         sampling, localization: default options.
         max_reconstruction_error: mean absolute error, 0..1, up to which the tokenizer reproduces
             the pictures it was trained on; a picture beyond that gets a note. None: no limit.
+        trained_time: the time input it was trained with, "step" or "ratio" (published); None: not
+            stated. A record, which sampling does not read.
     """
 
     resolution: int = 1024
@@ -37,6 +40,7 @@ class Settings:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     localization: LocalizationOptions = field(default_factory=LocalizationOptions)
     max_reconstruction_error: float | None = None
+    trained_time: str | None = None
     edits: bool = True
 
     def __post_init__(self) -> None:
@@ -44,6 +48,8 @@ class Settings:
             require_number("max_reconstruction_error", self.max_reconstruction_error, 0, 1)
         require_number("resolution", self.resolution, 1, whole=True)
         require_number("text_length", self.text_length, 1, whole=True)
+        if self.trained_time is not None:
+            require_choice("trained_time", self.trained_time, TIMES)
         if not isinstance(self.edits, bool):
             raise InputError(f"edits is {self.edits!r}; use true or false")
         if not isinstance(self.negative, str):

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import editmgt_lib
 from benchmarks import __main__ as command
-from benchmarks import study, table, work
+from benchmarks import study, table, training, work
 from benchmarks.cases import CASES, Case, instruction_of, random_inputs, write_checkpoint
 from benchmarks.clock import machine
 from benchmarks.compare import Row, compare
@@ -172,6 +172,15 @@ def test_the_study_compares_each_variant_with_its_base():
     assert rows[0]["same tokens"] == 1 and rows[0]["speed-up"] == 1
     about = {"config": "x", "machine": machine("cpu"), "options": rows}
     assert "reuse known" in table.render(about)
+
+
+def test_a_training_step_is_measured_with_and_without_encoders():
+    result = training.run(TINY, rounds=1, batch=2, device="cpu", official=None, python="")
+    rows = result["precisions"]["float32"]["rows"]
+    assert [row["asked"]["encoders"] for row in rows] == [False, True]
+    assert all(row["ours"]["median"] > 0 and row["tokens"] == 2 * SIDE**2 for row in rows)
+    assert "our tokens/s" in table.render(result)
+    assert any("--official" in line for line in result["lacks"])
 
 
 def test_the_published_size_asks_for_a_gpu(capsys):

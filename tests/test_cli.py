@@ -17,7 +17,7 @@ from editmgt_lib.commands import console
 from editmgt_lib.errors import OutOfMemory
 
 TEXT = "make the red circle blue"
-COMMANDS = ("edit", "generate", "info", "download", "convert", "train", "evaluate")
+COMMANDS = ("edit", "generate", "info", "download", "convert", "cache", "train", "evaluate")
 
 
 @pytest.fixture
@@ -483,13 +483,22 @@ def test_train_passes_what_was_asked(tmp_path, monkeypatch):
     from editmgt_lib.training import commands
 
     asked = {}
-    monkeypatch.setattr(commands, "run_training", lambda *a, **k: asked.update(a=a, k=k))
+
+    def trained(*a, report, **k):
+        asked.update(a=a, k=k)
+        return tmp_path / "checkpoint"
+
+    monkeypatch.setattr(commands, "run_training", trained)
     assert main(["train", "toyworld-cpu", "--out", str(tmp_path)]) == 0
     assert asked == {"a": ("toyworld-cpu", tmp_path), "k": {"device": "auto"}}
     words = ["--stages", "tokenizer, edit", "--minutes", "1.5", "--threads", "2", "--device", "cpu"]
     assert main(["train", "toyworld-cpu", "--out", str(tmp_path), *words]) == 0
     options = {"stages": ["tokenizer", "edit"], "minutes": 1.5, "threads": 2, "device": "cpu"}
     assert asked["k"] == options
+    words = ["--set", "edit.batch=8", "--set", "size=64", "--dry-run"]
+    assert main(["train", "run.toml", "--out", str(tmp_path), *words]) == 0
+    changes = {"changes": ["edit.batch=8", "size=64"], "dry_run": True}
+    assert asked == {"a": ("run.toml", tmp_path), "k": {"device": "auto"} | changes}
 
 
 @pytest.mark.parametrize(

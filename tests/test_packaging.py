@@ -233,7 +233,7 @@ def import_graph():
 
 
 GRAPH, ABSOLUTE = import_graph()
-APART = ("training", "evaluation", "commands", "cli", "__main__")
+APART = ("data", "training", "evaluation", "commands", "cli", "__main__")
 # What a room may import besides itself; rooms that are not listed are the core, which may import
 # anything but those APART.
 BELOW = {
@@ -258,6 +258,18 @@ BELOW = {
         "text",
     ),
     "toyworld": ("errors", "files", "checks", "checkpoints", "models", "text"),
+    "data": (
+        "errors",
+        "files",
+        "checks",
+        "checkpoints",
+        "models",
+        "offload",
+        "pictures",
+        "sampling",
+        "text",
+        "toyworld",
+    ),
     "training": None,
     "evaluation": None,
 }

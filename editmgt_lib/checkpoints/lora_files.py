@@ -120,7 +120,7 @@ def write_lora(
     for name, (down, up, alpha) in layers.items():
         tensors[f"{PREFIX}{name}.lora_A.weight"] = down
         tensors[f"{PREFIX}{name}.lora_B.weight"] = up
-        tensors[f"{PREFIX}{name}.alpha"] = torch.tensor(float(alpha))
+        tensors[f"{PREFIX}{name}.alpha"] = torch.tensor(alpha, dtype=torch.float32, device="cpu")
     tensors = {key: t.detach().cpu().contiguous().clone() for key, t in tensors.items()}
     ours = {**metadata, "scope": scope}
     header = {"format": "pt", OURS: json.dumps(ours), **_for_diffusers(layers), **_spec(ours, path)}

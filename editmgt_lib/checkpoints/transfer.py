@@ -185,6 +185,26 @@ def fetch(repo_id: str, commit: str, files: list[RemoteFile], folder: Path, mete
             )
 
 
+def fetch_one(repo_id: str, commit: str, file: RemoteFile, folder: Path) -> None:
+    """Bring one file of a data set into `folder` and check it; errors as `fetch`."""
+    from huggingface_hub import hf_hub_download
+
+    path = folder / file.path
+    try:
+        path.unlink(missing_ok=True)
+        hf_hub_download(
+            repo_id, file.path, repo_type="dataset", revision=commit, local_dir=str(folder)
+        )
+    except Exception as error:  # the kinds differ between versions and transports
+        raise explain(error, repo_id, commit) from error
+    if not is_complete(path, file):
+        path.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"{path} did not arrive as the Hub has it (checksum or size differ) and was removed; "
+            "run it again"
+        )
+
+
 def explain(error: BaseException, repo_id: str, revision: str) -> EditMGTError:
     """The error to raise for one that huggingface_hub raised; ours are given back unchanged."""
     if isinstance(error, EditMGTError):

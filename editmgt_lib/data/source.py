@@ -15,8 +15,8 @@ class TokenBatch:
         target: token ids [B, H, W], int64.
         source: ids [B, H', W'] of the picture to edit; None for text to image.
         prompts: instructions or captions.
-        micro_conditions: float32 [B, 5]: original width and height, crop top and left in original
-            pixels, aesthetic score; of the target picture.
+        micro_conditions: float32 [B, 5] of the target picture: original width and height, crop top
+            and left in pixels after scaling (as published), aesthetic score.
         pooled: cached CLIP vectors [B, P]; None where the text is to be encoded.
     """
 

@@ -6,11 +6,13 @@ computes once per run what does not depend on tokens.
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..errors import InputError
 from .adapters import block_updates, nothing_of
@@ -212,6 +214,11 @@ class MaskedTransformer(nn.Module):
             for kind in (DoubleBlock, SingleBlock)
         }
         return [kinds[type(block)] for block in self.blocks]
+
+    def recompute_blocks(self) -> None:
+        """Recompute a block's activations in the backward pass instead of keeping them."""
+        for block in self.blocks:
+            block.forward = partial(checkpoint, type(block).forward, block, use_reentrant=False)
 
     def logits(self, features: Tensor) -> Tensor:
         """Features [..., C] of a `Prediction`, or a linear mix of them -> logits [..., V]."""

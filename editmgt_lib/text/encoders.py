@@ -26,6 +26,8 @@ from ..offload import (
 )
 from .instruction import DEFAULT_NEGATIVE, Instruction
 from .loading import load_clip, load_gemma, load_tokenizer, plain_defaults
+from .pooled import PooledText
+from .prefix import PaddingPrefix
 from .tokens import TextTokens, notes, prepare_tokenizer, tokenize
 from .words import place_words
 
@@ -148,13 +150,27 @@ class TextEncoders:
         self, clip_ids: torch.Tensor, gemma_ids: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """States [B, L, D] and pooled [B, P] of tokenized prompts; differentiable."""
-        return self._states(gemma_ids), self._pooled(clip_ids)
+        return self.states(gemma_ids), self.pooled(clip_ids)
 
-    def _pooled(self, ids: torch.Tensor) -> torch.Tensor:
+    def padding_prefix(self) -> PaddingPrefix:
+        """What all prompts share, for encoding many: see `PaddingPrefix.states`.
+
+        It is of the present weights and device: make another after training or moving the encoder.
+        """
+        return PaddingPrefix(self.gemma, self.gemma_tokenizer.pad_token_id, self.text_length)
+
+    @property
+    def pooled_text(self) -> PooledText:
+        """CLIP alone, with its tokenizer."""
+        return PooledText(self.clip, self.clip_tokenizer)
+
+    def pooled(self, ids: torch.Tensor) -> torch.Tensor:
+        """CLIP vectors [B, P] of tokenized prompts; differentiable."""
         with onloaded(self.clip):
             return self.clip(input_ids=ids.to(execution_device(self.clip))).text_embeds
 
-    def _states(self, ids: torch.Tensor) -> torch.Tensor:
+    def states(self, ids: torch.Tensor) -> torch.Tensor:
+        """Text rows [B, L, D] of tokenized prompts; differentiable."""
         gemma = self.gemma
         with onloaded(gemma):
             # Looked up where the embedding table is, which may be on another device.
@@ -218,9 +234,9 @@ class TextEncoders:
     ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """States [1, L, D] and pooled [1, P] of each text."""
         with plain_defaults(), no_autocast(self.device), onloaded(self.clip):
-            pooled = [self._pooled(token_ids([one])) for one, _ in tokens.values()]
+            pooled = [self.pooled(token_ids([one])) for one, _ in tokens.values()]
         with plain_defaults(), no_autocast(self.device), onloaded(self.gemma):
-            states = [self._states(token_ids([one])) for _, one in tokens.values()]
+            states = [self.states(token_ids([one])) for _, one in tokens.values()]
         return require_finite(dict(zip(tokens, zip(states, pooled, strict=True), strict=True)))
 
 

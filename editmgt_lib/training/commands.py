@@ -1,107 +1,146 @@
-"""`editmgt train`: the stages of a recipe in order, each resumed where it stopped."""
+"""`editmgt train`: the stages of a run in order, each resumed where it stopped."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from ..checkpoints.loading import load_module
-from ..checkpoints.weights import read_config, read_state_dict
 from ..checks import require_choice, require_number
-from ..errors import CheckpointError
-from ..files import atomic_write_json
+from ..files import atomic_write_bytes, atomic_write_json
 from ..loader import choose_device
-from ..models.backends import math_attention, sdpa
-from ..models.transformer import MaskedTransformer
-from ..models.vq import VQConfig, VQModel
-from ..text.encoders import TextEncoders
-from .decoder import DecoderStage
-from .generation import GenerationStage
-from .initial import (
-    code_features,
-    new_text_encoders,
-    new_transformer,
-    seed_with_codes,
-)
-from .loop import LoopOptions, Run, train
-from .recipes import RECIPES, STAGES, Recipe
-from .state import is_done, write_progress
-from .text import TextStage
-from .tokenizer import TokenizerStage
+from .building import Builder
+from .config import RunConfig, StageConfig, config_table, load_config
+from .environment import environment
+from .loop import train
+from .options import LoopOptions
+from .parallel import World, joined
+from .plan import plan_stage, require_room
+from .results import CHECKPOINT, export, is_exported, require_origin, result_of
+from .run import Run
+from .tables import to_toml
 
-CHECKPOINT = "checkpoint"
-# The folder a stage writes, for later stages to read.
-PART = {
-    "text": "llm_encoder",
-    "tokenizer": "vqvae",
-    "text-to-image": "editmgt",
-    "edit": "editmgt",
-    "decoder": "vqvae",
-}
+Report = Callable[[str], None]
 
 
 def run_training(
-    recipe: str,
+    recipe: str | Path | RunConfig,
     out: Path,
     *,
-    stages: Sequence[str] = STAGES,
+    stages: Sequence[str] | None = None,
     minutes: float | None = None,
     threads: int | None = None,
     steps: int | None = None,
     device: str | torch.device = "cpu",
-    compiled: bool = False,
+    compiled: bool | None = None,
+    changes: Sequence[str] = (),
+    dry_run: bool = False,
+    report: Report | None = None,
 ) -> Path:
-    """Train stages into `out` and return the checkpoint's folder.
+    """Train stages into `out` and return the result of the last: the checkpoint, or a LoRA file.
 
-    Finished stages are skipped, interrupted ones resumed.
+    Finished stages are skipped, interrupted ones resumed. Started by a launcher, all processes
+    train together, see `parallel`.
 
     Args:
-        recipe: a name in `RECIPES`.
-        out: holds a folder per stage (state, pictures) and `checkpoint`.
-        stages: names out of `STAGES`, trained in that order.
+        recipe: a run's file or its content, or the name of a recipe.
+        out: holds a folder per stage (states, log, pictures), the run's file, and the results.
+        stages: names of stages to train; None: all.
         minutes: time limit per stage; run again to resume.
         threads: CPU threads of this call.
         steps: overrides every stage's.
         device: where to train, or `"auto"`; only the CPU resumes bit for bit.
-        compiled: run the transformer through `torch.compile`. For GPUs, where launching its many
-            small kernels takes longer than running them; rounding differs.
+        compiled: overrides `engine.compiled`.
+        changes: see `config.load_config`.
+        dry_run: report what would be trained, and write nothing.
+        report: takes lines about each stage before it trains.
 
     Raises:
-        InputError: unknown recipe, stage or device, or a number out of range.
-        CheckpointError: an earlier stage is missing, or a saved state cannot be read.
-        EditMGTError: compiling fails.
+        InputError: unknown recipe, key, stage or device, a number out of range, or too little room.
+        CheckpointError: an earlier stage is missing, or a saved state is broken or of another run.
+        DivergedError, EditMGTError: training diverges, compiling fails.
     """
-    require_choice("recipe", recipe, tuple(RECIPES))
-    for name in stages:
-        require_choice("stages", name, STAGES)
+    config = recipe if isinstance(recipe, RunConfig) else load_config(recipe, changes)
+    config = _overridden(config, steps, compiled)
+    chosen = _chosen(config, stages)
     require_number("minutes", minutes or 0, 0)
-    for name, value in (("steps", steps), ("threads", threads)):
-        require_number(name, 1 if value is None else value, 1, whole=True)
-    chosen, folder, device = RECIPES[recipe], out / CHECKPOINT, choose_device(device)
-    trained = False
-    with cpu_threads(threads):
-        for name in (s for s in STAGES if s in stages):
-            loop = shortened(chosen.loops[name], steps)
-            exported = is_done(out / name, loop.steps) and (folder / PART[name]).is_dir()
-            if exported and not trained:
-                continue
-            trained = True
-            stage = build_stage(name, chosen, folder, device)
-            if compiled and isinstance(stage, GenerationStage):
-                stage.transformer.compile_blocks()
-            run = Run(stage, loop, out / name)
-            train(run, name=name, minutes=minutes)
-            export(run, folder)
-            if run.step < loop.steps:
-                break
-    return folder
+    require_number("threads", 1 if threads is None else threads, 1, whole=True)
+    with cpu_threads(threads), joined(choose_device(device)) as world:
+        due = world.on_first(lambda: _due(chosen, out))
+        tell = report if report is not None and world.first else _silent
+        builder = Builder(config, out / CHECKPOINT, world.device)
+        for stage in chosen:
+            if stage.name in due:
+                plan = plan_stage(stage, config, builder.start, world)
+                for line in plan.lines:
+                    tell(line)
+                world.on_first(lambda p=plan: require_room(p, out, world))
+        if not dry_run:
+            world.on_first(lambda: _write_run(config, out, world))
+            for stage in chosen:
+                if stage.name in due and not _train_stage(stage, builder, out, world, minutes):
+                    break
+    return result_of(chosen[-1], out)
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+def _overridden(config: RunConfig, steps: int | None, compiled: bool | None) -> RunConfig:
+    require_number("steps", 1 if steps is None else steps, 1, whole=True)
+    stages = [replace(stage, loop=shortened(stage.loop, steps)) for stage in config.stages]
+    engine = config.engine if compiled is None else replace(config.engine, compiled=compiled)
+    return replace(config, stages=tuple(stages), engine=engine)
 
 
 def shortened(loop: LoopOptions, steps: int | None) -> LoopOptions:
-    """Change a schedule's number of steps; None or 0 keeps it."""
+    """Change a schedule's number of steps; None keeps it."""
     return replace(loop, steps=steps, cooldown=min(loop.cooldown, steps // 2)) if steps else loop
+
+
+def _chosen(config: RunConfig, names: Sequence[str] | None) -> list[StageConfig]:
+    """Stages of these names, in the run's order."""
+    known = tuple(stage.name for stage in config.stages)
+    for name in names or ():
+        require_choice("stages", name, known)
+    return [stage for stage in config.stages if names is None or stage.name in names]
+
+
+def _due(stages: Sequence[StageConfig], out: Path) -> list[str]:
+    """Names from the first stage that is not finished on: later ones start from its result."""
+    done = [is_exported(stage, out) for stage in stages]
+    first = done.index(False) if False in done else len(done)
+    return [stage.name for stage in stages[first:]]
+
+
+def _write_run(config: RunConfig, out: Path, world: World) -> None:
+    atomic_write_bytes(out / "run.toml", to_toml(config_table(config)).encode())
+    atomic_write_json(out / "run.json", environment(world))
+
+
+def _train_stage(
+    stage: StageConfig, builder: Builder, out: Path, world: World, minutes: float | None
+) -> bool:
+    """Train and export one stage; whether it is finished."""
+    world.on_first(lambda: require_origin(stage, builder.config, out))
+    built, engine = builder.stage(stage), builder.config.engine
+
+    def trained(world: World) -> bool:
+        run = Run(built, stage.loop, out / stage.name, world, engine.parallel)
+        validate = builder.validation(stage, built, world)
+        train(
+            run, name=stage.name, minutes=minutes, validate=validate,
+            tensorboard=engine.tensorboard,
+        )  # fmt: skip
+        if run.step:
+            export(run, stage, builder.config, out, builder.start)
+        return run.step == stage.loop.steps
+
+    if getattr(built, "whole_batch", False) and world.size > 1:
+        return world.on_first(lambda: trained(world.alone()))
+    return trained(world)
 
 
 @contextmanager
@@ -113,67 +152,3 @@ def cpu_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def build_stage(
-    name: str, recipe: Recipe, folder: Path, device: torch.device | str = "cpu"
-) -> TextStage | TokenizerStage | GenerationStage | DecoderStage:
-    """Build a stage from the results of earlier stages in `folder`.
-
-    Raises CheckpointError if these are missing or do not fit the recipe.
-    """
-    if name == "text":
-        encoders = new_text_encoders(recipe.transformer, recipe.text_length, seed=0)
-        return TextStage(encoders, seed=0, device=device)
-    if name == "tokenizer":
-        return TokenizerStage(recipe.tokenizer, recipe.size, 0, recipe.continuous, device)
-    _require_part(folder, name, "tokenizer")
-    config = VQConfig.from_dict(read_config(folder / "vqvae"))
-    # A checkpoint to continue may be stored in float16, which is too coarse to train in.
-    vq = load_module(
-        lambda: VQModel(config), read_state_dict(folder / "vqvae"), dtype=torch.float32
-    )
-    if name == "decoder":
-        return DecoderStage(vq, recipe.size, device)
-    _require_part(folder, name, "text")
-    encoders = TextEncoders.from_folder(folder, text_length=recipe.text_length)
-    if name == "text-to-image":
-        transformer = new_transformer(recipe.transformer, seed=0)
-        width = recipe.transformer.width // recipe.transformer.stride**2
-        seed_with_codes(transformer, code_features(vq, recipe.size, width, seed=0), seed=0)
-        options = recipe.generation
-    else:
-        _require_part(folder, name, "text-to-image")
-        transformer = load_module(
-            lambda: MaskedTransformer(recipe.transformer),
-            read_state_dict(folder / "editmgt"),
-            where=str(folder / "editmgt"),
-            dtype=torch.float32,
-        ).requires_grad_(True)
-        options = recipe.edit
-    # On short sequences, CPUs compute the backward pass of plain products faster.
-    transformer.attention = math_attention if torch.device(device).type == "cpu" else sdpa
-    return GenerationStage(transformer, encoders, vq, options, device)
-
-
-def _require_part(folder: Path, name: str, earlier: str) -> None:
-    part = folder / PART[earlier]
-    if not part.is_dir():
-        raise CheckpointError(
-            f"stage {name!r} starts from {part}, which is missing; train stage {earlier!r} first"
-        )
-
-
-def export(run: Run, folder: Path) -> None:
-    """Write a stage's averaged weights, with settings and scheduler."""
-    stage = run.stage
-    run.with_averages(lambda: stage.export(folder))
-    if isinstance(stage, GenerationStage):
-        settings = stage.settings
-        atomic_write_json(folder / "editmgt.json", settings.to_dict())
-        scheduler = {
-            "mask_token_id": stage.config.mask_token_id,
-            "masking_schedule": settings.sampling.schedule,
-        }
-        atomic_write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-    write_progress(run.folder, run.step, run.options.steps, exported=True)

@@ -1,168 +1,135 @@
-"""Stages three and four: the masked transformer, on text to image, then on edits.
+"""Training of the masked transformer, on text to image and on edits.
 
-Both stages train the same parameters; the edit stage only adds the reference stream (paper,
-training section). Loss: cross-entropy on masked tokens, mask ratio cos(u pi/2) with u uniform
-(published code).
+All stages of the paper are this one, over different sources: the parameters are the same, an edit
+only adds the reference stream (paper, training section).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoints.saving import save_module
-from ..checks import require_number
-from ..errors import InputError
-from ..localization.maps import LocalizationOptions
+from ..data.draws import draws
+from ..data.source import TokenBatch, TokenSource
 from ..models.attention import MeanOfRows
 from ..models.conditioning import InjectionOptions, Prediction
 from ..models.config import TransformerConfig
 from ..models.transformer import MaskedTransformer
 from ..models.vq import VQModel
 from ..pipeline import EditMGT
-from ..sampling.options import SamplingOptions
-from ..sampling.predictor import micro_conditions
 from ..settings import Settings
 from ..text.encoders import TextEncoders
-from ..toyworld.batches import to_pixels, training_pair, training_scene
-from ..toyworld.world import caption
-from .loop import StepRandom
-from .progress import draw_edits, draw_generated
+from .objective import (
+    ObjectiveOptions,
+    alignment_losses,
+    changed_tokens,
+    draw_dropped,
+    draw_mask,
+    draw_ratio,
+    normalized,
+    timestep_of,
+    token_losses,
+    token_weights,
+)
+from .stage import Prepared
 
-# Reconstruction errors: up to 0.03 on held-out ToyWorld pictures of 64 to 512 pixels, 0.05 or more
-# on photographs.
-MAX_RECONSTRUCTION_ERROR = 0.04
-GUIDANCE = 1.0  # of a ToyWorld checkpoint: more helped no edit
-
-
-@dataclass(frozen=True)
-class GenerationOptions:
-    """How a generation stage trains. Raises InputError.
-
-    Attributes:
-        edit: train edits with a reference, else text to image.
-        size: picture side in pixels.
-        text_dropout: fraction of samples with an empty prompt, for guidance.
-        steps: step count whose timesteps are trained. (The published code trains on the mask ratio
-            times 1000 but samples with the step index; this trains what is sampled.)
-        changed_weight: weight of tokens that differ from the reference if these are few, falling to
-            1 if all do; 1 is the published loss.
-        alignment: weight of a term that supervises the text-to-image attention of `aligned_blocks`,
-            averaged over the prompt's rows, with the changed tokens. Not in the paper; 0 is off.
-        strength: reference strength during training.
-        first_step: fraction of samples with all tokens masked, as at the first sampling step, where
-            the text alone decides; 0 is the published distribution.
-        patches: fraction of samples whose masked tokens are contiguous instead of scattered.
-        generate_share: fraction of edit-stage steps that train text to image instead, so that it is
-            not forgotten.
-    """
-
-    edit: bool
-    size: int = 128
-    text_dropout: float = 0.1
-    steps: int = 16
-    changed_weight: float = 1.0
-    alignment: float = 0.0
-    aligned_blocks: tuple[int, ...] = ()
-    strength: float = 1.0
-    first_step: float = 0.0
-    patches: float = 0.0
-    generate_share: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("text_dropout", "first_step", "generate_share"):
-            require_number(name, getattr(self, name), 0, 1)
-        require_number("steps", self.steps, 1, 1000, whole=True)
-        require_number("changed_weight", self.changed_weight, 0)
-        require_number("alignment", self.alignment, 0)
-        require_number("strength", self.strength, 0.01, 100)
-        if self.alignment and not self.aligned_blocks:
-            raise InputError("aligned_blocks is empty; name blocks to align, or use alignment 0")
+BINS = (0.0, 0.1, 0.3, 0.6, 0.9, 1.01)  # of mask ratios, for the figures
+RATIO_FIGURES = tuple(f"nll {low:g}-{min(high, 1):g}" for low, high in pairwise(BINS))
+FIGURES = ("nll", "new", "align", *RATIO_FIGURES)
+TERMS = ("loss", *FIGURES)  # what `Prepared.counts` counts
 
 
 @dataclass(frozen=True, repr=False)
-class Batch:
-    """Token ids [B, H, W] and prompts of a step; source is None for text to image."""
+class Masked:
+    """Samples with their draws, on one device.
+
+    Attributes:
+        target, source: token ids [B, H, W] and [B, H', W'] or None.
+        masked: which target tokens are hidden, bool [B, H, W].
+        ratio, timestep: float32 [B].
+        clip_ids, text_ids: tokenized prompts, empty where dropped.
+        pooled: cached CLIP vectors [B, P]; None: encode `clip_ids`.
+        prompted: whether the prompt was kept, bool [B]; referenced: whether the reference was.
+        micro_conditions: [B, 5].
+    """
 
     target: Tensor
     source: Tensor | None
-    prompts: Sequence[str]
+    masked: Tensor
+    ratio: Tensor
+    timestep: Tensor
+    clip_ids: Tensor
+    text_ids: Tensor
+    pooled: Tensor | None
+    prompted: Tensor
+    referenced: Tensor
+    micro_conditions: Tensor
+
+    def __len__(self) -> int:
+        return len(self.target)
 
     @property
     def changed(self) -> Tensor:
-        """Where the target differs from the source, bool [B, H, W]; nowhere without a source."""
-        if self.source is None:
-            return torch.zeros_like(self.target, dtype=torch.bool)
-        return self.target != self.source
+        """Tokens that differ from the reference, bool [B, H, W]; none without it."""
+        return changed_tokens(self.target, self.source) & self.referenced[:, None, None]
 
+    def map(self, action: Callable[[Tensor], Tensor]) -> "Masked":
+        """Apply to every tensor."""
+        given = {k: v for k, v in vars(self).items() if v is not None}
+        return replace(self, **{name: action(tensor) for name, tensor in given.items()})
 
-def mask_tokens(
-    target: Tensor,
-    mask_id: int,
-    generator: torch.Generator,
-    first_step: float = 0.0,
-    patches: float = 0.0,
-) -> tuple[Tensor, Tensor]:
-    """Mask a fraction cos(u pi/2) of each item's tokens, at least one; see `GenerationOptions`.
-
-    The generator is on the CPU. Returns the masked ids [B, H, W] and u [B], the fraction of
-    sampling done at that mask ratio.
-    """
-    batch, positions = len(target), target[0].numel()
-    u = torch.rand(batch, generator=generator)
-    if first_step:
-        u = u * (torch.rand(batch, generator=generator) >= first_step)
-    count = (torch.cos(u * torch.pi / 2) * positions).round().clamp(min=1)
-    noise = torch.rand(target.shape, generator=generator)
-    if patches:
-        # The sampler reveals certain tokens first and leaves whole objects to the end.
-        coarse = torch.rand(batch, 1, 5, 5, generator=generator)
-        smooth = F.interpolate(coarse, target.shape[1:], mode="bilinear")[:, 0]
-        chosen = torch.rand(batch, 1, 1, generator=generator) < patches
-        noise = torch.where(chosen, smooth + 0.05 * noise, noise)
-    order = noise.flatten(1).argsort(dim=1).argsort(dim=1)
-    masked = (order < count[:, None]).view(target.shape).to(target.device)
-    return target.masked_fill(masked, mask_id), u.to(target.device)
-
-
-def alignment_loss(scores: Sequence[Tensor], changed: Tensor, stride: int) -> Tensor:
-    """Cross-entropy between normalized score maps [B, N] and the changed positions.
-
-    Args:
-        scores: one map per block, N positions in reading order.
-        changed: bool [B, H, W] on the token grid; items without changes count as 0.
-        stride: tokens per position, along each side.
-    """
-    target = F.max_pool2d(changed.float()[:, None], stride).flatten(1)
-    count = target.sum(dim=1)
-    probs = [s / s.sum(dim=1, keepdim=True) for s in scores]
-    loss = sum(-(target * (p + 1e-9).log()).sum(dim=1) for p in probs) / len(probs)
-    return (loss / count.clamp(min=1) * (count > 0)).mean()
+    def parts(self) -> "list[Masked]":
+        """Items with a reference and items without, each in one pass of the network."""
+        kept, count = self.referenced, int(self.referenced.sum())
+        if count in (0, len(self)):
+            return [self if count else replace(self, source=None)]
+        bare = self.map(lambda tensor: tensor[~kept])
+        return [self.map(lambda tensor: tensor[kept]), replace(bare, source=None)]
 
 
 class GenerationStage:
-    """Text-to-image or edit training of the transformer.
+    """Text-to-image or edit training of the transformer, depending on the source.
 
     Args:
-        encoders, vq: the trained text encoders and tokenizer; both are frozen.
-        device: where all networks are moved.
+        transformer: what requires gradients in it is trained: all, or an adapter.
+        encoders: text encoders; frozen.
+        source: samples by number.
+        vq: the tokenizer, only for `sheet`.
+        options: the objective.
+        settings: defaults of an exported checkpoint; `sampling.steps` and `trained_time` are
+            replaced with those of the objective.
+        seed: of masks and dropout.
+        device: where the networks are moved.
+        precision: of the network's products; parameters, logits and loss are float32.
+        draw_sheet: draws a picture of what a model can do.
     """
 
     def __init__(
         self,
         transformer: MaskedTransformer,
         encoders: TextEncoders,
-        vq: VQModel,
-        options: GenerationOptions,
+        source: TokenSource,
+        options: ObjectiveOptions,
+        *,
+        vq: VQModel | None = None,
+        settings: Settings | None = None,
+        seed: int = 0,
         device: torch.device | str = "cpu",
+        precision: torch.dtype = torch.bfloat16,
+        draw_sheet: Callable[[EditMGT, Path], None] | None = None,
     ) -> None:
-        self.device = torch.device(device)
-        self.options, self.text_encoders = options, encoders.to(self.device)
-        self.vq = vq.requires_grad_(False).to(self.device)
+        self.device, self.precision, self.seed = torch.device(device), precision, seed
+        self.options, self.source, self.draw_sheet = options, source, draw_sheet
+        self.fingerprint = source.fingerprint
+        self.text_encoders = encoders.to(self.device)
+        self.vq = vq and vq.requires_grad_(False).to(self.device)
         self.modules = nn.ModuleDict({"transformer": transformer}).to(self.device)
+        self._settings = settings or Settings()
+        self._blank: Tensor | None = None
 
     @property
     def transformer(self) -> MaskedTransformer:
@@ -173,64 +140,137 @@ class GenerationStage:
     def config(self) -> TransformerConfig:
         return self.transformer.config
 
-    def draw(self, random: StepRandom, batch: int) -> Batch:
-        """Draw pictures or edit pairs of the training split and tokenize them."""
-        size = self.options.size
-        if not self.options.edit or random.data.random() < self.options.generate_share:
-            scenes = [training_scene(random.data) for _ in range(batch)]
-            prompts = [caption(s, random.data) for s in scenes]
-            return Batch(self.vq.encode(to_pixels(scenes, size, self.device)), None, prompts)
-        pairs = [training_pair(random.data) for _ in range(batch)]
-        scenes = [p.source for p in pairs] + [p.target for p in pairs]
-        source, target = self.vq.encode(to_pixels(scenes, size, self.device)).chunk(2)
-        return Batch(target, source, [p.instruction for p in pairs])
+    def prepare(self, numbers: Sequence[int]) -> Prepared:
+        """Read and mask samples; counts are those of `TERMS`."""
+        batch, o = self.source.batch(numbers), self.options
+        ratios = [draw_ratio(draws(self.seed, n, "ratio"), o) for n in numbers]
+        grid = tuple(batch.target.shape[1:])
+        masks = [
+            draw_mask(draws(self.seed, n, "mask"), grid, ratio, o.patches)
+            for n, ratio in zip(numbers, ratios, strict=True)
+        ]
+        dropped = [draw_dropped(draws(self.seed, n, "dropout"), o) for n in numbers]
+        masked = self.masked(batch, torch.stack(masks), ratios, *zip(*dropped, strict=True))
+        return Prepared(masked, self._counts(masked))
 
-    def loss(self, random: StepRandom, batch: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted cross-entropy on masked tokens, plus the alignment term."""
-        o, data = self.options, self.draw(random, batch)
-        drop = torch.rand(batch, generator=random.masks) < o.text_dropout
-        prompts = ["" if d else p for p, d in zip(data.prompts, drop.tolist(), strict=True)]
-        mask_id = self.config.mask_token_id
-        ids, u = mask_tokens(data.target, mask_id, random.masks, o.first_step, o.patches)
-        timestep = ((1 - u) * o.steps).floor().clamp(max=o.steps - 1)
-        prediction = self._predict(ids, timestep, prompts, data.source)
-        masked, changed = ids == mask_id, data.changed
-        with torch.autocast(self.device.type, torch.bfloat16):
-            logits = self.transformer.logits(prediction.features[masked]).float()
-        losses = F.cross_entropy(logits, data.target[masked], reduction="none")
-        few = 1 - changed.float().mean(dim=(1, 2), keepdim=True)
-        weights = (1 + (o.changed_weight - 1) * few * changed)[masked]
-        loss = (losses * weights).sum() / weights.sum()
-        figures = {"nll": losses.detach().mean()}
-        if data.source is None:
-            return loss, figures
-        figures["new"] = losses.detach()[changed[masked]].mean().nan_to_num()
-        if prediction.scores:
-            # An empty prompt does not say where to act.
-            prompted = changed & ~drop.to(self.device)[:, None, None]
-            scores = [prediction.scores[i] for i in o.aligned_blocks]
-            aligned = alignment_loss(scores, prompted, self.config.stride)
-            figures["align"] = aligned.detach()
-            loss = loss + o.alignment * aligned
-        return loss, figures
+    def masked(
+        self,
+        batch: TokenBatch,
+        masks: Tensor,
+        ratios: Sequence[float],
+        silent: Sequence[bool],
+        bare: Sequence[bool],
+    ) -> Masked:
+        """Put a batch and its draws together.
 
-    def _predict(
-        self, ids: Tensor, timestep: Tensor, prompts: Sequence[str], source: Tensor | None
-    ) -> Prediction:
-        o, batch = self.options, len(ids)
-        micro = micro_conditions(batch, o.size, o.size).to(self.device)
-        injection = InjectionOptions(strength=o.strength)
+        Args:
+            masks: bool [B, H, W]. ratios: fraction masked.
+            silent: whose prompt is dropped. bare: whose reference is.
+        """
+        prompts = ["" if s else p for p, s in zip(batch.prompts, silent, strict=True)]
         clip_ids, text_ids = self.text_encoders.tokenize(prompts)
+        prompted, pooled = ~torch.tensor(silent), batch.pooled
+        if pooled is not None:
+            pooled = pooled.where(prompted[:, None].to(pooled.device), self._blank_for(pooled))
+        return Masked(
+            target=batch.target,
+            source=batch.source,
+            masked=masks.to(batch.target.device),
+            ratio=torch.tensor(ratios, dtype=torch.float32),
+            timestep=torch.tensor(
+                [timestep_of(ratio, self.options) for ratio in ratios], dtype=torch.float32
+            ),
+            clip_ids=clip_ids,
+            text_ids=text_ids,
+            pooled=pooled,
+            prompted=prompted,
+            referenced=~torch.tensor(bare) & (batch.source is not None),
+            micro_conditions=batch.micro_conditions,
+        ).map(lambda tensor: tensor.to(self.device, non_blocking=True))
+
+    def loss(self, prepared: Prepared, counts: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Share of the loss: masked cross-entropy, plus alignment where it is trained.
+
+        The figures are plain means over tokens, 0 where the global batch has none of the kind.
+        """
+        sums = torch.stack([self._sums(part) for part in prepared.data.parts()]).sum(dim=0)
+        counts = counts.to(sums)
+        shares = sums / counts.where(counts > 0, 1.0)
+        named = dict(zip(TERMS, shares, strict=True))
+        loss = named.pop("loss") + self.options.alignment * named["align"]
+        if not loss.requires_grad:  # an adapter on the reference, and no item has one
+            loss = loss + sum(0 * p.sum() for p in self.modules.parameters() if p.requires_grad)
+        return loss, {name: share.detach() for name, share in named.items()}
+
+    def predict(self, masked: Masked, aligned: Sequence[int] = ()) -> Prediction:
+        """Run the network; every item has a reference, or none has.
+
+        aligned: blocks whose attention, averaged over the prompt's words, is read.
+        """
+        encoders, ids = self.text_encoders, masked.target
         with torch.no_grad():
-            states, pooled = self.text_encoders.encode_ids(clip_ids, text_ids)
-        said = (text_ids != self.text_encoders.gemma_tokenizer.pad_token_id).float().to(self.device)
-        rows = said / said.sum(dim=1, keepdim=True)
-        # For fast bfloat16 products; weights, optimizer and loss stay in float32.
-        with torch.autocast(self.device.type, torch.bfloat16):
+            states, pooled = encoders.states(masked.text_ids), masked.pooled
+            if pooled is None:
+                pooled = encoders.pooled(masked.clip_ids)
+        probe = None
+        if aligned:
+            said = (masked.text_ids != encoders.gemma_tokenizer.pad_token_id).float()
+            probe = MeanOfRows(said / said.sum(dim=1, keepdim=True).clamp(min=1))
+        with self._autocast():
             return self.transformer(
-                ids, timestep, states, pooled, micro, source, injection,
-                probe=MeanOfRows(rows), probed=o.aligned_blocks if o.alignment else (),
+                ids.masked_fill(masked.masked, self.config.mask_token_id),
+                masked.timestep, states, pooled, masked.micro_conditions, masked.source,
+                InjectionOptions(strength=self.options.strength), probe=probe, probed=aligned,
             )  # fmt: skip
+
+    def logits(self, masked: Masked, prediction: Prediction) -> Tensor:
+        """Logits [M, V] float32 of the masked tokens only: the head is the costliest layer."""
+        with self._autocast():
+            return self.transformer.logits(prediction.features[masked.masked]).float()
+
+    def _autocast(self) -> torch.autocast:
+        # For fast bfloat16 products; parameters, optimizer and loss stay in float32.
+        enabled = self.precision != torch.float32
+        return torch.autocast(self.device.type, self.precision, enabled=enabled)
+
+    def _sums(self, part: Masked) -> Tensor:
+        """What this part adds to the sum of each of `TERMS`, float32 [T]."""
+        o, changed = self.options, part.changed
+        aligned = o.aligned_blocks if o.alignment and part.source is not None else ()
+        prediction = self.predict(part, aligned)
+        logits = self.logits(part, prediction)
+        losses = token_losses(logits, part.target, part.masked, o.label_smoothing)
+        nll = losses.detach()
+        if o.label_smoothing:
+            nll = token_losses(logits.detach(), part.target, part.masked)
+        total = normalized(losses, self._weights(part), o.normalization)[0]
+        align = torch.zeros_like(total)
+        if aligned:
+            scores = [prediction.scores[block] for block in aligned]
+            where = changed & part.prompted[:, None, None]  # an empty prompt says nothing
+            align = alignment_losses(scores, where, self.config.stride).sum()
+        by_ratio = _binned(nll.sum(dim=(1, 2)), part.ratio)
+        return torch.stack([total, nll.sum(), (nll * changed).sum(), align, *by_ratio])
+
+    def _counts(self, masked: Masked) -> Tensor:
+        """What the sums of `TERMS` are divided by, float64 [T]."""
+        changed, hidden = masked.changed, masked.masked
+        weights = self._weights(masked).double()
+        total = normalized(torch.zeros_like(weights), weights, self.options.normalization)[1]
+        alignable = (changed & masked.prompted[:, None, None]).any(dim=2).any(dim=1)
+        by_ratio = _binned(hidden.sum(dim=(1, 2)), masked.ratio)
+        counts = [total, hidden.sum(), (hidden & changed).sum(), alignable.sum(), *by_ratio]
+        return torch.stack([count.double() for count in counts])
+
+    def _weights(self, masked: Masked) -> Tensor:
+        return token_weights(masked.changed, self.options.changed_weight) * masked.masked
+
+    def _blank_for(self, pooled: Tensor) -> Tensor:
+        """Vector of the empty prompt, which a cache of pooled text does not hold."""
+        if self._blank is None:
+            with torch.no_grad():
+                self._blank = self.text_encoders.pooled(self.text_encoders.tokenize([""])[0])
+        return self._blank.to(pooled)
 
     def after_step(self) -> None:
         """Nothing to do."""
@@ -239,19 +279,20 @@ class GenerationStage:
     def settings(self) -> Settings:
         """Default settings of a checkpoint this stage exports."""
         o = self.options
-        sampling = SamplingOptions(steps=o.steps, guidance=GUIDANCE, strength=o.strength)
-        localization = LocalizationOptions(rows="content")
-        if o.aligned_blocks:
-            layers = min(o.aligned_blocks), max(o.aligned_blocks)
-            localization = replace(localization, layers=layers)
-        length = self.text_encoders.text_length
-        return Settings(o.size, length, "", sampling, localization, MAX_RECONSTRUCTION_ERROR)
+        sampling = replace(self._settings.sampling, steps=o.steps)
+        return replace(self._settings, sampling=sampling, trained_time=o.time)
 
     def sheet(self, path: Path) -> None:
-        """Draw held-out edits, or pictures of held-out captions."""
-        model = EditMGT(self.transformer, self.vq, self.text_encoders, self.settings)
-        (draw_edits if self.options.edit else draw_generated)(model, path)
+        """Draw what the model can do, where a way to do so was given."""
+        if self.draw_sheet and self.vq is not None:
+            model = EditMGT(self.transformer, self.vq, self.text_encoders, self.settings)
+            self.draw_sheet(model, path)
 
     def export(self, folder: Path) -> None:
         """Write `editmgt/`."""
         save_module(folder / "editmgt", self.transformer, self.config.to_dict())
+
+
+def _binned(values: Tensor, ratio: Tensor) -> list[Tensor]:
+    """Sum values [B] by mask ratio."""
+    return [(values * ((ratio >= low) & (ratio < high))).sum() for low, high in pairwise(BINS)]

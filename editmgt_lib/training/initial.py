@@ -14,6 +14,7 @@ from ..text.encoders import TextEncoders
 from ..toyworld.batches import crowded_scene, to_pixels
 from ..toyworld.language import corpus
 from ..toyworld.text_encoders import build_text_encoders
+from . import layers
 
 SPREAD = 0.02  # of embeddings and head
 RESIDUAL = 0.5  # scale of the layers that write to the residual stream
@@ -28,7 +29,7 @@ def new_transformer(config: TransformerConfig, seed: int) -> MaskedTransformer:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = MaskedTransformer(config, attention=math_attention)
+        model = MaskedTransformer(config, layers, math_attention)
         scale_by_fan_in(model)
         for layer in (model.embed.embeddings, model.mlm_layer.conv2):
             nn.init.normal_(layer.weight, std=SPREAD)

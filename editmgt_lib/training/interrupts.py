@@ -1,4 +1,4 @@
-"""Ctrl-C during training: finish the step first."""
+"""Ctrl-C and SIGTERM during training: finish the step and save first."""
 
 import signal
 import threading
@@ -6,26 +6,36 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+TERMINATED = 128 + 15  # exit status after SIGTERM
+
 
 @contextmanager
-def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Record the first Ctrl-C, which the function given reports; a second one raises.
+def deferred_signals() -> Iterator[Callable[[], int]]:
+    """Record the first Ctrl-C or SIGTERM, whose number the function given reports, else 0.
 
-    Does nothing outside the main thread, or if the program has a handler of its own.
+    A second Ctrl-C raises. Does nothing outside the main thread, or for a signal that the program
+    handles itself.
     """
     received: list[int] = []
-    in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield lambda: False
-        return
 
     def note(number: int, frame: Any) -> None:
-        if received:
+        if received and number == signal.SIGINT:
             signal.default_int_handler(number, frame)
         received.append(number)
 
-    signal.signal(signal.SIGINT, note)
+    ours = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    if threading.current_thread() is not threading.main_thread():
+        ours = {}
+    taken = [number for number, usual in ours.items() if signal.getsignal(number) is usual]
+    for number in taken:
+        signal.signal(number, note)
     try:
-        yield lambda: bool(received)
+        yield lambda: received[0] if received else 0
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in taken:
+            signal.signal(number, ours[number])
+
+
+def stopped(number: int) -> BaseException:
+    """The exception that ends a program stopped by a signal."""
+    return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(TERMINATED)

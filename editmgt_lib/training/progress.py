@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..data.draws import draws
 from ..pipeline import EditMGT
 from ..toyworld.batches import save_grid, to_pixels
 from ..toyworld.scenes import Scene
 from ..toyworld.world import CATEGORIES, caption, pair_at, sample_scene
-from .loop import StepRandom
 
 PICTURES = 14
 SEED = 7
@@ -28,7 +28,7 @@ def draw_edits(model: EditMGT, path: Path) -> None:
 
 def draw_generated(model: EditMGT, path: Path) -> None:
     """Write a grid: held-out scenes, and pictures the model makes from their captions."""
-    rng = StepRandom.of(SEED, 0).data
+    rng = draws(SEED, 0, "sheet")
     scenes = [sample_scene(rng, heldout=True) for _ in range(PICTURES)]
     instruction = model.encode_instruction([caption(s, rng) for s in scenes])
     made, _ = model.sample(model.blank_tokens(PICTURES), instruction, batched=True)

@@ -29,7 +29,8 @@ class Stage(Protocol):
     the *global* counts, and the loop adds up what micro-batches and processes return.
     """
 
-    modules: nn.ModuleDict  # everything a resumed run needs
+    modules: nn.ModuleDict  # what trains, and buffers that change; frozen weights are not saved
+    fingerprint: str  # of what decides which sample a number means
 
     def prepare(self, numbers: Sequence[int]) -> Prepared:
         """Draw and mask the samples with these global numbers."""

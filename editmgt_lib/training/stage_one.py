@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +20,11 @@ from ..text.loading import isolated_build, load_clip, load_gemma, load_tokenizer
 
 
 def start_stage_one(
-    folder: Path, text_width: int, seed: int, attention: AttentionFunction = sdpa
+    folder: Path,
+    text_width: int,
+    seed: int,
+    attention: AttentionFunction = sdpa,
+    operations: Any = nn,
 ) -> tuple[MaskedTransformer, tuple[str, ...]]:
     """Give the base model's transformer a linear connector for text states of `text_width`.
 
@@ -35,7 +40,7 @@ def start_stage_one(
             "stages 2 and 3 start from an EditMGT checkpoint"
         )
     place = folder / MEISSONIC.transformer
-    base = load_transformer(place, torch.device("cpu"), torch.float32)
+    base = load_transformer(place, torch.device("cpu"), torch.float32, operations)
     if base.connector is not None:
         raise CheckpointError(f"{place} has a connector already; start stage 2 from it instead")
     config = replace(base.config, connector_type="linear", joint_attention_dim=text_width)
@@ -43,7 +48,7 @@ def start_stage_one(
         torch.manual_seed(seed)
         fresh = Connector(text_width, config.width, nn).state_dict(prefix="connector.")
     transformer = load_module(
-        lambda: MaskedTransformer(config, attention=attention),
+        lambda: MaskedTransformer(config, operations, attention),
         base.state_dict() | fresh,
         dtype=torch.float32,
         where=str(place),
@@ -51,12 +56,17 @@ def start_stage_one(
     return transformer, tuple(fresh)
 
 
-def load_stage_one_text(folder: Path, language_model: Path, text_length: int = 256) -> TextEncoders:
-    """Load the base model's CLIP and a language model's folder as EditMGT's text side, in float32.
+def load_stage_one_text(
+    folder: Path,
+    language_model: Path,
+    text_length: int = 256,
+    dtype: torch.dtype = torch.float32,
+) -> TextEncoders:
+    """Load the base model's CLIP and a language model's folder as EditMGT's text side.
 
     language_model: Gemma-2's weights and tokenizer, as in a checkpoint's `llm_encoder/`.
     """
-    device, dtype = torch.device("cpu"), torch.float32
+    device = torch.device("cpu")
     return TextEncoders(
         load_clip(folder / "text_encoder", device, dtype),
         load_tokenizer(folder / "tokenizer"),

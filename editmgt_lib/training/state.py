@@ -1,60 +1,137 @@
-"""State of a training run: one safetensors file, replaced atomically."""
+"""State of a training run: one folder per saved step, complete or not there at all.
 
+A folder holds whole tensors, whatever number of processes wrote it, so any number can go on. It is
+written under another name and renamed once its marker, `state.json`, is in it; the marker lists the
+digests of all other files. Older folders are deleted after that.
+"""
+
+import hashlib
 import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from ..errors import CheckpointError
-from ..files import atomic_path, atomic_write_json
+from ..errors import CheckpointError, InputError
+from ..files import atomic_write_json
 
-STATE = "state.safetensors"
+STATES = "state"
+MARKER = "state.json"
 PROGRESS = "progress.json"  # readable by people, and cheaper to check than the state
+FORMAT = 1
 
-Groups = dict[str, dict[str, Tensor]]
+Groups = Mapping[str, Mapping[str, Tensor]]
 
 
-def write_state(folder: Path, step: int, steps: int, groups: Groups) -> None:
-    """Write the tensors of all groups, and the run's progress.
+def write_state(folder: Path, step: int, groups: Groups, record: Mapping[str, Any]) -> Path:
+    """Write whole tensors on the CPU as the state of `step`; returns the new folder.
+
+    record: plain values to keep with it.
 
     Raises InputError if the folder cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    # Cloned: the format has no tied weights or views.
-    tensors = {
-        f"{group}.{name}": tensor.detach().cpu().contiguous().clone()
-        for group, members in groups.items()
-        for name, tensor in members.items()
-    }
-    with atomic_path(folder / STATE) as path:
-        save_file(tensors, str(path), metadata={"step": str(step)})
-    write_progress(folder, step, steps)
-
-
-def read_state(folder: Path) -> tuple[int, Groups] | None:
-    """Read step and groups of tensors; None if no run was saved.
-
-    Raises CheckpointError for any other file.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    path = folder / STATE
-    if not path.exists():
-        return None
-    groups: Groups = {}
+    final = folder / STATES / f"step-{step:06d}"
+    temporary, old = (final.with_name(f".{final.name}.{kind}") for kind in ("tmp", "old"))
     try:
-        with safe_open(str(path), "pt") as file:
-            step = int((file.metadata() or {})["step"])
-            for key in file.keys():  # noqa: SIM118
-                group, _, name = key.partition(".")
-                groups.setdefault(group, {})[name] = file.get_tensor(key)
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error}); remove it to start this stage anew"
+        for leftover in (temporary, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        files = {}
+        for group, tensors in groups.items():
+            path = temporary / f"{group}.safetensors"
+            save_file(_owned(tensors), str(path))
+            _flush(path)
+            files[path.name] = {"bytes": path.stat().st_size, "sha256": _digest(path)}
+        marker = {"format": FORMAT, "step": step, **record, "files": files}
+        atomic_write_json(temporary / MARKER, marker)
+        if final.exists():
+            os.replace(final, old)
+        os.replace(temporary, final)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"cannot save the state in {final}: {error}; choose a folder that can be written and "
+            "has room"
         ) from error
-    return step, groups
+    shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def _owned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # The format has no tied weights or views.
+    return {n: t.detach().contiguous().clone() for n, t in tensors.items()}
+
+
+def _flush(path: Path) -> None:
+    # Without this, a crash of the machine can leave an empty file under the final name.
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def saved_steps(folder: Path) -> dict[int, Path]:
+    """Folders of saved states by step, rising; unfinished ones are not among them."""
+    found = {}
+    for path in (folder / STATES).glob("step-*"):
+        if match := re.fullmatch(r"step-(\d+)", path.name):
+            found[int(match[1])] = path
+    return dict(sorted(found.items()))
+
+
+def prune(folder: Path, keep: int, every: int) -> None:
+    """Delete all states but the last `keep` and those of steps divisible by `every` (0: none)."""
+    states = saved_steps(folder)
+    for step in list(states)[:-keep]:
+        if not every or step % every:
+            shutil.rmtree(states[step], ignore_errors=True)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read the marker of a state's folder and check all files against it.
+
+    Raises CheckpointError naming what is missing or was changed.
+    """
+    advice = f"remove {path} to go on from the state before, or to start anew if there is none"
+    try:
+        record = json.loads((path / MARKER).read_text(encoding="utf-8"))
+        files, form = record["files"], record["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path / MARKER} cannot be read ({error}); {advice}") from error
+    if form != FORMAT:
+        raise CheckpointError(f"{path} has format {form}; this version reads {FORMAT}")
+    for name, stated in files.items():
+        file = path / name
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing; {advice}")
+        if file.stat().st_size != stated["bytes"]:
+            found = f"{file.stat().st_size} bytes instead of {stated['bytes']}"
+            raise CheckpointError(f"{file} has {found}; {advice}")
+        if _digest(file) != stated["sha256"]:
+            raise CheckpointError(f"{file} has been changed since it was saved; {advice}")
+    return record
+
+
+def read_tensors(path: Path, group: str) -> Iterator[tuple[str, Tensor]]:
+    """Read the tensors of a state that `read_record` has checked, one after the other."""
+    from safetensors import safe_open
+
+    with safe_open(str(path / f"{group}.safetensors"), "pt") as file:
+        for name in file.keys():  # noqa: SIM118
+            yield name, file.get_tensor(name)
 
 
 def write_progress(folder: Path, step: int, steps: int, exported: bool = False) -> None:

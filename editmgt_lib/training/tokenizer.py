@@ -1,5 +1,6 @@
 """Stage two: the picture tokenizer, its codebook learnt by moving averages."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -7,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoints.saving import save_module
+from ..data.draws import draws
 from ..models.vq import VQConfig, VQModel
 from ..toyworld.batches import crowded_scene, save_grid, to_pixels
-from .loop import StepRandom
+from .stage import Prepared
 
 COMMITMENT = 0.25  # weight of the commitment loss, as published
 DECAY = 0.97  # of the moving averages
@@ -18,11 +20,12 @@ PICTURES = 10  # on a sheet
 
 
 def reconstruction_error(
-    model: VQModel, codes: Tensor, pixels: Tensor
+    model: VQModel, codes: Tensor, pixels: Tensor, precision: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Error of decoding codes [B, width, rows, cols]: (training loss, squared, absolute)."""
     # The decoder is the costly part, and bfloat16 products are fast.
-    with torch.autocast(pixels.device.type, torch.bfloat16):
+    enabled = precision != torch.float32
+    with torch.autocast(pixels.device.type, precision, enabled=enabled):
         out = model.decoder(model.post_quant_conv(codes))
     out = F.pixel_shuffle(out, model.config.patch_size).float()
     squared, absolute = F.mse_loss(out, pixels), F.l1_loss(out, pixels)
@@ -36,9 +39,15 @@ class TokenizerStage:
     unused codes restart on latents of the current batch. The first `continuous` steps skip the
     quantizer, so that the codebook starts from useful latents.
 
+    The codebook is learnt from the whole batch at once, so this stage runs on one process and
+    without micro-batches.
+
     Args:
-        size: picture side in pixels. seed: of the initial weights.
+        size: picture side in pixels. seed: of the initial weights and of pictures.
+        precision: of the decoder's products.
     """
+
+    whole_batch = True
 
     def __init__(
         self,
@@ -47,9 +56,11 @@ class TokenizerStage:
         seed: int,
         continuous: int = 0,
         device: torch.device | str = "cpu",
+        precision: torch.dtype = torch.bfloat16,
     ) -> None:
         self.config, self.size, self.continuous = config, size, continuous
-        self.device = torch.device(device)
+        self.seed, self.device, self.precision = seed, torch.device(device), precision
+        self.fingerprint = f"crowded toyworld pictures of {size} pixels, seed {seed}"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = VQModel(config)
@@ -61,6 +72,8 @@ class TokenizerStage:
         self.modules.register_buffer("idle", torch.full((codes,), IDLE_STEPS))
         self.modules.register_buffer("step", torch.zeros((), dtype=torch.long))
         self.modules.to(self.device)
+        # Not trained by gradients, yet part of the state: a buffer that shares its memory.
+        self.modules.register_buffer("codes", model.quantize.embedding.weight.data)
         self._latents = self._ids = None
 
     @property
@@ -71,26 +84,33 @@ class TokenizerStage:
     @property
     def codes(self) -> Tensor:
         """The codebook [codes, width]."""
-        return self.model.quantize.embedding.weight
+        return self.modules.codes
 
     @property
     def quantizing(self) -> bool:
         """Whether this step uses the codebook."""
         return int(self.modules.step) >= self.continuous
 
-    def loss(self, random: StepRandom, batch: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Absolute and squared pixel error, and the commitment loss."""
-        scenes = [crowded_scene(random.data) for _ in range(batch)]
+    def prepare(self, numbers: Sequence[int]) -> Prepared:
+        """Draw crowded pictures."""
+        scenes = [crowded_scene(draws(self.seed, n, "scene")) for n in numbers]
         pixels = to_pixels(scenes, self.size, self.device)
+        restarts = int(draws(self.seed, numbers[0], "restarts").integers(2**62))
+        generator = torch.Generator().manual_seed(restarts)
+        return Prepared((pixels, generator), torch.tensor([len(scenes)], dtype=torch.float64))
+
+    def loss(self, prepared: Prepared, counts: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Absolute and squared pixel error, and the commitment loss."""
+        pixels, generator = prepared.data
         model, patch = self.model, self.config.patch_size
         latents = model.quant_conv(model.encoder(F.pixel_unshuffle(pixels, patch)))
-        codes = self._quantize(latents, random.masks) if self.quantizing else latents
+        codes = self._quantize(latents, generator) if self.quantizing else latents
         through = latents + (codes - latents).detach()
-        error, squared, _ = reconstruction_error(model, through, pixels)
+        error, squared, _ = reconstruction_error(model, through, pixels, self.precision)
         commitment = F.mse_loss(latents, codes.detach())
         used = self._ids.unique().numel() if self.quantizing else 0
         figures = {"mse": squared.detach(), "commit": commitment.detach()}
-        figures["codes"] = torch.tensor(float(used))
+        figures["codes"] = torch.tensor(float(used), device=self.device)
         return error + COMMITMENT * commitment, figures
 
     def _quantize(self, latents: Tensor, generator: torch.Generator) -> Tensor:
@@ -140,8 +160,8 @@ class TokenizerStage:
     @torch.no_grad()
     def sheet(self, path: Path) -> None:
         """Draw pictures above their reconstructions."""
-        rng, model = StepRandom.of(1, 0).data, self.model
-        scenes = [crowded_scene(rng) for _ in range(PICTURES)]
+        model = self.model
+        scenes = [crowded_scene(draws(1, n, "sheet")) for n in range(PICTURES)]
         pixels = to_pixels(scenes, self.size, self.device)
         if self.quantizing:
             again = model.decode(model.encode(pixels))

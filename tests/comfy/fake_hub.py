@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 CHUNK = 1 << 16
@@ -49,7 +50,7 @@ class FakeHub:
         blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
         entry = {"type": "file", "path": path.relative_to(self.folder).as_posix(),
                  "size": len(content), "oid": blob}  # fmt: skip
-        if path.suffix == ".safetensors":
+        if path.suffix in (".safetensors", ".parquet"):
             sha256 = hashlib.sha256(content).hexdigest()
             entry["lfs"] = {"oid": sha256, "size": len(content), "pointerSize": 130}
         return entry
@@ -83,10 +84,27 @@ def serving(folder: Path) -> Iterator[FakeHub]:
         server.server_close()
 
 
+def point_at(hub: FakeHub, monkeypatch: Any, cache: Path) -> FakeHub:
+    """Have huggingface_hub ask this hub, online, with a cache of its own; gives the hub."""
+    import huggingface_hub.constants
+    import huggingface_hub.file_download
+
+    constants = huggingface_hub.constants
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    for module in (constants, huggingface_hub.file_download):  # older versions copy it
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    return hub
+
+
 def _answer(request: BaseHTTPRequestHandler, hub: FakeHub, body: bool) -> None:
     hub.requests += 1
     path = unquote(urlsplit(request.path).path)
-    if path.startswith("/api/models/"):
+    if path.startswith(("/api/models/", "/api/datasets/")):
         _, found, revision = path.partition("/revision/")
         hub.revisions |= {revision} if found else set()
         content = json.dumps(hub.info(revision) if found else hub.tree()).encode()

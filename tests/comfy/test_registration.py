@@ -64,6 +64,12 @@ def test_help_pages_are_served(client, folder):
             assert client.get_bytes(f"{place}/docs/{picture}")[:4] == b"\x89PNG"
 
 
+def test_chinese_help_is_served_where_the_frontend_asks_for_it(client, folder):
+    for name in NODES:
+        page = client.get_bytes(f"/extensions/{quote(folder)}/docs/{name}/zh.md").decode()
+        assert page.startswith("# ")
+
+
 def test_languages_are_served(client):
     for language in ("en", "zh"):
         assert set(client.get("/i18n")[language]["nodeDefs"]) >= NODES

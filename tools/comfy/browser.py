@@ -65,6 +65,12 @@ SHOW_NODE = """([title, x, y]) => {
   return [...node.size];
 }"""
 
+SELECT = """(type) => {
+  const canvas = window.app.canvas;
+  canvas.deselectAll?.();
+  canvas.selectNode(window.app.graph._nodes.find((n) => n.type === type));
+}"""
+
 
 class Frontend:
     """One page for many workflows: loading it is what takes long."""
@@ -115,6 +121,11 @@ class Frontend:
                 return end
             self.page.wait_for_timeout(300)
         return {"kind": "timeout"}
+
+    def help_of(self, kind: str) -> None:
+        """Open the help page of the first node of that type."""
+        self.page.evaluate(SELECT, kind)
+        self.page.locator("[data-testid=info-button]").first.click(timeout=60_000)
 
     def shot(self, path: Path) -> None:
         """The whole page."""

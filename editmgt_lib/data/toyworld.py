@@ -1,0 +1,114 @@
+"""ToyWorld as an endless source of training samples, tokenized as they are drawn."""
+
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+
+import torch
+from torch import Tensor
+
+from ..checks import require_choice
+from ..errors import InputError
+from ..models.vq import VQModel
+from ..offload import execution_device
+from ..sampling.predictor import micro_conditions
+from ..toyworld.batches import to_pixels, training_pair, training_scene
+from ..toyworld.scenes import EditPair, Scene
+from ..toyworld.world import caption, render, sample_pair, sample_scene
+from .draws import draws
+from .fingerprints import digest, tokenizer_fingerprint
+from .folders import in_parts, numbers_of
+from .rows import Part, Row, Skipped
+from .source import TokenBatch
+
+TASKS = ("edit", "generate")
+
+
+class ToyWorldReader:
+    """A fixed number of drawn pairs or captioned pictures, as if they were files.
+
+    Args:
+        count: number of rows, as text. size, task: as of `ToyWorldSource`.
+    """
+
+    notes: tuple[str, ...] = ()
+    commit = ""
+
+    def __init__(self, count: str, size: int, task: str = "edit") -> None:
+        if not count.isdecimal() or not 0 < int(count) <= 10**7:
+            raise InputError(f"toyworld:{count} names no number of pairs; write toyworld:1000, say")
+        self.size, self.edits = size, task == "edit"
+        self.fingerprint = digest("toyworld", count, size, task)
+        self.parts = in_parts("toyworld", int(count))
+
+    def rows(self, part: Part, start: int = 0, stop: int | None = None) -> Iterator[Row | Skipped]:
+        """Rows of a part."""
+        for number in numbers_of(part, start, stop):
+            id = f"toyworld:{number}"
+            if self.edits:
+                pair = draw_pair(0, number)
+                pictures = (self._png(pair.target), self._png(pair.source))
+                yield Row(id, pair.category, pair.instruction, *pictures)
+            else:
+                scene, text = draw_scene(0, number)
+                yield Row(id, "", text, self._png(scene))
+
+    def _png(self, scene: Scene) -> bytes:
+        from PIL import Image
+
+        content = BytesIO()
+        Image.fromarray(render(scene, self.size)).save(content, "PNG")
+        return content.getvalue()
+
+
+def draw_pair(seed: int, number: int, heldout: bool = False) -> EditPair:
+    """Edit pair of a number, neither of whose pictures is held out; or with a held-out source."""
+    rng = draws(seed, number, "pair")
+    return sample_pair(rng, heldout=True) if heldout else training_pair(rng)
+
+
+def draw_scene(seed: int, number: int, heldout: bool = False) -> tuple[Scene, str]:
+    """Scene of a number, and its caption."""
+    rng = draws(seed, number, "scene")
+    scene = sample_scene(rng, heldout=True) if heldout else training_scene(rng)
+    return scene, caption(scene, rng)
+
+
+class ToyWorldSource:
+    """A TokenSource of ToyWorld pictures; a number's scenes and words follow from (seed, number).
+
+    Args:
+        vq: the tokenizer, on the device where it is to run.
+        size: picture side in pixels.
+        task: "edit" for pairs with instructions, "generate" for pictures with captions.
+        heldout: draw from the held-out split, for validation.
+    """
+
+    def __init__(
+        self, vq: VQModel, size: int, seed: int, task: str = "edit", heldout: bool = False
+    ) -> None:
+        require_choice("task", task, TASKS)
+        self.vq, self.size, self.seed, self.task, self.heldout = vq, size, seed, task, heldout
+        settings = ("toyworld", size, seed, task, heldout)
+        self.fingerprint = digest(*settings, tokenizer_fingerprint(vq))
+
+    def batch(self, numbers: Sequence[int]) -> TokenBatch:
+        """Samples with these numbers, on the tokenizer's device."""
+        if self.task == "generate":
+            drawn = [draw_scene(self.seed, n, self.heldout) for n in numbers]
+            target, source = self._encode([scene for scene, _ in drawn]), None
+            prompts = [text for _, text in drawn]
+        else:
+            pairs = [draw_pair(self.seed, n, self.heldout) for n in numbers]
+            both = self._encode([p.source for p in pairs] + [p.target for p in pairs])
+            source, target = both.chunk(2)
+            prompts = [pair.instruction for pair in pairs]
+        micro = micro_conditions(len(numbers), self.size, self.size)
+        return TokenBatch(target, source, prompts, micro)
+
+    def _encode(self, scenes: Sequence[Scene]) -> Tensor:
+        """Ids [B, H, W]; together on a GPU, where many small calls would take longest."""
+        device = execution_device(self.vq)
+        pixels = to_pixels(scenes, self.size, device)
+        if device.type != "cpu":
+            return self.vq.encode(pixels)
+        return torch.cat([self.vq.encode(picture[None]) for picture in pixels])
