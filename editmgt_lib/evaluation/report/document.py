@@ -65,7 +65,9 @@ def document(
             for r in everyone
         ],
         "against": {
-            b.name: {n: difference(first, b, m, counting) for n, m in metrics.items()}
+            b.name: {
+                n: difference(first, b, m, counting, by_task=False) for n, m in metrics.items()
+            }
             for b in baselines
             if len(mains) == 1
         },

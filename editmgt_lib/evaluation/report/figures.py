@@ -146,17 +146,22 @@ def estimated(
 
 
 def difference(
-    first: Results, second: Results, metric: Meaning, counting: Counting
+    first: Results, second: Results, metric: Meaning, counting: Counting, by_task: bool = True
 ) -> dict[str, dict[str, Any]]:
-    """Paired estimates of first - second over the items that both have: macro, micro, tasks."""
+    """Paired estimates of first - second over the items that both have.
+
+    By "macro", "micro" and, if asked for, "tasks".
+    """
     columns = [results.column(metric, counting.failures) for results in (first, second)]
     column = paired(*columns)
-    tasks = {
-        task: estimated(column, [i for i in first.items if i.task == task], counting)
-        for task in first.tasks
-    }
     macro, micro = (estimated(column, first.items, counting, macro) for macro in (True, False))
-    return {"macro": macro, "micro": micro, "tasks": tasks}
+    found = {"macro": macro, "micro": micro}
+    if by_task:
+        found["tasks"] = {
+            task: estimated(column, [i for i in first.items if i.task == task], counting)
+            for task in first.tasks
+        }
+    return found
 
 
 def detectable(cell: Cell) -> dict[str, float] | None:
