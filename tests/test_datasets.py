@@ -400,7 +400,7 @@ def test_magicbrush_files_that_are_no_json(tmp_path, name):
     (tmp_path / name).write_text("[]")
     refused(dataset, tmp_path, rf"{name} holds list, not dict")
     (tmp_path / name).unlink()
-    refused(dataset, tmp_path, "no parquet or arrow" if "sessions" in name else "there is no .*loc")
+    refused(dataset, tmp_path, "holds neither" if "sessions" in name else "there is no .*loc")
 
 
 # ---- masks

@@ -25,7 +25,8 @@ BOUNDARY = {
     "cards.py",
     "load_folder.py",
 }
-STAGES = {"Load", "LoadLora", "ToyPicture", "EncodeTokens", "EmptyTokens", "EncodeInstruction",
+STAGES = {"Load", "LoadLora", "CompileModel", "ToyPicture", "EncodeTokens", "EmptyTokens",
+          "EncodeInstruction",
           "ConsolidateAttention", "RegionHoldSampler", "EditRegions", "Decode", "ListOfValues",
           "ComparePictures", "LoadFolder"}  # fmt: skip
 
@@ -100,6 +101,18 @@ def test_no_device_is_named_and_every_input_has_a_tooltip():
                 assert node.value != "cuda", path.name
             if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("Input", "Output"):
                 assert "tooltip" in {k.arg for k in node.keywords}, ast.unparse(node)
+
+
+def test_a_missing_compiler_is_named(part, monkeypatch):
+    compilers = part("nodes.compilers")
+    monkeypatch.setenv("CXX", "")
+    monkeypatch.setattr(compilers.shutil, "which", lambda name: None)
+    monkeypatch.setattr(compilers.importlib.util, "find_spec", lambda name: None)
+    assert "C++" in compilers.missing_compiler("cpu")
+    assert "triton" in compilers.missing_compiler("cuda")
+    monkeypatch.setattr(compilers.shutil, "which", lambda name: name == "clang++")
+    monkeypatch.setattr(compilers.importlib.util, "find_spec", lambda name: object())
+    assert not compilers.missing_compiler("cpu") and not compilers.missing_compiler("cuda")
 
 
 # ---- batches

@@ -37,14 +37,14 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "name", metavar="NAME",
-        help="emu-edit, magicbrush, magicbrush-dev, anybench, gedit-en, pie-bench, imgedit, "
-        "toyworld",
+        help="emu-edit, emu-edit-validation, magicbrush, magicbrush-dev, anybench, gedit-en, "
+        "pie-bench, imgedit, toyworld",
     )  # fmt: skip
-    parser.add_argument("--data", metavar="DIR", help="where its data is (toyworld needs none)")
+    parser.add_argument("--data", metavar="DIR", help="where its data is; toyworld needs none")
     parser.add_argument(
         "--download",
         action="store_true",
-        help="fetch the data into DIR first, where the hub has it",
+        help="fetch the data into DIR first, where the hub has it (default: no)",
     )
     parser.add_argument("--out", metavar="RUN", required=True, help="folder of the run")
     parser.add_argument(
@@ -65,7 +65,9 @@ def _add_editor_options(group: Any) -> None:
         "(default: toyworld)",
     )  # fmt: skip
     group.add_argument(
-        "--pictures", metavar="DIR", help="finished pictures ID.png of any editor, not a model's"
+        "--pictures",
+        metavar="DIR",
+        help="score finished pictures ID.png in place of a model's (default: no)",
     )
     add_lora_option(group)
     group.add_argument(
@@ -74,16 +76,23 @@ def _add_editor_options(group: Any) -> None:
     )  # fmt: skip
     group.add_argument(
         "--sweep", action="append", default=[], type=setting, metavar="OPTION=A,B,C",
-        help="a run for each value, as threshold=0,0.05,0.1; several options: all combinations",
+        help="a run for each value, as threshold=0,0.05,0.1; several options: all combinations "
+        "(default: no sweep)",
     )  # fmt: skip
-    group.add_argument("--negative", type=plain, metavar="TEXT", help="negative prompt")
+    group.add_argument(
+        "--negative", type=plain, metavar="TEXT", help="what to avoid (default: the checkpoint's)"
+    )
     group.add_argument(
         "--fit", default="pad", metavar="MODE",
         help="pad, native, or squash: resized to a square and back (default: pad)",
     )  # fmt: skip
-    group.add_argument("--no-maps", action="store_true", help="write no relevance maps")
     group.add_argument(
-        "--no-baselines", action="store_true", help="leave out copy-input and round trip"
+        "--no-maps", action="store_true", help="write no relevance maps (default: write them)"
+    )
+    group.add_argument(
+        "--no-baselines",
+        action="store_true",
+        help="leave out copy-input and round trip (default: measure them beside the model)",
     )
     group.add_argument(
         "--max-failed", type=float, default=0.2, metavar="X",
@@ -92,8 +101,10 @@ def _add_editor_options(group: Any) -> None:
 
 
 def _add_item_options(group: Any) -> None:
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="of the run (default: 0)")
-    group.add_argument("--limit", type=int, metavar="N", help="the first items only")
+    group.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the run, 0..2**32-1 (default: 0)"
+    )
+    group.add_argument("--limit", type=int, metavar="N", help="the first items only (default: all)")
     group.add_argument(
         "--chains", action="store_true",
         help="each turn edits the last result and only the last one counts (default: every turn "
@@ -106,14 +117,16 @@ def _add_item_options(group: Any) -> None:
 
 def _add_score_options(group: Any) -> None:
     group.add_argument("--metrics", metavar="A,B", help="by name (default: the benchmark's own)")
-    group.add_argument("--networks", metavar="DIR", help="folder of the networks metrics need")
+    group.add_argument(
+        "--networks", metavar="DIR", help="folder of the networks that metrics need (default: none)"
+    )
     group.add_argument(
         "--judge", action="append", default=[], type=setting, metavar="OPTION=VALUE",
-        help="option of the stage judge, as url=http://127.0.0.1:8000/v1",
+        help="option of the stage judge, as url=http://127.0.0.1:8000/v1 (default: no judge)",
     )  # fmt: skip
     group.add_argument(
         "--report", action="append", default=[], type=setting, metavar="OPTION=VALUE",
-        help="option of the stage report, as failures=drop",
+        help="option of the stage report, as failures=drop (default: none)",
     )  # fmt: skip
 
 

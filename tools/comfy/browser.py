@@ -40,6 +40,15 @@ LISTEN = """() => {
     api.addEventListener(kind, (e) => { end.kind ??= kind; end.detail ??= e.detail; });
 }"""
 
+ONE_NODE = """([kind, widgets]) => {
+  window.app.graph.clear();
+  const node = window.LiteGraph.createNode(kind);
+  window.app.graph.add(node);
+  for (const widget of node.widgets ?? [])
+    if (widget.name in widgets) widget.value = widgets[widget.name];
+  node.setSize([Math.max(node.size[0], 340), node.computeSize()[1]]);
+}"""
+
 SHOW_NODE = """([title, x, y]) => {
   const node = window.app.graph._nodes.find((n) => n.title === title || n.type === title);
   const canvas = window.app.canvas;
@@ -49,6 +58,12 @@ SHOW_NODE = """([title, x, y]) => {
   canvas.links_render_mode = -1;  // no lines across it
   canvas.setDirty(true, true);
   return [...node.size];
+}"""
+
+SELECT = """(type) => {
+  const canvas = window.app.canvas;
+  canvas.deselectAll?.();
+  canvas.selectNode(window.app.graph._nodes.find((n) => n.type === type));
 }"""
 
 
@@ -70,6 +85,11 @@ class Frontend:
         self.page.evaluate("async (w) => { await window.app.loadGraphData(w); }", workflow)
         self.page.wait_for_timeout(800)
         return self.page.evaluate(INSPECT)
+
+    def add_node(self, kind: str, widgets: dict[str, Any]) -> None:
+        """Open one node alone, with these widgets changed."""
+        self.page.evaluate(ONE_NODE, [kind, widgets])
+        self.page.wait_for_timeout(500)
 
     def fit(self) -> None:
         """Zoom until the whole workflow is in view."""
@@ -96,6 +116,11 @@ class Frontend:
                 return end
             self.page.wait_for_timeout(300)
         return {"kind": "timeout"}
+
+    def help_of(self, kind: str) -> None:
+        """Open the help page of the first node of that type."""
+        self.page.evaluate(SELECT, kind)
+        self.page.locator("[data-testid=info-button]").first.click(timeout=60_000)
 
     def shot(self, path: Path) -> None:
         """The whole page."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .blueprint import NAME, blueprint
+from .chinese import add_chinese
 from .client import Client
 from .editing import EDITING
 from .graph import Graph
@@ -42,6 +43,8 @@ def graphs(info: dict[str, Any]) -> list[Graph]:
     first, *others = (make(info) for make in (*EDITING, *PIPELINES, *REGIONS))
     for graph in others:
         point_to(first.name, graph)
+    for graph in (first, *others):
+        add_chinese(graph)
     return [layout(graph) for graph in (first, *others)]
 
 

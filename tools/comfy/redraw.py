@@ -39,6 +39,11 @@ HELP = {
     "12_several_regions": ("EditMGT_EditRegions",),
     "14_text_to_image": ("EditMGT_EmptyTokens",),
 }  # fmt: skip
+ALONE = {  # in no workflow, with widgets as a user may have them
+    "EditMGT_LoadFolder": {},
+    "EditMGT_LoadLora": {"lora": "hats.safetensors"},
+    "EditMGT_CompileModel": {},
+}
 
 
 def draw_thumbnails(client: Client, only: str | None = None) -> None:
@@ -87,9 +92,16 @@ def draw_screens(url: str) -> None:
                 page.shot(path)
                 _shrink(path, 1500)
             for node in HELP.get(name, ()):
-                path = ROOT / "web" / "docs" / f"{node}.png"
-                page.shot_of_node(node, path)
-                _shrink(path, 700)
+                _draw_node(page, node)
+        for node, widgets in ALONE.items():
+            page.add_node(node, widgets)
+            _draw_node(page, node)
+
+
+def _draw_node(page, node: str) -> None:
+    path = ROOT / "web" / "docs" / f"{node}.png"
+    page.shot_of_node(node, path)
+    _shrink(path, 700)
 
 
 def check(url: str, folder: Path) -> bool:

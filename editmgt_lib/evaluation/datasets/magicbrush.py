@@ -59,6 +59,11 @@ class MagicBrush:
         """Read all items; see `Dataset`."""
         if (data / SESSIONS).is_file():
             return self._unzipped(data, store)
+        if not any(data.glob("**/*.parquet")):
+            raise InputError(
+                f"{data} holds neither {SESSIONS}, of the authors' zip, nor parquet files, which "
+                "the hub has of dev alone; give the folder that holds one of them"
+            )
         return self._from_hub(data, store)
 
     def _unzipped(self, data: Path, store: Store) -> Iterator[Item]:
