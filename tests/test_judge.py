@@ -668,7 +668,7 @@ def test_addresses_are_completed():
     "change", [{"model": ""}, {"protocol": "other"}, {"resize": "big"}, {"encoding": "webp"},
                {"repeat": 0}, {"threads": 0}, {"timeout": 0}, {"max_failed": 2},
                {"order": "mixed"}, {"model": 7}, {"url": None}, {"parameters": 3},
-               {"url": ""}, {"threads": "many"},
+               {"url": ""}, {"key_variable": 3}, {"threads": "many"},
                {"parameters": {"messages": []}}, {"retries": -1},
                {"parameters": {"temperature": float("nan")}}],
 )  # fmt: skip

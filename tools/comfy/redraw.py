@@ -154,10 +154,10 @@ def main() -> None:
         url = given.url or stack.enter_context(temporary(name="EditMGT")).url
         if given.check:
             sys.exit(0 if check(url, given.check) else 1)
+        if not given.skip_browser and not given.only:
+            draw_screens(url)  # first: nodes with these ids have had nothing to note yet
         with Client(url) as client:
             draw_thumbnails(client, given.only)
-        if not given.skip_browser and not given.only:
-            draw_screens(url)
 
 
 if __name__ == "__main__":
