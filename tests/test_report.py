@@ -184,6 +184,23 @@ def test_facts_of_the_run_are_told_without_places(tmp_path):
         assert str(tmp_path) not in (tmp_path / name).read_text("utf-8")
 
 
+def test_known_defects_are_counted_and_left_out_by_name(tmp_path):
+    marks = [(), ("equal-captions",), ("equal-captions", "placeholder"), ()]
+    run = write_run(tmp_path / "a", {L1: [0.1, 0.5, 0.9, 0.3]}, exclusions=marks)
+    assert reported(run)["defects"] == {"equal-captions": 2, "placeholder": 1}
+    assert figures(reported(run))["micro"]["n"] == 4
+    found = reported(run, exclude="placeholder")
+    assert figures(found)["micro"]["mean"] == pytest.approx(0.3) and found["items"]["total"] == 3
+    assert "placeholder 1 (LEFT OUT)" in (run.path / "report.md").read_text("utf-8")
+    assert figures(reported(run, exclude=("placeholder", "equal-captions")))["micro"]["n"] == 2
+    with pytest.raises(InputError, match="no item has the defect 'typo'; known are: equal-capt"):
+        write_report(run, {"exclude": "typo"})
+    other = write_run(tmp_path / "b", {L1: [0.2, 0.6, 0.6, 0.4]}, exclusions=marks)
+    report = compared(run, other, tmp_path / "out", exclude="placeholder")
+    assert report["comparisons"][L1]["difference"]["micro"]["mean"] == pytest.approx(0.1)
+    assert "WITHOUT ITEMS WITH placeholder" in (tmp_path / "out" / "compare.md").read_text("utf-8")
+
+
 # ---- what is refused
 
 
