@@ -40,7 +40,10 @@ def write_comparison(
         options = ReportOptions.of(options)
     _require_same_data(first, second)
     names = _names(first, second)
-    results = [Results.read(name, run) for name, run in zip(names, (first, second), strict=True)]
+    results = [
+        Results.read(name, run, options.exclude)
+        for name, run in zip(names, (first, second), strict=True)
+    ]
     found = _common_metrics(results, metrics)
     report = _document(results, found, options)
     out.mkdir(parents=True, exist_ok=True)
@@ -118,6 +121,7 @@ def _document(
         "names": [first.name, second.name],
         "headline": headline(first.run),
         "failures": options.failures,
+        "excluded": list(options.exclude),
         "draws": options.draws,
         "tasks": {task: sum(i.task == task for i in first.items) for task in first.tasks},
         "metrics": {name: asdict(metric) for name, metric in metrics.items()},

@@ -15,13 +15,14 @@ def comparison_note(report: Mapping[str, Any]) -> str:
         "worst": "a failed item counts as the metric's worst value",
         "drop": "ITEMS THAT FAILED IN EITHER RUN ARE LEFT OUT",
     }
+    left_out = f" WITHOUT ITEMS WITH {', '.join(report['excluded'])}." if report["excluded"] else ""
     return (
         f"Differences are {report['names'][1]} minus {report['names'][0]}, {report['headline']}, "
         f"over the items that both have; {failures[report['failures']]}. Brackets hold 95 % "
         f"intervals of a paired bootstrap ({report['draws']:,} draws) by source picture. An "
         "interval without 0 shows a difference; among many metrics and tasks one in twenty does "
         "so by chance. Detectable is the smallest true difference that these items would show in "
-        "8 of 10 cases."
+        f"8 of 10 cases.{left_out}"
     )
 
 

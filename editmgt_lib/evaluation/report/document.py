@@ -11,20 +11,20 @@ from typing import Any
 from ...errors import InputError
 from ..datasets.registry import find
 from ..runs import RunFolder
-from .figures import Counting, Results, detectable, difference, histogram
+from .figures import Counting, Results, defects, detectable, difference, histogram
 from .naming import meanings_of
 
 _BASELINES = {"copy": "copy-input", "roundtrip": "tokenizer round trip"}
 _LEFT_OUT = ("data", "folder", "url", "tasks")  # places on this machine; counts that are shown
 
 
-def results_of(run: RunFolder) -> tuple[list[Results], list[Results]]:
+def results_of(run: RunFolder, exclude: Sequence[str] = ()) -> tuple[list[Results], list[Results]]:
     """The runs of a report, or the points of its sweep, and the baselines of both."""
-    own = Results.read("this run", run)
+    own = Results.read("this run", run, exclude)
     sweep = sorted(run.parts("sweep").items(), key=lambda part: _by_number(part[0]))
-    points = [] if own.scores else [Results.read(name, part) for name, part in sweep]
+    points = [] if own.scores else [Results.read(name, part, exclude) for name, part in sweep]
     baselines = [
-        Results.read(_BASELINES.get(name, name), part)
+        Results.read(_BASELINES.get(name, name), part, exclude)
         for name, part in run.parts("baselines").items()
         if part.path != run.path
     ]
@@ -38,9 +38,16 @@ def _by_number(name: str) -> list[Any]:
 
 
 def document(
-    run: RunFolder, mains: Sequence[Results], baselines: Sequence[Results], counting: Counting
+    run: RunFolder,
+    mains: Sequence[Results],
+    baselines: Sequence[Results],
+    counting: Counting,
+    exclude: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """All figures. Raises InputError if nothing is scored yet."""
+    """All figures; exclude: the defects whose items the results are without.
+
+    Raises InputError if nothing is scored yet.
+    """
     metrics = meanings_of(_metric_names(mains))
     if not metrics:
         raise InputError(f"{run.path} has no scores to report; run the stage score first")
@@ -54,6 +61,8 @@ def document(
         "failures": counting.failures,
         "draws": counting.draws,
         "items": {"total": len(first.items), **_attempts(first)},
+        "defects": defects(run.final_items()),
+        "excluded": list(exclude),
         "tasks": {t: sum(i.task == t for i in first.items) for t in first.tasks},
         "metrics": {name: asdict(metric) for name, metric in metrics.items()},
         "rows": [
@@ -65,7 +74,9 @@ def document(
             for r in everyone
         ],
         "against": {
-            b.name: {n: difference(first, b, m, counting) for n, m in metrics.items()}
+            b.name: {
+                n: difference(first, b, m, counting, by_task=False) for n, m in metrics.items()
+            }
             for b in baselines
             if len(mains) == 1
         },

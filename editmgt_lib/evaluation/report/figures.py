@@ -1,5 +1,6 @@
 """The figures of one run: a cell per metric and group of items, and what it leaves out."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import sqrt
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import InputError
 from ..items import Item, Score
 from ..runs import RunFolder
 from ..statistics import Column, bootstrap, paired, smallest_difference
@@ -67,9 +69,18 @@ class Results:
     scores: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, name: str, run: RunFolder) -> "Results":
-        """Read a run; turns inside a chain do not count."""
+    def read(cls, name: str, run: RunFolder, exclude: Sequence[str] = ()) -> "Results":
+        """Read a run; turns inside a chain do not count, nor items with defects to exclude.
+
+        Raises InputError for a defect that no item has.
+        """
         items = run.final_items()
+        known = defects(items)
+        if unknown := [defect for defect in exclude if defect not in known]:
+            raise InputError(
+                f"no item has the defect {unknown[0]!r}; known are: {', '.join(known) or 'none'}"
+            )
+        items = tuple(item for item in items if not set(item.exclusions) & set(exclude))
         ids = {item.id for item in items}
         found: dict[str, dict[str, Score]] = {}
         for (item, metric), score in run.scores().items():
@@ -98,6 +109,11 @@ class Results:
         by_task = {task: [i for i in self.items if i.task == task] for task in self.tasks}
         tasks = {task: of(items) for task, items in by_task.items()}
         return Figures(of(self.items, macro=True), of(self.items), tasks)
+
+
+def defects(items: Iterable[Item]) -> dict[str, int]:
+    """How many items have which known defect."""
+    return dict(Counter(name for item in items for name in item.exclusions))
 
 
 def _cell(
@@ -146,17 +162,22 @@ def estimated(
 
 
 def difference(
-    first: Results, second: Results, metric: Meaning, counting: Counting
+    first: Results, second: Results, metric: Meaning, counting: Counting, by_task: bool = True
 ) -> dict[str, dict[str, Any]]:
-    """Paired estimates of first - second over the items that both have: macro, micro, tasks."""
+    """Paired estimates of first - second over the items that both have.
+
+    By "macro", "micro" and, if asked for, "tasks".
+    """
     columns = [results.column(metric, counting.failures) for results in (first, second)]
     column = paired(*columns)
-    tasks = {
-        task: estimated(column, [i for i in first.items if i.task == task], counting)
-        for task in first.tasks
-    }
     macro, micro = (estimated(column, first.items, counting, macro) for macro in (True, False))
-    return {"macro": macro, "micro": micro, "tasks": tasks}
+    found = {"macro": macro, "micro": micro}
+    if by_task:
+        found["tasks"] = {
+            task: estimated(column, [i for i in first.items if i.task == task], counting)
+            for task in first.tasks
+        }
+    return found
 
 
 def detectable(cell: Cell) -> dict[str, float] | None:

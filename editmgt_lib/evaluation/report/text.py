@@ -61,7 +61,7 @@ def _parts(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def summary_line(report: Mapping[str, Any]) -> str:
-    """Counts of items and failures in one line."""
+    """Counts of items, failures and known defects in one line."""
     items = report["items"]
     parts = [
         f"{items['total']} items in {len(report['tasks'])} tasks",
@@ -70,7 +70,15 @@ def summary_line(report: Mapping[str, Any]) -> str:
     ]
     if items["seconds_per_edit"]:
         parts.append(f"{items['seconds_per_edit']['median']:.2f} s per edit (median)")
-    return ", ".join(parts) + "."
+    return ", ".join(parts) + "." + _defects(report)
+
+
+def _defects(report: Mapping[str, Any]) -> str:
+    found = [
+        f"{name} {count}{' (LEFT OUT)' if name in report['excluded'] else ''}"
+        for name, count in report["defects"].items()
+    ]
+    return f" Items with known defects: {', '.join(found)}." if found else ""
 
 
 def how_to_read(report: Mapping[str, Any]) -> str:

@@ -22,8 +22,8 @@ def write_report(run: RunFolder, options: Mapping[str, Any] | ReportOptions = DE
     """
     if not isinstance(options, ReportOptions):
         options = ReportOptions.of(options)
-    mains, baselines = results_of(run)
-    report = document(run, mains, baselines, options.counting)
+    mains, baselines = results_of(run, options.exclude)
+    report = document(run, mains, baselines, options.counting, options.exclude)
     atomic_write_json(run.path / "report.json", report)
     atomic_write_bytes(run.path / "report.md", report_text(report).encode())
     browser, blocks = {"items": []}, ()
