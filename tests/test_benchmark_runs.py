@@ -530,7 +530,7 @@ def bench(tiny_checkpoint, out, *words):
 STAGES = ("--stages", "prepare,generate,score", "--limit", "3", "--max-failed", "0")
 
 
-def test_the_command_sweeps_lambda(tiny_checkpoint, tmp_path):
+def test_the_command_sweeps_lambda(tiny_checkpoint, tmp_path, capsys):
     words = (
         "--stages",
         "prepare,generate,score,report",
@@ -544,6 +544,7 @@ def test_the_command_sweeps_lambda(tiny_checkpoint, tmp_path):
         "toyworld/success,l1/target/fit-output",
     )
     assert bench(tiny_checkpoint, tmp_path / "run", *words) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'run' / 'report.html'}\n"
     run = RunFolder(tmp_path / "run")
     assert set(run.parts("sweep")) == {"threshold=0", "threshold=0.9"}
     assert set(run.parts("baselines")) == {"copy", "roundtrip"}

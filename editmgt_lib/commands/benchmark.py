@@ -5,7 +5,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .console import say
+from .console import say, show
 from .interrupts import working
 from .options import (
     add_common_options,
@@ -169,6 +169,8 @@ def run(args: argparse.Namespace) -> int:
         done = run_benchmark(folder, dataset, data, plan, lambda: load_model(args), meter)
     if not done:
         say("other processes are at work; the last one writes the report")
+    elif "report" in plan.stages:
+        show(str(folder.path / "report.html"))
     return 0
 
 
