@@ -8,7 +8,7 @@ from editmgt_lib.evaluation.items import Item, Score
 from editmgt_lib.evaluation.runs import Attempt, RunFolder
 
 L1, PSNR = "l1/source/fit-output", "psnr/source/fit-output"
-JUDGED = "gedit/o/judge/own-rubric/native"
+JUDGED = "gedit/o/judge/own-12345678/native"
 ok = float
 
 

@@ -201,6 +201,18 @@ def test_known_defects_are_counted_and_left_out_by_name(tmp_path):
     assert "WITHOUT ITEMS WITH placeholder" in (tmp_path / "out" / "compare.md").read_text("utf-8")
 
 
+def test_each_column_knows_which_way_is_better(tmp_path):
+    names = (L1, PSNR, JUDGED, "gedit/sc/j/vie-1234/native", "imgedit/mean/j/own-1234/native")
+    report = reported(write_run(tmp_path / "a", {name: [1, 2, "failed"] for name in names}))
+    better = [report["metrics"][name]["better"] for name in names]
+    assert better == ["lower", "higher", "higher", "higher", "higher"]
+    worst = [figures(report, name)["micro"]["mean"] * 3 - 3 for name in names]
+    assert worst == pytest.approx([1, 0, 0, 0, 1])  # a scale from 1 to 5 has no 0
+    unknown = write_run(tmp_path / "b", {"lpips/other": [0.1, 0.2]})
+    with pytest.raises(InputError, match="no metric 'lpips/other'"):
+        write_report(unknown, {})
+
+
 # ---- what is refused
 
 

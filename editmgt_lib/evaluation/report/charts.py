@@ -18,7 +18,10 @@ Bar = tuple[str, Mapping[str, Any]]
 
 
 def bars(tasks: Sequence[Bar], marks: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Horizontal bars with intervals; marks: baselines' cells in the same order, as ticks."""
+    """Horizontal bars with intervals; marks: baselines' cells in the same order, as ticks.
+
+    Ticks share a bar's height, since equal ones would hide each other.
+    """
     cells = [cell for _, cell in tasks] + [cell for row in marks.values() for cell in row]
     known = [
         cell[key] for cell in cells for key in ("mean", "low", "high") if cell[key] is not None
@@ -36,7 +39,7 @@ def bars(tasks: Sequence[Bar], marks: Mapping[str, Sequence[Mapping[str, Any]]])
         parts.append(_text(_NAMES - 8, y + 14, _short(name), "end"))
         parts += _bar(cell, y, scale, " total" if place == len(tasks) - 1 else "")
         parts += [
-            _tick(row[place]["mean"], y, scale, number)
+            _tick(row[place]["mean"], y, scale, (number, len(marks)))
             for number, row in enumerate(marks.values())
             if row[place]["mean"] is not None
         ]
@@ -110,10 +113,11 @@ def _bar(cell: Mapping[str, Any], y: float, scale: _Scale, kind: str) -> Iterato
         )
 
 
-def _tick(value: float, y: float, scale: _Scale, number: int) -> str:
-    x = scale(value)
+def _tick(value: float, y: float, scale: _Scale, which: tuple[int, int]) -> str:
+    (number, count), x = which, scale(value)
+    height = (_ROW - 4) / count
     return (
-        f'<path class="mark mark{number}" d="M{x:.1f} {y + 2}v{_ROW - 4}">'
+        f'<path class="mark mark{number}" d="M{x:.1f} {y + 2 + number * height:.1f}v{height:.1f}">'
         f"<title>{shown(value, 4)}</title></path>"
     )
 

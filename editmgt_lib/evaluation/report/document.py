@@ -129,6 +129,12 @@ def facts(run: RunFolder, own: bool = True) -> dict[str, dict[str, str]]:
     return {name: dict(_texts(section)) for name, section in sections.items()}
 
 
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
 def _texts(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
     for name, value in values.items():
         if name in _LEFT_OUT or value in (None, "", {}, []):
@@ -136,5 +142,4 @@ def _texts(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, s
         if isinstance(value, Mapping) and len(value) <= 40:
             yield from _texts(value, f"{prefix}{name}.")
         else:
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            yield f"{prefix}{name}", text
+            yield f"{prefix}{name}", _text(value)
