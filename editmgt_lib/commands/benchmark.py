@@ -36,9 +36,7 @@ def add_parser(commands: Any) -> None:
         "benchmark", help="score a model, or finished pictures, on a benchmark", description=_NOTES
     )
     parser.add_argument(
-        "name", metavar="NAME",
-        help="emu-edit, emu-edit-validation, magicbrush, magicbrush-dev, anybench, gedit-en, "
-        "pie-bench, imgedit, toyworld",
+        "name", metavar="NAME", help="as emu-edit or toyworld; a wrong name lists all"
     )  # fmt: skip
     parser.add_argument("--data", metavar="DIR", help="where its data is; toyworld needs none")
     parser.add_argument(
