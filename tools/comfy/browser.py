@@ -107,6 +107,8 @@ class Frontend:
         prompt = self.page.evaluate("async () => (await window.app.graphToPrompt()).output")
         for entry in prompt.values():
             entry["_meta"] = {"title": entry["_meta"]["title"]}  # newer ones add the pack's name
+            if entry["class_type"] == "PreviewAny":
+                entry["inputs"].pop("preview", None)  # older ones send what it shows
         return prompt
 
     def queue(self, timeout: float = 600) -> dict[str, Any]:
