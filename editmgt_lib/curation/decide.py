@@ -91,16 +91,21 @@ class Limit:
         found = row.value(self.value)
         if found is None:
             if self.required:
-                return Decision(DROP, self.stage, "not_scored", limit=f"{self.value} {self}")
+                return Decision(DROP, self.stage, "not_scored", limit=str(self))
             return Decision(unscored=(self.value,))
         if all(_OPERATORS[sign](found, number) for sign, number in self.conditions):
             return Decision()
         if self.flag:
             return Decision(flags=(self.value,))
-        return Decision(DROP, self.stage, self.value.partition(".")[2], found, str(self))
+        return Decision(DROP, self.stage, self.value.partition(".")[2], found, self.text)
+
+    @property
+    def text(self) -> str:
+        """The conditions as they were written."""
+        return ", ".join(f"{sign} {number:g}" for sign, number in self.conditions)
 
     def __str__(self) -> str:
-        return ", ".join(f"{sign} {number:g}" for sign, number in self.conditions)
+        return f"{'flag unless ' if self.flag else ''}{self.value} {self.text}"
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,9 @@ class LicenceRule:
 
     uses: tuple[str, ...]
     stage: str = "sources"
+
+    def __str__(self) -> str:
+        return f"terms allow {', '.join(self.uses)}"
 
     def judge(self, row: Row) -> Decision:
         """As a `Rule`."""
@@ -124,6 +132,9 @@ class RemovalRule:
 
     digests: frozenset[str]
     stage: str = "images"
+
+    def __str__(self) -> str:
+        return f"not among {len(self.digests):,} removed"
 
     def judge(self, row: Row) -> Decision:
         """As a `Rule`."""

@@ -59,7 +59,8 @@ def measure(data: bytes) -> dict[str, Any]:
     height, width = rgb.shape[:2]
     luma = pixels.grey(rgb)
     differences = pixels.laplacian(luma)
-    darkest, brightest = pixels.levels(luma)
+    counts = pixels.histogram(luma)
+    darkest, brightest = pixels.levels(counts)
     phash, mirrored = phashes(luma)
     return {
         "pixels": hashlib.sha256(rgb.tobytes()).hexdigest(),
@@ -73,8 +74,8 @@ def measure(data: bytes) -> dict[str, Any]:
         "frames": decoded.frames,
         "transparent": round(decoded.transparent, 6),
         "trailing": decoded.trailing,
-        "entropy": pixels.entropy(luma),
-        "spread": pixels.spread(luma),
+        "entropy": pixels.entropy(counts),
+        "spread": pixels.spread(counts),
         "darkest": darkest,
         "brightest": brightest,
         "edges": pixels.edges(differences),

@@ -15,28 +15,34 @@ def grey(rgb: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(rgb).convert("L"))
 
 
-def entropy(luma: np.ndarray) -> float:
-    """Bits of the histogram of uint8 levels, 0..8."""
-    counts = np.bincount(luma.ravel(), minlength=256)
-    shares = (counts[counts > 0] / luma.size).tolist()
+def histogram(luma: np.ndarray) -> np.ndarray:
+    """How often each of 256 levels occurs."""
+    return np.bincount(luma.ravel(), minlength=256)
+
+
+def entropy(counts: np.ndarray) -> float:
+    """Bits of a histogram of levels, 0..8."""
+    shares = (counts[counts > 0] / counts.sum()).tolist()
     return _rounded(-sum(share * math.log2(share) for share in shares))
 
 
-def spread(luma: np.ndarray) -> float:
-    """Standard deviation of uint8 levels, 0..127.5."""
-    return _rounded(math.sqrt(_variance(luma)))
+def spread(counts: np.ndarray) -> float:
+    """Standard deviation of a histogram of levels, 0..127.5."""
+    every, number = np.arange(256), int(counts.sum())
+    total, squares = int(counts @ every), int(counts @ every**2)
+    return _rounded(math.sqrt(squares * number - total * total) / number)
 
 
-def levels(luma: np.ndarray) -> tuple[float, float]:
+def levels(counts: np.ndarray) -> tuple[float, float]:
     """The level 5 % of the pixels do not exceed, and that of 99 %, as fractions of white."""
-    shares = np.bincount(luma.ravel(), minlength=256).cumsum()
-    low, high = (int(np.searchsorted(shares, luma.size * part)) for part in (0.05, 0.99))
+    below = counts.cumsum()
+    low, high = (int(np.searchsorted(below, below[-1] * part)) for part in (0.05, 0.99))
     return _rounded(low / 255), _rounded(high / 255)
 
 
 def laplacian(luma: np.ndarray) -> np.ndarray:
-    """Second differences within the picture: int32 [H - 2, W - 2]."""
-    x = luma.astype(np.int32)
+    """Second differences within the picture: int16 [H - 2, W - 2]."""
+    x = luma.astype(np.int16)
     return x[:-2, 1:-1] + x[2:, 1:-1] + x[1:-1, :-2] + x[1:-1, 2:] - 4 * x[1:-1, 1:-1]
 
 
@@ -64,20 +70,20 @@ def sharpness(differences: np.ndarray) -> float:
 
 def colours(rgb: np.ndarray) -> float:
     """Colourfulness of Hasler and Süsstrunk (2003), 0 for grey."""
-    red, green, blue = (rgb[..., i].astype(np.int32) for i in range(3))
+    red, green, blue = (rgb[..., i].astype(np.int16) for i in range(3))
     first, second = red - green, red + green - 2 * blue  # twice yellow-blue
     spreads = _variance(first) + _variance(second) / 4
-    means = (int(first.sum()) / first.size) ** 2 + (int(second.sum()) / second.size / 2) ** 2
+    means = first.mean(dtype=np.float64) ** 2 + (second.mean(dtype=np.float64) / 2) ** 2
     return _rounded(math.sqrt(spreads) + 0.3 * math.sqrt(means))
 
 
 def _variance(values: np.ndarray) -> float:
-    """Population variance from exact sums of integers."""
+    """Population variance of small integers, whose sums float64 holds exactly in any order."""
     if not values.size:
         return 0.0
-    wide = values.astype(np.int64)
-    total, squares, count = int(wide.sum()), int((wide * wide).sum()), values.size
-    return (squares * count - total * total) / (count * count)
+    x = values.ravel().astype(np.float64)
+    total, squares = int(x.sum()), int(x @ x)
+    return (squares * x.size - total * total) / (x.size * x.size)
 
 
 def _rounded(value: float) -> float:

@@ -57,10 +57,9 @@ class ScoreStage:
     @property
     def missing(self) -> tuple[str, ...]:
         given = {name for scorer in self.scorers for name in scorer.gives}
-        return tuple(
-            f"{name} is not scored: it needs {LACKING[name]}, see [[scorers]]"
-            for name in VALUES
-            if name not in given
+        lacking = [f"{n} (needs {LACKING[n]})" for n in VALUES if n not in given]
+        return (
+            (f"not scored: {', '.join(lacking)}; name back ends in [[scorers]]",) if lacking else ()
         )
 
     def __call__(self, rows: Sequence[Row]) -> Sequence[Found]:
