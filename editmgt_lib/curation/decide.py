@@ -144,6 +144,20 @@ class RemovalRule:
 
 
 @dataclass(frozen=True)
+class ExclusionRule:
+    """A row of one of these sources is never kept."""
+
+    sources: frozenset[str]
+    stage: str = "images"
+
+    def judge(self, row: Row) -> Decision:
+        """As a `Rule`."""
+        if row.origin.source in self.sources:
+            return Decision(DROP, self.stage, "excluded", row.origin.source)
+        return Decision()
+
+
+@dataclass(frozen=True)
 class CopyRule:
     """A row is dropped if it repeats another one; see `duplicates`."""
 

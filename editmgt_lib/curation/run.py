@@ -16,7 +16,7 @@ from .images import ImageStage
 from .rows import Found, Row, Stage
 from .scoring import ScoreStage
 from .sources import STAGE as LISTING
-from .store import claim, claim_stage
+from .store import claim, claim_stage, remove_leftovers
 from .verdicts import StageTotals, decide_all, totals
 
 REPORT = "report.json"
@@ -74,6 +74,7 @@ def curate(
     for name in stages or ():
         require_choice("stages", name, names)
     claim(out)
+    remove_leftovers(out)
     curation = Curation(out, {source.name: source for source in config.sources}, names)
     rules = config.rules()
     new = curation.list_new(config.engine.shard_rows)

@@ -9,10 +9,11 @@ from typing import Any
 
 from ..checks import require_choice, require_number
 from ..data.columns import PICTURE, SOURCE
-from ..data.folders import LISTS, PICTURES, inside, read_list
+from ..data.folders import LISTS, inside, read_list
 from ..data.parquet import find_parquet, opened
 from ..data.rows import clean
 from ..errors import InputError
+from ..pictures.formats import READABLE
 from .parquet_cells import read_plain_columns
 from .rows import Failure, Found, Origin, Row, Stored
 from .terms import USES, terms_of
@@ -39,6 +40,7 @@ class SourceConfig:
         licence: of rows whose list states none: an SPDX id, or a name that `terms` knows.
         uses: what you are allowed; by default what the licence says, nothing if it is not known.
         most: rows to take, in order; 0 for all.
+        exclude: keep none of its pictures and none that repeats one: a benchmark's.
     """
 
     name: str
@@ -46,6 +48,7 @@ class SourceConfig:
     licence: str = "unknown"
     uses: tuple[str, ...] | None = None
     most: int = 0
+    exclude: bool = False
 
     def __post_init__(self) -> None:
         if not self.name.replace("-", "").replace("_", "").isalnum():
@@ -125,7 +128,7 @@ def _listed(source: SourceConfig) -> Iterator[Listed]:
 
 def _tree(root: Path) -> Iterator[Listed]:
     """Pictures of a folder and its sub-folders, by name; links out of it are not followed."""
-    found = (p for p in root.rglob("*") if p.suffix.lower() in PICTURES and p.is_file())
+    found = (p for p in root.rglob("*") if p.suffix.lower() in READABLE and p.is_file())
     for path in sorted(found, key=lambda p: p.relative_to(root).as_posix()):
         name = path.relative_to(root).as_posix()
         yield _file(root, clean(name), name, {})

@@ -67,6 +67,12 @@ def claim(folder: Path) -> None:
     atomic_write_json(header, {"format": FORMAT})
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed run was writing. Not while another run writes into the folder."""
+    for path in folder.glob("*/.*.tmp*"):
+        path.unlink(missing_ok=True)
+
+
 def claim_stage(folder: Path, stage: str, settings: Mapping[str, Any]) -> None:
     """Write what decides a stage's results, or check that it is what its folder was made with.
 

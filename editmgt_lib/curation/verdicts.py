@@ -8,13 +8,14 @@ from typing import Any
 
 from ..files import atomic_write_bytes
 from .assembly import Curation
-from .decide import CopyRule, Decision, Rule, by_stage, decide
+from .decide import CopyRule, Decision, ExclusionRule, Rule, by_stage, decide
 from .duplicates import Copy, Hashed, find_copies
-from .rows import DROP, FAILED, KEEP, Row
+from .rows import DROP, FAILED, KEEP
 from .store import LINES, PieceName, line_bytes, read_lines, read_manifest, write_manifest
 
 FOLDER = "decisions"
 _SEPARATOR = "|"
+_FIRST = 1 << 62  # as an area: the others are the copies
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,9 @@ class DuplicateOptions:
 
 def decide_all(curation: Curation, rules: Sequence[Rule], duplicates: DuplicateOptions) -> None:
     """Judge every row by all that was found so far, and write the verdicts."""
-    grouped = by_stage([*rules, CopyRule(_copies(curation, rules, duplicates))])
+    excluded = frozenset(name for name, source in curation.sources.items() if source.exclude)
+    copies = _copies(curation, rules, duplicates, excluded)
+    grouped = by_stage([ExclusionRule(excluded), *rules, CopyRule(copies)])
     for shard in curation.shards:
         name = PieceName(FOLDER, shard, 0)
         decisions = [(row.id, decide(row, grouped)) for row in curation.rows(shard)]
@@ -72,27 +75,34 @@ def _is_written(curation: Curation, name: PieceName, data: bytes) -> bool:
 
 
 def _copies(
-    curation: Curation, rules: Sequence[Rule], options: DuplicateOptions
+    curation: Curation,
+    rules: Sequence[Rule],
+    options: DuplicateOptions,
+    excluded: frozenset[str],
 ) -> Mapping[str, Copy]:
-    """Copies among the pictures that nothing else drops."""
+    """Copies among the pictures that nothing else drops, and of those of excluded sources."""
     if "images" not in curation.stages:
         return {}
-    return find_copies(list(_hashed(curation, by_stage(rules))), options.distance, options.mirrored)
+    hashed = list(_hashed(curation, by_stage(rules), excluded))
+    return find_copies(hashed, options.distance, options.mirrored)
 
 
-def _hashed(curation: Curation, rules: Mapping[str, Sequence[Rule]]) -> Iterator[Hashed]:
+def _hashed(
+    curation: Curation, rules: Mapping[str, Sequence[Rule]], excluded: frozenset[str]
+) -> Iterator[Hashed]:
     first = Curation(curation.folder, curation.sources, ("images",))
     for shard in curation.shards:
         for row in first.rows(shard):
-            if "images" in row.found and decide(row, rules).verdict == KEEP:
-                yield _hashes_of(row)
-
-
-def _hashes_of(row: Row) -> Hashed:
-    values = row.found["images"].values
-    area = values["width"] * values["height"]
-    hashes = (int(values[name], 16) for name in ("phash", "phash_mirrored"))
-    return Hashed(row.id, area, values["pixels"], *hashes)
+            found = row.found.get("images")
+            if found is None or found.failure is not None:
+                continue
+            values = found.values
+            hashes = (int(values[name], 16) for name in ("phash", "phash_mirrored"))
+            if row.origin.source in excluded:
+                yield Hashed(row.id, _FIRST, values["pixels"], *hashes)
+            elif decide(row, rules).verdict == KEEP:
+                area = values["width"] * values["height"]
+                yield Hashed(row.id, area, values["pixels"], *hashes)
 
 
 @dataclass(frozen=True)

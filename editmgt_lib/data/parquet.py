@@ -184,6 +184,6 @@ def pyarrow_parquet() -> Any:
     except ImportError as error:
         raise InputError(
             "reading parquet and arrow needs pyarrow; install it with "
-            "`pip install 'editmgt[train]'` (or `[eval]`)"
+            "`pip install 'editmgt[train]'` (or `[eval]`, `[curate]`)"
         ) from error
     return pyarrow.parquet
