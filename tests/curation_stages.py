@@ -56,4 +56,4 @@ class Aesthetic:
 
     def score(self, pixels):
         self.calls += 1
-        return SimpleNamespace(values={"aesthetic": float(pixels.mean()) / 25.5})
+        return SimpleNamespace(values={"aesthetic": float(pixels.mean()) / 12}, raw={})

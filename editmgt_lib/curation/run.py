@@ -14,7 +14,7 @@ from .decide import by_stage, decide
 from .executor import Workers, due_rows, run_shard
 from .images import ImageStage
 from .rows import Found, Row, Stage
-from .scoring import ScoreStage
+from .scoring import Scorer, ScoreStage
 from .sources import STAGE as LISTING
 from .store import claim, claim_stage, remove_leftovers
 from .verdicts import StageTotals, decide_all, totals
@@ -98,9 +98,15 @@ def pipeline(config: CurationConfig) -> tuple[Stage, ...]:
     return (ImageStage(), ScoreStage(scorers)) if scorers else (ImageStage(),)
 
 
-def open_scorers(config: CurationConfig) -> tuple:
-    """The back ends of `[[scorers]]`. Raises InputError."""
-    return ()
+def open_scorers(config: CurationConfig) -> tuple[Scorer, ...]:
+    """The back ends of `[scorers.NAME]`. Raises InputError for what one of them lacks."""
+    if not config.scorers:
+        return ()
+    from .backends import read_backends
+
+    backends = read_backends({"scorers": config.scorers})
+    backends.check()
+    return tuple(backends.scorers.values())
 
 
 def lacking(config: CurationConfig, plan: Sequence[Stage]) -> list[str]:
