@@ -9,8 +9,9 @@ from .config import CurationConfig
 from .decide import by_stage
 from .executor import Workers
 from .rows import Row, Stage
+from .sources import STAGE as LISTING
 from .sources import list_source
-from .store import line_bytes
+from .store import PieceName, line_bytes, read_manifest
 
 SAMPLE = 16  # rows measured, spread over the sources
 
@@ -29,7 +30,8 @@ def plan_lines(config: CurationConfig, plan: Sequence[Stage], curation: Curation
         step = max(1, len(listed) // SAMPLE)
         sample += [source.row(one) for one in islice(listed, None, None, step)][:SAMPLE]
     sample = sample[:: max(1, len(sample) // SAMPLE)][:SAMPLE]
-    done = sum(len(curation.rows(shard)) for shard in curation.shards)
+    names = (PieceName(LISTING, shard, 0) for shard in curation.shards)
+    done = sum(read_manifest(curation.folder, name).rows for name in names)
     shards = -(-rows // config.engine.shard_rows)
     yield f"{rows:,} rows in {shards:,} shards, {done:,} listed already"
     for stage, rules in by_stage(config.rules()).items():

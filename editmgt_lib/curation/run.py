@@ -85,8 +85,8 @@ def curate(
     for stage in plan:
         if stages is None or stage.name in stages:
             claim_stage(out, stage.name, stage.settings)
-            _run_stage(curation, stage, config, show or _ignored)
-            decide_all(curation, rules, config.duplicates)
+            if _run_stage(curation, stage, config, show or _ignored):
+                decide_all(curation, rules, config.duplicates)
     found = totals(curation, (LISTING, *names))
     atomic_write_json(out / REPORT, {"stages": [asdict(t) for t in found]})
     return found
@@ -117,7 +117,8 @@ def lacking(config: CurationConfig, plan: Sequence[Stage]) -> list[str]:
 
 def _run_stage(
     curation: Curation, stage: Stage, config: CurationConfig, show: Callable[[Progress], None]
-) -> None:
+) -> int:
+    """Run a stage on all rows that are due; gives their number."""
     due = {shard: len(due_rows(curation, stage.name, shard)) for shard in curation.shards}
     progress, start = Progress(stage.name, sum(due.values())), time.monotonic()
     rules = by_stage(config.rules())
@@ -132,6 +133,7 @@ def _run_stage(
         for shard, rows in due.items():
             if rows:
                 run_shard(curation, stage, shard, workers, answered)
+    return progress.done
 
 
 def _silent(_: str) -> None:

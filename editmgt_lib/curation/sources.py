@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -57,7 +58,7 @@ class SourceConfig:
         for use in self.uses or ():
             require_choice("uses", use, USES)
 
-    @property
+    @cached_property
     def root(self) -> Path:
         """The folder its pictures lie in."""
         path = Path(self.path).expanduser()

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ..files import atomic_write_bytes
@@ -58,7 +58,7 @@ def _tuples(value: Any) -> Any:
 
 def _short(decision: Decision) -> dict[str, Any]:
     """The fields that say something."""
-    return {k: v for k, v in asdict(decision).items() if k == "verdict" or v not in ("", None, ())}
+    return {k: v for k, v in vars(decision).items() if k == "verdict" or v not in ("", None, ())}
 
 
 def _is_written(curation: Curation, name: PieceName, data: bytes) -> bool:
