@@ -352,11 +352,14 @@ def test_a_dry_run_says_the_plan_and_writes_nothing(pictures, tmp_path, capsys):
     write_config(path, pictures)
     assert main(["curate", str(path), "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert "source p: 24 rows, licence own, allows publish, train" in shown
+    assert "source p: 24 rows; 24 of licence own, for publish, train" in shown
     assert "24 rows in 5 shards, 0 listed already" in shown
     assert "images.short_side >= 64" in shown and "a second (16 measured)" in shown
     assert shown.count("aesthetic (needs") == 1
     assert list(tmp_path.iterdir()) == [path]
+    assert main(["curate", str(path)]) == main(["curate", str(path), "--dry-run"]) == 0
+    assert "24 listed already" in (shown := capsys.readouterr().out)
+    assert "stage images: nothing to do" in shown
 
 
 def test_the_command_prints_what_survived(pictures, tmp_path, capsys):
@@ -368,6 +371,14 @@ def test_the_command_prints_what_survived(pictures, tmp_path, capsys):
     assert shown.err.count("not scored") == 1 and "24 of 24 rows" in shown.err
     assert main(["curate", str(path), "--stages", "edits"]) == 2
     assert main(["curate", str(path), "--stages", ","]) == 2
+
+
+def test_the_report_names_the_rules_and_what_survived(reference):
+    found = json.loads((reference[0] / "report.json").read_text("utf-8"))
+    assert "images.short_side >= 64" in found["rules"]
+    assert "flag unless images.colours >= 5" in found["rules"]
+    assert found["duplicates"] == {"distance": 4, "mirrored": True}
+    assert [stage["kept"] for stage in found["stages"]] == [24, 14]
 
 
 def test_another_folder_is_not_written_into(pictures, tmp_path):

@@ -91,6 +91,16 @@ def test_tiny_pictures_are_measured(shape):
     assert set(VALUES) - {"bytes"} <= set(found)
 
 
+def test_scores_of_a_large_picture_are_those_of_the_whole(monkeypatch):
+    rgb = np.random.default_rng(5).integers(0, 256, (70, 90, 3), np.uint8)
+    whole = measure(saved(Image.fromarray(rgb)))
+    monkeypatch.setattr(pixels, "_BAND", 500)
+    assert measure(saved(Image.fromarray(rgb))) == whole
+    luma = pixels.grey(rgb).astype(float)
+    assert whole["spread"] == pytest.approx(luma.std(), abs=1e-5)
+    assert whole["edges"] == pytest.approx(pixels.laplacian(luma).astype(float).var(), rel=1e-6)
+
+
 # ---- the perceptual hash
 
 

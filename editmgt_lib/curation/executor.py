@@ -4,6 +4,7 @@ What is written depends neither on the number of workers nor on the order they f
 """
 
 import multiprocessing
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -217,6 +218,7 @@ def _processes(stage: Stage, count: int) -> ProcessPoolExecutor:
 
 
 def _begin(stage: Stage) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     _STAGE[:] = [stage]
 
 

@@ -63,7 +63,7 @@ def measure(data: bytes) -> dict[str, Any]:
     darkest, brightest = pixels.levels(counts)
     phash, mirrored = phashes(luma)
     return {
-        "pixels": hashlib.sha256(rgb.tobytes()).hexdigest(),
+        "pixels": hashlib.sha256(rgb.reshape(-1)).hexdigest(),
         "width": width,
         "height": height,
         "short_side": min(width, height),

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 TILES = 8  # along each side
+_BAND = 1 << 20  # values turned to float64 at a time
 DIGITS = 6  # of a score; the last bit of a logarithm differs between processors
 
 
@@ -70,20 +71,49 @@ def sharpness(differences: np.ndarray) -> float:
 
 def colours(rgb: np.ndarray) -> float:
     """Colourfulness of Hasler and Süsstrunk (2003), 0 for grey."""
-    red, green, blue = (rgb[..., i].astype(np.int16) for i in range(3))
-    first, second = red - green, red + green - 2 * blue  # twice yellow-blue
-    spreads = _variance(first) + _variance(second) / 4
-    means = first.mean(dtype=np.float64) ** 2 + (second.mean(dtype=np.float64) / 2) ** 2
+    first, second = _Moments(), _Moments()  # red-green, and twice yellow-blue
+    for band in _bands(rgb):
+        red, green, blue = (band[..., i].astype(np.int16) for i in range(3))
+        first.add(red - green)
+        second.add(red + green - 2 * blue)
+    spreads = first.variance + second.variance / 4
+    means = first.mean**2 + (second.mean / 2) ** 2
     return _rounded(math.sqrt(spreads) + 0.3 * math.sqrt(means))
 
 
+class _Moments:
+    """Sums of small integers and of their squares, which float64 holds exactly in any order."""
+
+    def __init__(self) -> None:
+        self.count = self.total = self.squares = 0
+
+    def add(self, values: np.ndarray) -> None:
+        x = values.ravel().astype(np.float64)
+        self.count += x.size
+        self.total += int(x.sum())
+        self.squares += int(x @ x)
+
+    @property
+    def mean(self) -> float:
+        return self.total / max(1, self.count)
+
+    @property
+    def variance(self) -> float:
+        squared = max(1, self.count) ** 2
+        return (self.squares * self.count - self.total * self.total) / squared
+
+
 def _variance(values: np.ndarray) -> float:
-    """Population variance of small integers, whose sums float64 holds exactly in any order."""
-    if not values.size:
-        return 0.0
-    x = values.ravel().astype(np.float64)
-    total, squares = int(x.sum()), int(x @ x)
-    return (squares * x.size - total * total) / (x.size * x.size)
+    """Population variance."""
+    moments = _Moments()
+    for band in _bands(values):
+        moments.add(band)
+    return moments.variance
+
+
+def _bands(values: np.ndarray) -> list[np.ndarray]:
+    """Cut into bands of rows, since float64 of a whole picture could take gigabytes."""
+    return np.array_split(values, 1 + values.size // _BAND) if values.size else []
 
 
 def _rounded(value: float) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from .. import __version__
 from ..checks import require_choice
 from ..files import atomic_write_json
 from .assembly import Curation
@@ -88,7 +89,13 @@ def curate(
             if _run_stage(curation, stage, config, show or _ignored):
                 decide_all(curation, rules, config.duplicates)
     found = totals(curation, (LISTING, *names))
-    atomic_write_json(out / REPORT, {"stages": [asdict(t) for t in found]})
+    summary = {
+        "version": __version__,
+        "rules": [str(rule) for rule in rules],
+        "duplicates": asdict(config.duplicates),
+        "stages": [asdict(stage) for stage in found],
+    }
+    atomic_write_json(out / REPORT, summary)
     return found
 
 
