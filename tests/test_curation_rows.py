@@ -1,6 +1,8 @@
 """Curation row by row: verdicts, copies, terms, sources, shards and the executor."""
 
+import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -84,6 +86,15 @@ def test_removal_list_goes_by_file_and_by_pixels():
     for values in ({"sha256": "a" * 64}, {"sha256": "c" * 64, "pixels": "b" * 64}):
         assert decide(row(values), by_stage([RemovalRule(digests)])).reason == "removed"
     assert decide(row({"sha256": "c" * 64}), by_stage([RemovalRule(digests)])).verdict == "keep"
+
+
+def test_a_picture_that_changed_after_it_was_measured_is_refused():
+    digest = hashlib.sha256(b"old").hexdigest()
+    found = {"images": Found({"sha256": digest}, {"thumbnail": b"small"})}
+    row = Row("a", Origin("photos", "1.png"), b"old", found)
+    assert (row.encoded(), row.encoded("images.thumbnail")) == (b"old", b"small")
+    with pytest.raises(InputError, match="1.png of photos has changed"):
+        replace(row, picture=b"new").encoded()
 
 
 # ---- terms

@@ -7,6 +7,7 @@ values (`decide`), so a threshold can be moved without computing anything again.
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -130,13 +131,24 @@ class Row:
         return default if found is None else found.values.get(key, default)
 
     def encoded(self, name: str = "") -> bytes:
-        """Bytes of the original, or of the picture "stage.name". Raises InputError."""
+        """Bytes of the original, or of the picture "stage.name".
+
+        Raises InputError if there is none, or if the original is not the file that was measured.
+        """
         stage, _, key = name.partition(".")
-        picture = self.found[stage].pictures.get(key) if stage in self.found else None
-        picture = self.picture if not name else picture
+        picture = self.picture
+        if name:
+            picture = self.found[stage].pictures.get(key) if stage in self.found else None
         if picture is None:
             raise InputError(f"row {self.id} has no picture {name or 'of its own'}")
-        return picture.read() if isinstance(picture, Stored) else picture
+        data = picture.read() if isinstance(picture, Stored) else picture
+        measured = None if name else self.value("images.sha256")
+        if measured is not None and sha256(data).hexdigest() != measured:
+            raise InputError(
+                f"the picture {self.origin.key} of {self.origin.source} has changed since it was "
+                "measured; put the old one back, or give the new one another name"
+            )
+        return data
 
     def add(self, stage: str, found: Found) -> "tuple[Row, ...]":
         """The row, or the rows it continues as, with what a stage found."""
