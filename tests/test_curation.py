@@ -184,6 +184,36 @@ def test_new_pictures_are_added(pictures, tmp_path):
     assert contents(out, "sources", "images").items() >= before.items()
 
 
+@pytest.mark.parametrize("engine", [{"workers": 1}, {"workers": 2}, {"shard_rows": 100}])
+def test_pictures_in_parquet_get_the_verdicts_they_get_as_files(pictures, tmp_path, engine):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    files = sorted(pictures.iterdir())
+    cells = [{"bytes": f.read_bytes() or None, "path": f.name} for f in files]
+    table = pa.table({"image": cells, "id": [f.name for f in files]})
+    pq.write_table(table, tmp_path / "p.parquet", row_group_size=9)
+    curate(config(tmp_path / "p.parquet", engine=engine), tmp_path / "out")
+    expected = {**REASONS, "empty.jpg": "missing_file"}
+    assert verdicts(pictures, tmp_path / "out") == expected
+
+
+def test_a_parquet_file_that_lost_rows_costs_these_alone(pictures, tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    def write(count):
+        files = sorted(pictures.glob("good*"))[:count]
+        cells = [{"bytes": f.read_bytes(), "path": None} for f in files]
+        pq.write_table(pa.table({"image": cells}), tmp_path / "p.parquet", row_group_size=4)
+
+    write(12)
+    curate(config(tmp_path / "p.parquet"), tmp_path / "out", stages=[])
+    write(9)
+    *_, stage = curate(config(tmp_path / "p.parquet"), tmp_path / "out")
+    assert (stage.seen, stage.kept, stage.reasons) == (12, 9, {"missing_file": 3})
+
+
 # ---- kills
 
 

@@ -11,6 +11,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
+from pathlib import Path
 
 from ..checks import require_number
 from ..errors import InputError, is_out_of_memory
@@ -87,20 +88,18 @@ def _with_bytes(rows: Iterable[Row]) -> Iterator[Row]:
         if path is None:
             yield from group
             continue
-        of_file = list(group)
+        left = deque(group)
         try:
-            cells = read_cells(path, [int(row.picture.member) for row in of_file])
-            for row, cell in zip(of_file, cells, strict=True):
+            for cell in read_cells(path, [int(row.picture.member) for row in left]):
+                row = left.popleft()
                 yield row if isinstance(cell, InputError) else replace(row, picture=cell)
         except InputError:
-            yield from of_file  # fails where it is read, row by row
+            yield from left  # they fail where they are read, row by row
 
 
-def _parquet_of(row: Row) -> object:
-    picture = row.picture
-    return (
-        picture.path if isinstance(picture, Stored) and picture.path.suffix == ".parquet" else None
-    )
+def _parquet_of(row: Row) -> Path | None:
+    path = row.picture.path if isinstance(row.picture, Stored) else None
+    return path if path is not None and path.suffix == ".parquet" else None
 
 
 # --- one batch ---
