@@ -43,6 +43,7 @@ def row(values=None, stage="images", failure=None, uses=(), id="a"):
         ("<= 2", float("nan"), "drop"),
         (">= 0", float("nan"), "drop"),
         ("> -1", -2, "drop"),
+        ("<= 5", "many", "drop"),
     ],
 )
 def test_limits(text, value, verdict):

@@ -87,13 +87,14 @@ class Limit:
         return cls(value, pairs, **_MODES.get(word, {}))
 
     def judge(self, row: Row) -> Decision:
-        """As a `Rule`. NaN fulfils nothing."""
+        """As a `Rule`. NaN and text fulfil nothing."""
         found = row.value(self.value)
         if found is None:
             if self.required:
                 return Decision(DROP, self.stage, "not_scored", limit=str(self))
             return Decision(unscored=(self.value,))
-        if all(_OPERATORS[sign](found, number) for sign, number in self.conditions):
+        number = isinstance(found, (int, float))
+        if number and all(_OPERATORS[sign](found, limit) for sign, limit in self.conditions):
             return Decision()
         if self.flag:
             return Decision(flags=(self.value,))
@@ -102,10 +103,11 @@ class Limit:
     @property
     def text(self) -> str:
         """The conditions as they were written."""
-        return ", ".join(f"{sign} {number:g}" for sign, number in self.conditions)
+        return ", ".join(f"{sign} {number:.12g}" for sign, number in self.conditions)
 
     def __str__(self) -> str:
-        return f"{'flag unless ' if self.flag else ''}{self.value} {self.text}"
+        mode = "flag unless " if self.flag else "required " if self.required else ""
+        return f"{mode}{self.value} {self.text}"
 
 
 @dataclass(frozen=True)
