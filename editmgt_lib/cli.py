@@ -16,6 +16,7 @@ from .commands import (
     cache,
     compare,
     convert,
+    curate,
     download,
     edit,
     evaluate,
@@ -39,6 +40,7 @@ COMMANDS = (
     evaluate,
     benchmark,
     compare,
+    curate,
 )
 
 
