@@ -139,6 +139,18 @@ def test_only_one_room_knows_the_network():
     assert users and users <= HUB
 
 
+def test_only_the_judges_endpoint_speaks_http_itself():
+    pattern = (
+        r"^\s*(from|import) (requests|urllib\.(request|error)|socket|ssl|http|httpx|aiohttp)\b"
+    )
+    users = {
+        p.relative_to(PACKAGE).as_posix()
+        for p in PACKAGE.rglob("*.py")
+        if re.search(pattern, p.read_text("utf-8"), re.MULTILINE)
+    }
+    assert users == {"evaluation/judging/endpoint.py"}
+
+
 def test_no_path_of_one_machine():
     home = r"/(home|Users)/(?!runner\b)\w+/|[A-Z]:\\Users\\"
     pattern = re.compile(home + "|/" + r"(root|work|farm|opt/ev)\b/")

@@ -5,7 +5,7 @@ an item and its result, `score` gives the scores; `register` adds a metric of on
 relevance maps, which only ToyWorld has the truth for, are in `localization`.
 """
 
-from . import comparisons, similarities  # noqa: F401  they register the metrics
+from . import comparisons, similarities, toyworld  # noqa: F401  they register the metrics
 from .base import Metric, NotApplicable, find, listing, needed_networks, register
 from .localization import (
     OUTSIDE_TOLERANCE,

@@ -9,7 +9,7 @@ filter, its default for pictures. A mask follows the pictures with the nearest p
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -50,6 +50,8 @@ class Sample:
         mask: bool [H, W], True where to edit.
         captions: by kind, as in `Item.captions`.
         failure: why there is no result to score; then "result" is left out.
+        extra: of the item, for metrics that one dataset alone has.
+        relevance: float32 [H, W] in 0..1, the editor's map, if it gives one.
         features: filled by `score`; None where a caption is too long for the network.
     """
 
@@ -58,6 +60,8 @@ class Sample:
     mask: np.ndarray | None = None
     captions: Mapping[str, str] = field(default_factory=dict)
     failure: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    relevance: np.ndarray | None = None
     features: dict[Feature, np.ndarray | None] = field(default_factory=dict)
     _pairs: dict[tuple[str, str], tuple[Pixels, Pixels]] = field(default_factory=dict)
 
@@ -124,11 +128,14 @@ def read_pixels(path: Path) -> Pixels:
     return np.rint(pixels * 255).astype(np.uint8)
 
 
-def read_sample(item: Item, result: Path | None, locate: Callable[[str], Path]) -> Sample:
+def read_sample(
+    item: Item, result: Path | None, locate: Callable[[str], Path], relevance: Path | None = None
+) -> Sample:
     """Read the pictures of an item and of its result.
 
     result: None, or a path where nothing is, is a failure of the editor, as is a picture that
     cannot be read or is entirely black (what a safety checker leaves).
+    relevance: the map that belongs to the result; there need be none.
     locate: turns the paths that an `Item` holds into real ones. Emu Edit's own output is taken
     from `item.extra["emu_output"]`.
     Raises InputError for a picture of the data that cannot be read.
@@ -143,7 +150,10 @@ def read_sample(item: Item, result: Path | None, locate: Callable[[str], Path]) 
     output, failure = _read_result(result)
     if output is not None:
         pictures["result"] = output
-    return Sample(item.id, pictures, mask, item.captions, failure)
+    shown = None
+    if relevance is not None and relevance.is_file() and not failure:
+        shown = read_image(relevance).pixels[0, ..., 0].numpy()
+    return Sample(item.id, pictures, mask, item.captions, failure, item.extra, shown)
 
 
 def _read_result(path: Path | None) -> tuple[Pixels | None, str]:

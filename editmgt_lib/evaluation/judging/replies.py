@@ -1,0 +1,119 @@
+"""What an OpenAI-compatible server said, sorted into kinds; plain data in, plain data out."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ...errors import InputError
+from .parsing import is_refusal
+
+KINDS = ("ok", "refusal", "filter", "timeout", "malformed", "error")
+"""An answer; the model declines; the provider's filter; no answer in time; an answer without
+readable scores; anything else that the server or the line did.
+"""
+_FILTERS = ("content_filter", "content_policy", "responsibleai", "moderation", "data_inspection")
+_TEMPORARY = {408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529}
+_LONGEST = 300  # characters of a server's message that are kept
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The outcome of one question.
+
+    Attributes:
+        kind: one of KINDS. reason: why it is not "ok".
+        text, finish, model, usage: as the server gave them; model is "" where it states none.
+        again: a further try may help. after: seconds the server asks to wait. unreachable: there
+            was no server.
+        tries: requests it took. seconds: time of all of them.
+    """
+
+    kind: str
+    reason: str = ""
+    text: str = ""
+    finish: str = ""
+    model: str = ""
+    usage: Mapping[str, Any] = field(default_factory=dict)
+    again: bool = False
+    after: float = 0.0
+    unreachable: bool = False
+    tries: int = 1
+    seconds: float = 0.0
+
+
+def read_reply(status: int, body: bytes, after: str | None = None) -> Reply:
+    """Sort an HTTP answer.
+
+    Raises InputError for what no other question will change: a refused key, an unknown model or
+    address, a used-up quota.
+    """
+    text = body.decode("utf-8", "replace")
+    if status != 200:
+        return _read_error(status, text, after)
+    try:
+        content = json.loads(text)
+        choice = content["choices"][0]
+        message = choice["message"]
+        answer, refusal = message.get("content") or "", message.get("refusal") or ""
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return Reply("error", f"no chat completion: {text[:_LONGEST]!r}", again=True)
+    if isinstance(answer, list):  # parts, as some servers give them
+        answer = "".join(str(part.get("text", "")) for part in answer if isinstance(part, dict))
+    finish = str(choice.get("finish_reason") or "")
+    usage = content.get("usage")
+    said = {
+        "text": str(answer or refusal),
+        "finish": finish,
+        "model": str(content.get("model") or ""),
+        "usage": usage if isinstance(usage, dict) else {},
+    }
+    if finish == "content_filter":
+        return Reply("filter", "the provider's filter stopped the answer", **said)
+    if refusal:
+        return Reply("refusal", f"the model declined: {str(refusal)[:_LONGEST]}", **said)
+    return Reply("ok", **said)
+
+
+def _read_error(status: int, text: str, after: str | None) -> Reply:
+    message = f"HTTP {status}: {_message(text)}"
+    lowered = text.lower()
+    if any(sign in lowered for sign in _FILTERS):
+        return Reply("filter", message)
+    if 300 <= status < 400:
+        raise InputError(f"the judge's address leads elsewhere ({message}); give the final one")
+    if status in (401, 403):
+        raise InputError(
+            f"the judge does not accept the key ({message}); check its environment variable"
+        )
+    if status == 404:
+        raise InputError(f"the judge knows no such model or address ({message}); check both")
+    if "insufficient_quota" in lowered:
+        raise InputError(f"the judge's quota is used up ({message}); run again to ask the rest")
+    kind = "timeout" if status in (408, 504, 524) else "error"
+    return Reply(kind, message, again=status in _TEMPORARY, after=_seconds(after))
+
+
+def _message(text: str) -> str:
+    try:
+        error = json.loads(text)["error"]
+        text = error["message"] if isinstance(error, dict) else str(error)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        pass
+    return " ".join(str(text).split())[:_LONGEST]
+
+
+def _seconds(after: str | None) -> float:
+    """Retry-After in seconds; its form as a date is rare and means no more than our own wait."""
+    try:
+        return min(max(0.0, float(after or 0)), 120.0)
+    except ValueError:
+        return 0.0
+
+
+def unreadable(reply: Reply, reason: str) -> Reply:
+    """The same reply, found to hold no scores."""
+    if is_refusal(reply.text):
+        return replace(reply, kind="refusal", reason=f"the model declined: {reply.text[:_LONGEST]}")
+    cut = " (it was cut off by max_tokens)" if reply.finish == "length" else ""
+    return replace(reply, kind="malformed", reason=f"the answer has {reason}{cut}")
