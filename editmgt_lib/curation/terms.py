@@ -1,6 +1,9 @@
-"""What licences allow, as data: which rows may be published, and which may train what."""
+"""What licences and terms allow, as data: which rows may be published, and which may train what.
 
-from collections.abc import Mapping
+A reading of ours and no legal advice; a configuration may state terms of its own.
+"""
+
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ..checks import require_choice
@@ -11,20 +14,20 @@ USES = ("publish", "train", "train-noncommercial", "commercial")
 
 @dataclass(frozen=True)
 class Terms:
-    """The terms of a source's pictures or of an editor's outputs.
+    """The terms of a source's pictures or of an editor's outputs. Raises InputError.
 
     Attributes:
         licence: SPDX id where there is one, else a name.
         uses: what is allowed, of USES. Nothing is assumed where nobody said.
         link: to the text. note: what a reader of the data card should know.
-
-    This is no legal advice; the user may state terms of their own. Raises InputError.
+        duties: what is asked for in return.
     """
 
     licence: str = "unknown"
     uses: tuple[str, ...] = ()
     link: str = ""
     note: str = ""
+    duties: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for use in self.uses:
@@ -37,10 +40,11 @@ _FLUX_NOTE = (
     "the model is for non-commercial use only, and its outputs may not train a model that competes "
     "with it; an editor trained on such pairs does"
 )
+_FLUX = "FLUX.1-dev-Non-Commercial-1.1.1"
 
 EDITORS: Mapping[str, Terms] = {
     "toyworld": Terms("Apache-2.0", FREE),
-    "flux-kontext-dev": Terms("FLUX.1-dev-Non-Commercial-1.1.1", ("publish",), _FLUX_DEV, _FLUX_NOTE),
+    "flux-kontext-dev": Terms(_FLUX, ("publish",), _FLUX_DEV, _FLUX_NOTE),
     "flux2-klein-9b": Terms("FLUX-Non-Commercial-2.1", ("publish",), "", _FLUX_NOTE),
     "step1x-edit": Terms("Apache-2.0", FREE, "https://github.com/stepfun-ai/Step1X-Edit"),
     "qwen-image-edit": Terms("Apache-2.0", FREE, "https://huggingface.co/Qwen/Qwen-Image-Edit"),
@@ -53,10 +57,12 @@ EDITORS: Mapping[str, Terms] = {
 """Terms of known editors' outputs, by name. An editor not listed allows nothing until told."""
 
 SOURCES: Mapping[str, Terms] = {
+    "own": Terms("own", FREE, note="pictures whose rights are yours"),
+    "synthetic": Terms("synthetic", FREE, note="drawn by a program, such as the toy world"),
     "unsplash-lite": Terms(
         "Unsplash-Dataset-TERMS", ("train", "train-noncommercial", "commercial"),
         "https://github.com/unsplash/datasets/blob/master/TERMS.md",
-        "no part of the data set may be published or passed on",
+        "no part of the data set may be published or passed on", ("delete on notice",),
     ),
     "journeydb": Terms(
         "JourneyDB-Terms", ("train-noncommercial",),
@@ -64,8 +70,57 @@ SOURCES: Mapping[str, Terms] = {
         "research only; neither pictures nor derived data may be passed on",
     ),
     "laion": Terms("unknown", (), "", "an index of addresses: every picture has its own rights"),
+    "open-images": Terms(
+        "CC-BY-2.0", FREE, "https://storage.googleapis.com/openimages/web/index.html",
+        "so listed by the authors of the data set, who do not warrant it for each picture",
+        ("attribution",),
+    ),
 }  # fmt: skip
 """Terms of well-known sources of pictures, by name."""
+
+
+def _creative_commons(version: str) -> Iterator[Terms]:
+    research, by = ("publish", "train-noncommercial"), ("attribution",)
+    alike = (*by, "share-alike")
+    kept = "an edit is an adaptation, which may not be shared"
+    for kind, uses, note, duties in (
+        ("by", FREE, "", by),
+        ("by-sa", FREE, "", alike),
+        ("by-nc", research, "", by),
+        ("by-nc-sa", research, "", alike),
+        ("by-nd", ("train", "train-noncommercial", "commercial"), kept, by),
+        ("by-nc-nd", ("train-noncommercial",), kept, by),
+    ):
+        link = f"https://creativecommons.org/licenses/{kind}/{version}/"
+        yield Terms(f"CC-{kind.upper()}-{version}", uses, link, note, duties)
+
+
+LICENCES: Mapping[str, Terms] = {
+    terms.licence: terms
+    for terms in (
+        Terms("CC0-1.0", FREE, "https://creativecommons.org/publicdomain/zero/1.0/"),
+        Terms("public-domain", FREE, "https://creativecommons.org/publicdomain/mark/1.0/"),
+        Terms("Apache-2.0", FREE, "https://www.apache.org/licenses/LICENSE-2.0"),
+        Terms("MIT", FREE, "https://opensource.org/licenses/MIT"),
+        *(t for version in ("2.0", "2.5", "3.0", "4.0") for t in _creative_commons(version)),
+    )
+}
+"""Licences by SPDX id."""
+
+
+def _plain(name: str) -> str:
+    """ "CC BY 2.0" and "https://creativecommons.org/licenses/by/2.0/" both name CC-BY-2.0."""
+    name = name.strip().lower().removeprefix("https://").removeprefix("http://")
+    return name.rstrip("/").replace(" ", "-")
+
+
+_BY_NAME = {_plain(terms.link): terms for terms in LICENCES.values()}
+_BY_NAME |= {_plain(name): terms for name, terms in [*LICENCES.items(), *SOURCES.items()]}
+
+
+def terms_of(licence: str) -> Terms:
+    """Terms of a source or licence, by name or address; nobody's allow nothing."""
+    return _BY_NAME.get(_plain(licence), Terms(licence, note="not known; say what it allows"))
 
 
 def allowed(uses: tuple[str, ...], *terms: Terms) -> bool:

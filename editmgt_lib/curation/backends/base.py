@@ -54,7 +54,7 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Edited:
-    """facts: plain data about how it was made: sizes sent and received, seed, what the server said."""
+    """facts: plain data on how it was made: sizes sent and received, seed, costs."""
 
     pixels: Pixels
     facts: Mapping[str, Any] = field(default_factory=dict)

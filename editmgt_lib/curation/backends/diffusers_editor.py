@@ -65,8 +65,8 @@ _PROFILES: Mapping[str, _Profile] = {
 class DiffusersOptions:
     """folder: in diffusers' layout. options: passed to the pipeline's call as they are.
 
-    device, dtype: as of `load`. offload: "none", "model" or "layers". revision: recorded. sizing: in
-    place of what is known of the pipeline. Raises InputError.
+    device, dtype: as of `load`. offload: "none", "model" or "layers". revision: recorded. sizing:
+    in place of what is known of the pipeline. Raises InputError.
     """
 
     folder: str

@@ -85,8 +85,8 @@ class EditMGTEditor:
 
         image = torch.from_numpy(pixels.copy())[None]
         result = self._model.edit(
-            image, instruction, seed=seed, fit_options=self.options.fit, negative=self.options.negative,
-            **self._given,
+            image, instruction, seed=seed, fit_options=self.options.fit,
+            negative=self.options.negative, **self._given,
         )  # fmt: skip
         made = (result.image[0] * 255).round().to(torch.uint8).numpy()
         got = (pixels.shape[1], pixels.shape[0])

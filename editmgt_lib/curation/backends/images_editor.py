@@ -26,8 +26,8 @@ _OWN = {"image", "prompt", "model", "n", "size", "seed"}
 class ImagesOptions:
     """url: as in "http://localhost:8000/v1". model: the server's name for it. Raises InputError.
 
-    sizing: what it takes; hosted models have a few `sizes`. send_size, send_seed: whether the server
-    knows these fields; OpenAI's has no seed. parameters: further fields. revision: recorded.
+    sizing: what it takes; hosted models have a few `sizes`. send_size, send_seed: whether the
+    server knows these fields; OpenAI's has no seed. parameters: further fields. revision: recorded.
     """
 
     url: str

@@ -37,8 +37,8 @@ Write instructions for edits of a picture. Its description, as JSON:
 Wanted, as JSON from category to number: {counts}
 {rules}
 
-Each instruction asks for exactly one edit, in one plain English sentence, names its object so that \
-it can be meant for no other, and contradicts nothing in the description. Vary objects and verbs. \
+Each instruction asks for exactly one edit, in one plain English sentence, names its object so \
+that it can be meant for no other, and contradicts nothing in the description. Vary objects and verbs. \
 "object" is the thing the edit is about, as the description calls it ("picture" for style, \
 "background" for the background). "caption" is the description in one sentence as it holds after \
 the edit. Leave out a category that does not fit the picture."""
@@ -123,8 +123,8 @@ def _json(value: Any) -> str:
 
 DIGEST = hashlib.sha256(
     _json([
-        CAPTION, CAPTION_SCHEMA, _RULES, _WRITE, _FAULTS, write_schema({}), _COMPARE, COMPARE_SCHEMA,
-        _RATE, RATE_SCHEMA, SCORE, SCORE_SCHEMA,
+        CAPTION, CAPTION_SCHEMA, _RULES, _WRITE, _FAULTS, write_schema({}), _COMPARE,
+        COMPARE_SCHEMA, _RATE, RATE_SCHEMA, SCORE, SCORE_SCHEMA,
     ]).encode()
 ).hexdigest()[:16]  # fmt: skip
 """Fingerprint of all questions."""

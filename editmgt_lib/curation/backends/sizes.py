@@ -1,4 +1,4 @@
-"""From a picture's size to one an editor keeps, and back: scaled evenly, padded, never stretched."""
+"""From a picture's size to one an editor keeps, and back: scaled evenly and padded."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -59,8 +59,8 @@ class Placed:
         got = (pixels.shape[1], pixels.shape[0])
         if not _same_shape(got, self.canvas):
             raise InputError(
-                f"it gave {got[0]}x{got[1]} for {self.canvas[0]}x{self.canvas[1]}, which is another "
-                "shape; state the sizes it keeps (multiple, most or sizes)"
+                f"it gave {got[0]}x{got[1]} for {self.canvas[0]}x{self.canvas[1]}, which is "
+                "another shape; state the sizes it keeps (multiple, most or sizes)"
             )
         canvas = resized(pixels, self.canvas)
         return resized(canvas[: self.scaled[1], : self.scaled[0]], size or self.size)
