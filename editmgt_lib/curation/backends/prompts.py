@@ -38,8 +38,8 @@ Wanted, as JSON from category to number: {counts}
 {rules}
 
 Each instruction asks for exactly one edit, in one plain English sentence, names its object so \
-that it can be meant for no other, and contradicts nothing in the description. Vary objects and verbs. \
-"object" is the thing the edit is about, as the description calls it ("picture" for style, \
+that it can be meant for no other, and contradicts nothing in the description. Vary objects and \
+verbs. "object" is the thing the edit is about, as the description calls it ("picture" for style, \
 "background" for the background). "caption" is the description in one sentence as it holds after \
 the edit. Leave out a category that does not fit the picture."""
 _FAULTS = """

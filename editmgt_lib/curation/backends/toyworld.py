@@ -170,12 +170,13 @@ def _edit(
 
 
 def _written(category: str, pair: EditPair, rng: np.random.Generator) -> dict[str, str]:
-    about = (
-        pair.words[0]
-        if category not in ("style", "background change")
-        else ("picture" if category == "style" else "background")
-    )
+    added = [thing.name for thing in pair.target.things if thing not in pair.source.things]
+    about = {"style": "picture", "background change": "background"}
+    about["add"] = added[0] if added else ""
     after = caption(pair.target, rng) if pair.target.things else "nothing"
     return {
-        "category": category, "instruction": pair.instruction, "object": about, "caption": after,
-    }  # fmt: skip
+        "category": category,
+        "instruction": pair.instruction,
+        "object": about.get(category) or pair.words[0],
+        "caption": after,
+    }

@@ -9,7 +9,6 @@ import numpy as np
 
 from ...evaluation.success import judge
 from ...toyworld import language
-from ...toyworld.drawing import slot_box
 from ...toyworld.world import (
     BACKGROUNDS,
     COLORS,
@@ -20,9 +19,10 @@ from ...toyworld.world import (
     Scene,
     Thing,
     render,
+    slot_box,
 )  # fmt: skip
 
-SIZES = range(64, 257, 16)
+SIZES = range(64, 513, 16)
 """Sides of the pictures that are read."""
 _Name = tuple[str, str | None]  # shape, and colour if it was said
 
