@@ -3,10 +3,9 @@
 import importlib
 import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from ...checks import require_choice
 from ...errors import InputError
 from ..terms import EDITORS, Terms
 from .base import Edited, NoAnswer, Pixels, Size, lacks, unavailable
+from .diffusers_profiles import PROFILES, Profile
 from .results import edited
 from .sizes import Sizing, place
 
@@ -24,41 +24,8 @@ _OFFLOADS = {
     "model": "enable_model_cpu_offload",
     "layers": "enable_sequential_cpu_offload",
 }
-_MEGAPIXEL = 1024**2
 _IMAGE, _PROMPT = ("image", "images"), ("prompt", "instruction")
 _INDEX = "model_index.json"
-
-
-def _qwen_sizes() -> Iterator[Size]:
-    """The canvases that Qwen-Image-Edit's own rule leaves alone; it stretches all others."""
-    for width in range(512, 2049, 32):
-        for height in range(512, 2049, 32):
-            ideal = sqrt(_MEGAPIXEL * (width / height))
-            own = round(ideal / 32) * 32, round(ideal / (width / height) / 32) * 32
-            if own == (width, height):
-                yield width, height
-
-
-@dataclass(frozen=True)
-class _Profile:
-    """How a kind of pipeline is called, and whose outputs it gives; whole: pass `max_area`."""
-
-    sizing: Sizing = Sizing(multiple=16, most=_MEGAPIXEL)
-    terms: str = ""
-    whole: bool = False
-
-
-_QWEN = _Profile(Sizing(sizes=tuple(_qwen_sizes())), "qwen-image-edit")
-_PROFILES: Mapping[str, _Profile] = {
-    # Left to itself it stretches the picture to one of 17 sizes and gives a square megapixel.
-    "FluxKontextPipeline": _Profile(terms="flux-kontext-dev", whole=True),
-    "QwenImageEditPipeline": _QWEN,
-    "QwenImageEditPlusPipeline": _QWEN,
-    "LongCatImageEditPipeline": _Profile(_QWEN.sizing),
-    "Step1XEditPipeline": _Profile(terms="step1x-edit"),
-    "Step1XEditPipelineV1P2": _Profile(terms="step1x-edit"),
-    "StableDiffusionInstructPix2PixPipeline": _Profile(Sizing(multiple=8, most=768**2)),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -143,8 +110,8 @@ class DiffusersEditor:
         return np.asarray(pictures[0].convert("RGB"))
 
     @property
-    def _profile(self) -> _Profile:
-        return _PROFILES.get(self._kind, _Profile())
+    def _profile(self) -> Profile:
+        return PROFILES.get(self._kind, Profile())
 
     @property
     def _kind(self) -> str:

@@ -66,7 +66,10 @@ class EditMGTEditor:
         """Raise InputError for a missing checkpoint or options it cannot take."""
         from ...settings import Settings
 
-        Settings.read(self._folder).override(**self._given)
+        try:
+            Settings.read(self._folder).override(**self._given)
+        except EditMGTError as error:
+            raise InputError(f"editor {self.name!r}: {error}") from error
 
     def describe(self) -> dict[str, Any]:
         """Weights and options."""

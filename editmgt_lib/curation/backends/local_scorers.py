@@ -1,4 +1,4 @@
-"""Scorers from local folders: LAION's aesthetic head, classifiers of transformers, YuNet's faces."""
+"""Scorers from local folders: an aesthetic head, classifiers of transformers, YuNet."""
 
 import importlib
 from dataclasses import dataclass

@@ -4,10 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import InputError
+from ...errors import EditMGTError, InputError
 from ...tables import build
 from ..terms import EDITORS, Terms, terms_of
-from .asking import ModelOptions
 from .base import Backend, Editor, Judge, Scorer, Writer
 from .comfyui_editor import ComfyUIEditor, ComfyUIOptions
 from .diffusers_editor import DiffusersEditor, DiffusersOptions
@@ -21,6 +20,7 @@ from .local_scorers import (
     FaceScorer,
     FacesOptions,
 )
+from .model_options import ModelOptions
 from .toyworld import ToyJudge, ToyOptions, ToyScorer, ToyWriter
 from .vlm import VlmJudge, VlmScorer, VlmWriter
 
@@ -74,7 +74,7 @@ class Backends:
         for backend in self:
             try:
                 backend.check()
-            except InputError as error:
+            except EditMGTError as error:
                 told.append(str(error))
         if told:
             raise InputError("\n".join(dict.fromkeys(told)))

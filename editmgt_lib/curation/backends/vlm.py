@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import prompts
-from .asking import Asker, ModelOptions, Question
+from .asking import Asker, Question
 from .base import CATEGORIES, Answer, Pixels
+from .model_options import ModelOptions
 
 
 class _Model:
