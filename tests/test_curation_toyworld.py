@@ -18,7 +18,7 @@ from editmgt_lib.curation.backends import (
     seed_of,
     toy_picture,
 )
-from editmgt_lib.curation.backends.local_scorers import read_head
+from editmgt_lib.curation.backends.aesthetic_scorer import read_head
 from editmgt_lib.curation.backends.toyworld import OWN_NAMES
 from editmgt_lib.curation.backends.toyworld_reading import read_edit, read_scene
 from editmgt_lib.errors import InputError

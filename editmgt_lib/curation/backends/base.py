@@ -6,6 +6,7 @@ can be made, checked, described and sent to another process at no cost.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -178,3 +179,10 @@ def unavailable(who: str, error: Exception) -> Unavailable:
 def lacks(who: str, what: str, fix: str) -> InputError:
     """The error of `check`."""
     return InputError(f"{who} lacks {what}; {fix}")
+
+
+def require_file(who: str, place: Path, member: str = "") -> None:
+    """Raise InputError unless a file, or a member of a folder, exists."""
+    if not (place / member if member else place).is_file():
+        what = f"{place}{f' with {member}' if member else ''}"
+        raise lacks(who, what, "give the folder or file it was downloaded to")

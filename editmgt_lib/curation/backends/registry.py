@@ -7,19 +7,14 @@ from typing import Any
 from ...errors import EditMGTError, InputError
 from ...tables import build
 from ..terms import EDITORS, Terms, terms_of
+from .aesthetic_scorer import AestheticOptions, AestheticScorer
 from .base import Backend, Editor, Judge, Scorer, Writer
+from .classifier_scorer import ClassifierOptions, ClassifierScorer
 from .comfyui_editor import ComfyUIEditor, ComfyUIOptions
 from .diffusers_editor import DiffusersEditor, DiffusersOptions
 from .editmgt_editor import EditMGTEditor, EditMGTOptions
+from .faces_scorer import FaceScorer, FacesOptions
 from .images_editor import ImagesEditor, ImagesOptions
-from .local_scorers import (
-    AestheticOptions,
-    AestheticScorer,
-    ClassifierOptions,
-    ClassifierScorer,
-    FaceScorer,
-    FacesOptions,
-)
 from .model_options import ModelOptions
 from .toyworld import ToyJudge, ToyOptions, ToyScorer, ToyWriter
 from .vlm import VlmJudge, VlmScorer, VlmWriter
