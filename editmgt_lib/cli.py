@@ -1,4 +1,4 @@
-"""`editmgt`: edit, generate, info, download, convert, lora, cache, train, evaluate, benchmark.
+"""`editmgt`: edit, generate, info, download, convert, lora, cache, train, benchmark, curate, ...
 
 Exit codes: 0 done, 1 a defect of ours, 2 bad input (one line on the error stream says which value,
 and the fix), 130 stopped by Ctrl-C.
@@ -15,6 +15,7 @@ from .commands import (
     benchmark,
     cache,
     convert,
+    curate,
     download,
     edit,
     evaluate,
@@ -26,7 +27,9 @@ from .commands import (
 from .commands.console import DEFECT, Parser, flush, report, say, warnings_as_lines
 from .commands.interrupts import INTERRUPTED, is_interrupt
 
-COMMANDS = (edit, generate, info, download, convert, lora, cache, train, evaluate, benchmark)
+COMMANDS = (
+    edit, generate, info, download, convert, lora, cache, train, evaluate, benchmark, curate,
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

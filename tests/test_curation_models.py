@@ -34,8 +34,8 @@ CAPTION = {
     "objects": [{"name": "boat", "count": 1, "where": ""}],
 }
 RATING = {"reasoning": "", "done": "it is blue", "instruction": 9, "preservation": 8, "quality": 7}
-FACTS = {"aesthetic": 5.5, "watermark": False, "text_area": 0.1, "faces": 2, "nudity": False,
-         "violence": False, "minors": True, "photo": True, "editable": True}  # fmt: skip
+FACTS = {"aesthetic": 5.5, "watermark": False, "text_area": 0.1, "faces": 2, "nsfw": False,
+         "minors": True, "photo": True, "suitable": True}  # fmt: skip
 
 
 def options(server, **more):

@@ -91,14 +91,14 @@ class Origin:
     Attributes:
         source: name of the source in the configuration. key: of the picture within it.
         licence: SPDX id or a name; "unknown" if nobody said.
-        terms: what the licence allows: "publish", "train", "train-noncommercial", ...
+        uses: what the licence allows, out of `terms.USES`.
         url, author: where the list has them.
     """
 
     source: str
     key: str
     licence: str = "unknown"
-    terms: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()
     url: str = ""
     author: str = ""
 
@@ -117,6 +117,11 @@ class Row:
     origin: Origin
     picture: Picture | None
     found: Mapping[str, Found] = field(default_factory=dict)
+
+    @property
+    def root(self) -> str:
+        """Id of the picture this row began as."""
+        return self.id.partition(".")[0]
 
     def value(self, name: str, default: Any = None) -> Any:
         """A value by "stage.name"."""
@@ -163,5 +168,6 @@ class Stage(Protocol):
         """What was found about each row, in order.
 
         An exception fails the batch: its rows are tried one by one, and those that raise are
-        written as failed. `Unavailable` stops the run instead.
+        written as failed, with the exception's attribute `failure` if it has one. `Unavailable`
+        stops the run instead.
         """

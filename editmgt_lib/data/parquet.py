@@ -99,7 +99,7 @@ def read_groups(
                 yield (
                     Skipped(id, "damaged row", cells)
                     if damaged
-                    else to_row(columns, cells, id, _picture)
+                    else to_row(columns, cells, id, cell_bytes)
                 )
         at += count
 
@@ -146,8 +146,8 @@ def _row_cells(batch: Any, row: int) -> dict[str, Any] | str:
         return str(error)
 
 
-def _picture(cell: Any) -> bytes:
-    """The content of an Image cell, a struct of bytes and path, or of a binary one."""
+def cell_bytes(cell: Any) -> bytes:
+    """Content of an Image cell, a struct of bytes and path, or of a binary one. InputError."""
     data = cell.get("bytes") if isinstance(cell, dict) else cell
     if not isinstance(data, bytes) or not data:
         raise InputError("the cell holds no bytes")
@@ -184,6 +184,6 @@ def pyarrow_parquet() -> Any:
     except ImportError as error:
         raise InputError(
             "reading parquet and arrow needs pyarrow; install it with "
-            "`pip install 'editmgt[train]'` (or `[eval]`)"
+            "`pip install 'editmgt[train]'` (or `[eval]`, `[curate]`)"
         ) from error
     return pyarrow.parquet
