@@ -92,7 +92,7 @@ def _pattern(wording: str) -> re.Pattern[str]:
         "place": _any(map(language.place, range(len(SLOT_NAMES)))),
         "slot": _any(SLOT_NAMES),
         "color": color,
-        "ground": _any(map(language.ground, BACKGROUNDS)),
+        "ground": f"{_any(BACKGROUNDS)}(?: blue)?",  # "sky" is said as "sky blue"
         "style": f"an? {_any(STYLES)}",
     }
     pattern = wording.format(**{name: f"(?P<{name}>{part})" for name, part in parts.items()})
@@ -106,7 +106,7 @@ def _any(names: Iterator[str] | tuple[str, ...]) -> str:
 def _target(scene: Scene, category: str, said: Mapping[str, str]) -> Scene | None:
     """The scene after an edit; None if it names no object, several, or leaves no such scene."""
     if category == "background":
-        return replace(scene, background=_named(said["ground"], BACKGROUNDS, language.ground))
+        return replace(scene, background=said["ground"].removesuffix(" blue"))
     if category == "style":
         return replace(scene, style=said["style"].partition(" ")[2])
     things = list(scene.things)
@@ -152,7 +152,3 @@ def _slot(said: Mapping[str, str]) -> int:
     if said.get("slot"):
         return SLOT_NAMES.index(said["slot"])
     return [language.place(slot) for slot in range(len(SLOT_NAMES))].index(said["place"])
-
-
-def _named(text: str, names: tuple[str, ...], phrase) -> str:
-    return next(name for name in names if phrase(name) == text)
