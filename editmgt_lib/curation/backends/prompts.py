@@ -72,8 +72,8 @@ SCORE = """\
 State facts about this picture. "aesthetic": 1 (worthless) to 10 (outstanding). "watermark": is \
 there a watermark or a stock mark. "text_area": share of the picture under letters, 0 to 1. \
 "faces": number of human faces. "nsfw": is there nudity, sex or gore. "minors": is a child \
-visible. "photo": is it a photograph or photorealistic. "suitable": has it distinct objects that an \
-edit could be about."""
+visible. "photo": is it a photograph or photorealistic. "suitable": has it distinct objects that \
+an edit could be about."""
 SCORE_SCHEMA = record(
     aesthetic=number(1, 10),
     watermark={"type": "boolean"},
