@@ -75,9 +75,11 @@ class FakeModel(FakeServer):
 
     @property
     def payloads(self):
-        return [json.loads(body) for _, _, body in self.asked]
+        return [json.loads(body) for method, _, body in self.asked if method == "POST"]
 
     def answer(self, method, path, body):
+        if method == "GET":
+            return failure(405)
         with self._lock:
             said = self.says.pop(0) if len(self.says) > 1 else self.says[0]
         said = said(json.loads(body)) if callable(said) else said
@@ -121,6 +123,8 @@ class FakeImages(FakeServer):
         self.change = change
 
     def answer(self, method, path, body):
+        if method == "GET":
+            return 405, b"", {}
         form = form_of(body)
         status, content = self.change(form)
         if content is None:

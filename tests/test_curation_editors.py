@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import sys
 import types
 from pathlib import Path
@@ -24,6 +25,7 @@ from editmgt_lib.curation.backends.sizes import place
 from editmgt_lib.curation.rows import Unavailable
 from editmgt_lib.curation.terms import EDITORS, Terms, allowed
 from editmgt_lib.errors import InputError
+from editmgt_lib.tables import toml_reader
 
 from .fake_judge import failure
 from .fake_services import FakeComfy, FakeImages, opened
@@ -289,6 +291,17 @@ def test_a_workflow_is_run_and_its_result_fetched(tmp_path):
     assert opened(server.files[prompt["1"]["inputs"]["image"]]).shape == (64, 112, 3)
 
 
+def test_sizes_are_passed_to_workflows_that_take_them(tmp_path):
+    latent = {"class_type": "KSampler", "inputs": {"width": 512, "height": 512}}
+    with FakeComfy() as server:
+        table = {"width": "9.width", "height": "9.height", "sizing": {"sizes": [[128, 64]]}}
+        one = comfy(server, tmp_path, {**WORKFLOW, "9": latent}, **table)
+        made = one.edit(picture(50, 30), "invert it", 0)
+    [prompt] = server.runs.values()
+    assert prompt["9"]["inputs"] == {"width": 128, "height": 64}
+    assert made.pixels.shape == (30, 50, 3) and made.facts["scaled"] == [107, 64]
+
+
 def test_a_picture_can_go_where_another_node_fed_one(tmp_path):
     with FakeComfy() as server:
         made = comfy(server, tmp_path, picture="3.image").edit(picture(32, 32), "invert it", 0)
@@ -483,3 +496,10 @@ def test_the_offline_default_lacks_nothing_and_says_that_it_stands_in():
 def test_an_unknown_checkpoint_is_told():
     with pytest.raises(InputError, match="editor 'e'"):
         read_backends({"editors": {"e": {"kind": "editmgt", "model": "/none"}}}).check()
+
+
+def test_every_table_of_the_documentation_is_read():
+    text = (Path(__file__).parents[1] / "docs/curation-backends.md").read_text("utf-8")
+    blocks = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    backends = read_backends(toml_reader().loads("\n".join(blocks)))
+    assert len(blocks) == 6 and len(list(backends)) == 10

@@ -296,6 +296,15 @@ def test_bad_options_are_told(bad, why):
         ModelOptions(**{"url": "http://localhost/v1", "model": "m", **bad})
 
 
+def test_check_looks_whether_somebody_is_there():
+    with FakeModel(CAPTION) as server:
+        writer = VlmWriter("w", options(server))
+        writer.check()
+        assert not server.payloads  # a sign of life costs nothing
+    with pytest.raises(InputError, match="cannot reach writer 'w'"):
+        writer.check()
+
+
 @pytest.mark.parametrize(
     "url", ["ftp://x/v1", "localhost", "file:///etc/passwd", "http://a:b@x/v1"]
 )

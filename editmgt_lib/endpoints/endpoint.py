@@ -13,6 +13,7 @@ from .transport import TRANSPORT_ERRORS, Unreachable, completed, exchange, read_
 
 CHAT = "/chat/completions"
 _LONGEST_WAIT = 60.0  # seconds between two tries
+_PROBE = 10.0  # seconds to wait for a sign of life
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,21 @@ class Endpoint:
         key = read_key(key_variable, who)
         return cls(completed(url, path, who), key, who=who, **values)
 
+    def probe(self) -> None:
+        """Raise InputError if nobody listens or the key is refused; asks nothing."""
+        try:
+            answer = exchange(self.url, None, self._headers, timeout=_PROBE, largest=self.largest)
+        except (Unreachable, TimeoutError, *TRANSPORT_ERRORS) as error:
+            reason = str(error) or f"no answer within {_PROBE:g} seconds"
+            raise InputError(
+                f"cannot reach {self.who} at {self.url}: {reason}; start the server first"
+            ) from error
+        if answer.status in (401, 403):  # anything else says that a server is there
+            raise InputError(
+                f"{self.who} does not accept the key (HTTP {answer.status}); check its environment "
+                "variable"
+            )
+
     def ask(self, payload: Mapping[str, Any], stop: Event | None = None) -> Reply:
         """Send one question as JSON; see `send`."""
         return self.send(json.dumps(payload).encode(), "application/json", stop)
@@ -71,10 +87,12 @@ class Endpoint:
         reason = reply.reason.replace(self.key, "(key)") if self.key else reply.reason
         return replace(reply, reason=reason, tries=tries, seconds=round(monotonic() - start, 3))
 
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
+
     def _once(self, data: bytes, kind: str) -> Reply:
-        headers = {"Content-Type": kind}
-        if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
+        headers = {"Content-Type": kind, **self._headers}
         try:
             answer = exchange(self.url, data, headers, timeout=self.timeout, largest=self.largest)
             return read_reply(answer, self.who, self.read)

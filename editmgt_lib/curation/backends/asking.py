@@ -11,7 +11,8 @@ from typing import Any
 from ...endpoints import Endpoint, Reply, data_uri, fingerprint, unreadable
 from ...errors import InputError
 from ...files import atomic_write_json
-from .base import Answer, NoAnswer, Pixels, unavailable
+from ..rows import Unavailable
+from .base import Answer, NoAnswer, Pixels
 from .model_options import ModelOptions
 from .schemas import Mismatch, read
 from .sizes import Sizing, place, resized
@@ -53,8 +54,8 @@ class Asker:
         self.who, self.options = who, options
 
     def check(self) -> None:
-        """Raise InputError for a bad address, a missing key, a cache that cannot be written."""
-        self._endpoint  # noqa: B018
+        """Raise InputError for an absent server, a bad key, a cache that cannot be written."""
+        self._endpoint.probe()
         if self.options.cache is not None:
             try:
                 Path(self.options.cache).mkdir(parents=True, exist_ok=True)
@@ -105,7 +106,7 @@ class Asker:
         try:
             reply = self._endpoint.ask({**payload, **self._parameters(question)})
         except InputError as error:
-            raise unavailable(self.who, error) from error
+            raise Unavailable(str(error)) from error
         if reply.kind != "ok":
             return reply, None, ""
         try:

@@ -10,9 +10,10 @@ from ...checks import require_number
 from ...endpoints import Endpoint, Reply
 from ...endpoints.pictures import encoded
 from ...errors import InputError
+from ..rows import Unavailable
 from ..terms import Terms
 from .asking import CODES
-from .base import Edited, NoAnswer, Pixels, Size, unavailable
+from .base import Edited, NoAnswer, Pixels, Size
 from .multipart import form
 from .results import decoded, edited
 from .sizes import Sizing, place
@@ -64,8 +65,8 @@ class ImagesEditor:
         self.revision = options.revision or options.model
 
     def check(self) -> None:
-        """Raise InputError for a bad address or a missing key."""
-        self._endpoint  # noqa: B018
+        """Raise InputError for an absent server or a bad key."""
+        self._endpoint.probe()
 
     def describe(self) -> dict[str, Any]:
         """Model and parameters."""
@@ -89,7 +90,7 @@ class ImagesEditor:
         try:
             reply = self._endpoint.send(body, kind)
         except InputError as error:
-            raise unavailable(f"editor {self.name!r}", error) from error
+            raise Unavailable(str(error)) from error
         if reply.kind != "ok":
             code, lasting = CODES[reply.kind]
             raise NoAnswer(code, f"{self.name}: {reply.reason}", lasting)

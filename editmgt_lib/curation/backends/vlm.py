@@ -20,7 +20,7 @@ class _Model:
         self.asker = Asker(f"{self.role} {name!r}", options)
 
     def check(self) -> None:
-        """Raise InputError for a bad address or a missing key."""
+        """Raise InputError for an absent server or a bad key."""
         self.asker.check()
 
     def describe(self) -> dict[str, Any]:
