@@ -1,4 +1,4 @@
-"""`editmgt`: edit, generate, info, download, convert, lora, cache, train, benchmark, curate, ...
+"""`editmgt`: a command for each file of `commands` that `COMMANDS` names.
 
 Exit codes: 0 done, 1 a defect of ours, 2 bad input (one line on the error stream says which value,
 and the fix), 130 stopped by Ctrl-C.
@@ -14,6 +14,7 @@ from . import __version__
 from .commands import (
     benchmark,
     cache,
+    compare,
     convert,
     curate,
     download,
@@ -28,8 +29,19 @@ from .commands.console import DEFECT, Parser, flush, report, say, warnings_as_li
 from .commands.interrupts import INTERRUPTED, is_interrupt
 
 COMMANDS = (
-    edit, generate, info, download, convert, lora, cache, train, evaluate, benchmark, curate,
-)  # fmt: skip
+    edit,
+    generate,
+    info,
+    download,
+    convert,
+    lora,
+    cache,
+    train,
+    evaluate,
+    benchmark,
+    compare,
+    curate,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

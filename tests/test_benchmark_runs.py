@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from editmgt_lib.cli import main, parse
+from editmgt_lib.commands import pace
 from editmgt_lib.data.processes import Process
 from editmgt_lib.errors import InputError
 from editmgt_lib.evaluation import benchmark, sweeps
@@ -27,9 +28,11 @@ from editmgt_lib.evaluation.generation import generate, seed_of
 from editmgt_lib.evaluation.items import Item, Score
 from editmgt_lib.evaluation.pacing import Pace
 from editmgt_lib.evaluation.preparation import prepare
+from editmgt_lib.evaluation.report import write_report
 from editmgt_lib.evaluation.runs import RunFolder
 
 from .lookalikes import DRAWN, magicbrush
+from .networks import write_clip
 
 L1 = "l1/target/fit-output"
 METRICS = (L1, "psnr/source/fit-output", "l1-outside/source/fit-output")
@@ -102,6 +105,12 @@ def findings(run):
     return run.items(), attempts, pictures, run.scores()
 
 
+def report_of(run):
+    """The report, without how long things took."""
+    write_report(run, {"draws": 100})
+    return re.sub(r"[\d.]+ s per edit|no times", "", (run.path / "report.md").read_text("utf-8"))
+
+
 def lose(path):
     """Tear the last line of a file, as a kill may."""
     path.write_bytes(path.read_bytes()[: -random.randrange(2, 20)])
@@ -147,7 +156,6 @@ def test_the_manifest_says_what_made_the_run(tmp_path, dataset, data, edited_by)
         ({}, Tint(1), "settings was 0 and is 1 now"),
         ({"limit": 3}, Tint(), "limit was None and is 3 now"),
         ({"chains": True}, Tint(), "chains was False and is True now"),
-        ({"metrics": METRICS[:1]}, Tint(), "metrics was"),
     ],
 )
 def test_another_run_in_the_same_folder_is_refused(
@@ -159,6 +167,41 @@ def test_another_run_in_the_same_folder_is_refused(
     with pytest.raises(InputError, match=says):
         run_plan(tmp_path / "run", dataset, data, replace(PLAN, **change))
     assert findings(RunFolder(tmp_path / "run")) == before
+
+
+def test_metrics_can_be_added_later(tmp_path, dataset, data, edited_by):
+    editor = edited_by(Tint())
+    run = run_plan(tmp_path / "run", dataset, data, replace(PLAN, metrics=METRICS[:1]))
+    lines = len(run.rows("scores"))
+    more = replace(PLAN, stages=("score",), metrics=METRICS)
+    assert run_plan(tmp_path / "run", dataset, data, more).manifest["score"]["metrics"] == [
+        *METRICS
+    ]
+    assert len(run.rows("scores")) == 3 * lines and len(editor.edited) == 8
+    assert {name for _, name in run.scores()} == set(METRICS)
+
+
+def test_the_data_may_move(tmp_path, dataset, data, edited_by):
+    edited_by(Tint())
+    run_plan(tmp_path / "run", dataset, data, replace(PLAN, stages=("prepare",)))
+    moved = data.rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="FileNotFound|cannot read"):
+        run_plan(tmp_path / "run", dataset, None, replace(PLAN, stages=("generate",)))
+    run = run_plan(tmp_path / "run", dataset, moved)
+    assert run.locate("x") == moved / "x" and len(run.scores()) == 8 * len(METRICS)
+
+
+def test_one_process_at_a_time_states_what_made_the_run(tmp_path):
+    run = RunFolder(tmp_path)
+    (tmp_path / "run.lock").touch()
+    os.utime(tmp_path / "run.lock", (1, 1))  # of a process killed long ago
+    run.claim("generate", {"steps": 3, "place": "a"}, free=("place",))
+    run.claim("score", {})
+    run.claim("generate", {"steps": 3, "place": "b"}, free=("place",))
+    assert run.manifest == {"generate": {"steps": 3, "place": "b"}, "score": {}}
+    with pytest.raises(InputError, match="steps was 3 and is None now; more was None and is 1"):
+        run.claim("generate", {"more": 1}, free=("place",))
+    assert not (tmp_path / "run.lock").exists()
 
 
 def test_another_benchmark_and_changed_items_are_refused(tmp_path, dataset, data, edited_by):
@@ -180,7 +223,7 @@ def test_a_run_killed_at_random_ends_like_any_other(
     tmp_path, dataset, data, edited_by, monkeypatch, draw
 ):
     edited_by(Tint())
-    whole = findings(run_plan(tmp_path / "whole", dataset, data))
+    whole = run_plan(tmp_path / "whole" / "run", dataset, data)
     chance, write, append = random.Random(draw), Made.write, RunFolder.append
 
     def maybe_killed(result):
@@ -198,7 +241,8 @@ def test_a_run_killed_at_random_ends_like_any_other(
             random.seed(draw + kills)
             for path in (tmp_path / "run").glob("*-0.jsonl"):
                 lose(path)
-    assert kills and findings(run) == whole
+    assert kills and findings(run) == findings(whole)
+    assert report_of(run) == report_of(whole)
 
 
 def test_a_resumed_run_edits_only_what_is_missing_or_broken(tmp_path, dataset, data, edited_by):
@@ -245,12 +289,10 @@ def test_two_processes_share_a_run(tmp_path, dataset, data, edited_by):
 
 
 def test_the_last_process_reports(tmp_path, dataset, data, edited_by, monkeypatch):
-    from editmgt_lib.evaluation import report
-
     edited_by(Tint())
     reported = []
     monkeypatch.setattr(
-        report, "write_report", lambda run, options: reported.append((run.path, options)), False
+        benchmark, "write_report", lambda run, options: reported.append((run.path, options))
     )
     plan = replace(PLAN, stages=(*PLAN.stages, "report"), report={"failures": "drop"})
     for rank in (0, 1):
@@ -459,6 +501,26 @@ def test_a_sweep_has_a_run_for_every_combination():
         Plan(sweep={"threshold": (0, 1)}, editor="copy")
 
 
+def test_a_sweep_shows_what_the_judge_says_and_counts_failures(tmp_path):
+    run = RunFolder(tmp_path)
+    judged = "gedit/sc/model"
+    points = {f"threshold={x}": {"threshold": x} for x in (0.2, 0.0)}
+    for number, name in enumerate(points):
+        rows = [Score("a", sweeps.L1, 0.5), Score("b", sweeps.L1, None, "failed", "why"),
+                Score("c", sweeps.L1, None, "n/a", "why"),
+                Score("a", judged, 4.0 + number)]  # fmt: skip
+        run.part("sweep", name).append("scores", rows)
+    sweeps.write_sweep(run, points)
+    first = json.loads((tmp_path / "sweep.json").read_text())["points"][0]
+    assert first["values"] == {"threshold": 0.2}
+    assert first["figures"][sweeps.L1] == {
+        "mean": 0.75, "items": 3, "failed": 1, "not_applicable": 1
+    }  # fmt: skip
+    plot = (tmp_path / "sweep.svg").read_text()
+    assert judged in plot and "lambda" in plot
+    assert (tmp_path / "sweep.md").read_text().count("\n") == 4
+
+
 def bench(tiny_checkpoint, out, *words):
     args = ["benchmark", "toyworld", "--out", str(out), "--samples", "1", "--device", "cpu"]
     model = [] if "--pictures" in words or "--model" in words else ["--model", str(tiny_checkpoint)]
@@ -468,10 +530,7 @@ def bench(tiny_checkpoint, out, *words):
 STAGES = ("--stages", "prepare,generate,score", "--limit", "3", "--max-failed", "0")
 
 
-def test_the_command_sweeps_lambda(tiny_checkpoint, tmp_path, monkeypatch):
-    from editmgt_lib.evaluation import report
-
-    monkeypatch.setattr(report, "write_report", lambda run, options: None, False)
+def test_the_command_sweeps_lambda(tiny_checkpoint, tmp_path, capsys):
     words = (
         "--stages",
         "prepare,generate,score,report",
@@ -485,6 +544,7 @@ def test_the_command_sweeps_lambda(tiny_checkpoint, tmp_path, monkeypatch):
         "toyworld/success,l1/target/fit-output",
     )
     assert bench(tiny_checkpoint, tmp_path / "run", *words) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'run' / 'report.html'}\n"
     run = RunFolder(tmp_path / "run")
     assert set(run.parts("sweep")) == {"threshold=0", "threshold=0.9"}
     assert set(run.parts("baselines")) == {"copy", "roundtrip"}
@@ -497,6 +557,7 @@ def test_the_command_sweeps_lambda(tiny_checkpoint, tmp_path, monkeypatch):
     assert points[0]["figures"][sweeps.L1]["mean"] >= points[1]["figures"][sweeps.L1]["mean"]
     assert "| 0.9 " in (run.path / "sweep.md").read_text().replace("|       0.9", "| 0.9")
     assert (run.path / "sweep.svg").read_text().count("<polyline") == 2
+    assert all((place / "report.html").exists() for place in (run.path, free.path, held.path))
 
 
 def test_the_command_makes_maps_and_round_trips(tiny_checkpoint, tmp_path, capsys):
@@ -514,6 +575,19 @@ def test_the_command_makes_maps_and_round_trips(tiny_checkpoint, tmp_path, capsy
     alone = RunFolder(tmp_path / "alone")
     assert alone.picture(item).read_bytes() == roundtrip.picture(item).read_bytes()
     assert "score: 3 of 3" in capsys.readouterr().err
+
+
+def test_networks_are_loaded_from_their_folder(tiny_checkpoint, tmp_path, capsys):
+    write_clip(tmp_path / "networks" / "clip-vit-b-32")
+    words = (*STAGES, "--metrics", "clip-i/vit-b-32/source", "--set", "steps=1")
+    words += ("--networks", str(tmp_path / "networks"))
+    assert bench(tiny_checkpoint, tmp_path / "run", *words) == 0
+    scores = RunFolder(tmp_path / "run").parts("baselines")["copy"].scores()
+    assert [s.value for s in scores.values()] == [pytest.approx(1, abs=1e-4)] * 3
+    words = (*words, "--metrics", "dino/v1-s-16/source")
+    assert bench(tiny_checkpoint, tmp_path / "other", *words) == 2
+    assert "dino-s-16" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 def test_squash_fits_any_shape(tiny_checkpoint, tmp_path, dataset, data):
@@ -542,6 +616,9 @@ def test_squash_fits_any_shape(tiny_checkpoint, tmp_path, dataset, data):
         (("--model", "copy", "--pictures", "x"), "give one"),
         (("--metrics", "clip-i/vit-b-32/source"), "--networks"),
         (("--seed", "-1"), "seed is -1"),
+        (("--report", "failure=drop"), "'failure'"),
+        (("--samples", "0"), "samples is 0"),
+        (("--limit", "0"), "limit is 0"),
     ],
 )
 def test_bad_input_of_benchmark(tiny_checkpoint, tmp_path, capsys, words, says):
@@ -555,6 +632,20 @@ def test_a_benchmark_without_its_data_says_so(tmp_path, capsys):
     assert "--data" in capsys.readouterr().err
     assert main(["benchmark", "imagenet", "--out", str(tmp_path / "run")]) == 2
     assert "imagenet" in capsys.readouterr().err
+
+
+def test_progress_has_rate_and_time_left(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(pace.time, "monotonic", lambda: now[0])
+    with pace.Meter() as meter:
+        for done in range(1, 102):
+            now[0] += 20
+            meter("generate", done, 400, 3)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 50
+    assert lines[-1] == (
+        "editmgt: generate: 101 of 400, 3 failed, 0.05 per second, 1 h 40 min left"
+    )
 
 
 # ---- ToyWorld

@@ -2,17 +2,21 @@
 
 import json
 import random
+from dataclasses import replace
+from http.client import HTTPException
 from itertools import product
 from math import sqrt
 from statistics import fmean, pstdev
+from time import monotonic
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from editmgt_lib.data.processes import Process
-from editmgt_lib.endpoints import is_refusal
+from editmgt_lib.endpoints import is_refusal, transport
 from editmgt_lib.errors import InputError
+from editmgt_lib.evaluation.benchmark import Plan, run_benchmark
 from editmgt_lib.evaluation.items import Item, Score
 from editmgt_lib.evaluation.jsonl import append_lines
 from editmgt_lib.evaluation.judging import (
@@ -32,6 +36,7 @@ from editmgt_lib.evaluation.judging.protocols import find_protocol, overall
 from editmgt_lib.evaluation.runs import RunFolder
 from editmgt_lib.evaluation.statistics import Column, group_means
 
+from . import lookalikes
 from .fake_judge import FakeJudge, completion, failure, good, moody
 
 GEDIT, IMGEDIT = find_protocol("gedit"), find_protocol("imgedit")
@@ -89,7 +94,7 @@ def test_macro_and_micro_means():
 def test_failures_dropped_or_counted():
     scores = [Score(str(k), "m", 6.0) for k in range(90)]
     scores += [Score(str(k), "m", None, "failed") for k in range(90, 100)]
-    worst = scale("gedit/o/any")["worst"]
+    worst = scale("gedit/o/any").worst
     assert Column.of(scores, worst, "drop").values.mean() == pytest.approx(6.0)
     assert Column.of(scores, worst).values.mean() == pytest.approx(5.4)
     guess = fmean(overall(a, b) for a, b in product(range(11), repeat=2))
@@ -221,6 +226,16 @@ def test_the_digest_is_that_of_the_prompts_alone(checkout):
     assert load_prompts("gedit", file).digest == before
     file.write_text(VIE.replace("nice", "fine"))
     assert load_prompts("gedit", file).digest != before
+
+
+def test_prompts_in_imgedits_archive_have_another_name_and_an_older_type(tmp_path):
+    older = {"alter": PROMPTS_JSON["add"]}
+    (tmp_path / "judge_prompt.json").write_text(json.dumps(older))
+    (tmp_path / "prompts.json").write_text("[]")  # of something else
+    prompts = load_prompts("imgedit", tmp_path)
+    assert prompts.templates == older
+    (question,) = IMGEDIT.questions(prompts, Item("1", "adjust", "do it", "s.png"))
+    assert question.text.startswith("add: do it")
 
 
 @pytest.mark.parametrize("protocol", ["gedit", "imgedit"])
@@ -369,8 +384,11 @@ def test_imgedits_questions(tmp_path, checkout):
     for k in range(6):
         each = [scores[f"item-{k}", name].value for name in ("first", "second", "third")]
         assert scores[f"item-{k}", "mean"].value == round(fmean(each), 2)
-    assert scale(outcome.metrics[0]) == {"worst": 1, "best": 5, "better": "higher"}
-    assert scale("clip-i/vit-b-32/source") is None
+    official = scale(outcome.metrics[0])
+    assert (official.worst, official.best, official.comparable) == (1, 5, True)
+    own = next(scale(name) for _, name in run.scores() if "own-rubric" in name)
+    assert not own.comparable and "not comparable" in own.meaning
+    assert scale("clip-i/vit-b-32/source") is None and scale("gedit/x/y") is None
 
 
 def test_a_type_the_prompts_do_not_know_is_refused_before_any_question(tmp_path, checkout):
@@ -398,6 +416,13 @@ def test_a_type_the_prompts_do_not_know_is_refused_before_any_question(tmp_path,
         (failure(500, "broken"), "error"),
         ((200, b"<html>gateway</html>", {}), "error"),
         ((200, b'{"choices": []}', {}), "error"),
+        ((200, b"[]", {}), "error"),
+        ((200, b'{"choices": [{"message": null}], "usage": 3}', {}), "error"),
+        ((200, b'{"error": {"code": 502, "message": "upstream"}}', {}), "error"),
+        (
+            (200, b'{"error": {"code": 403, "message": "flagged", "metadata": "moderation"}}', {}),
+            "filter",
+        ),
         (failure(504, "upstream"), "timeout"),
         (30.0, "timeout"),
         (completion("about seven"), "malformed"),
@@ -537,6 +562,38 @@ def test_what_no_other_question_will_change_stops_at_once(tmp_path, monkeypatch,
         assert len(judge.asked) <= 2 and "sesame" not in str(caught.value)
 
 
+def test_whatever_an_answer_holds_can_be_kept(tmp_path):
+    """Half a character, parts instead of text, and numbers that JSON does not know."""
+    run = make_run(tmp_path, 1)
+    half = json.loads(r'"\ud83d"')
+    body = completion([{"text": half}, {"text": '{"score": [7, 8]}'}])[1]
+    body["usage"] = {"total_tokens": 5, "cost": float("nan"), "details": {"a": None}}
+    with FakeJudge(lambda _: (200, json.dumps(body).encode(), {})) as judge:
+        assert judge_run(run, options(judge)).failed == 0
+    row = run.rows("judge")[0]
+    assert row["usage"] == {"total_tokens": 5} and row["text"].startswith('?{"score": [7, 8]')
+
+
+def test_a_proxy_is_not_asked_for_this_machine(tmp_path, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with FakeJudge() as judge:
+        assert judge_run(make_run(tmp_path, 1), options(judge)).failed == 0
+
+
+def test_an_answer_that_never_ends():
+    class Endless:
+        def read1(self, size):
+            return b"x" * size
+
+    with pytest.raises(TimeoutError):
+        transport._read(Endless(), monotonic() - 1, 1 << 23)
+    with pytest.raises(HTTPException, match="more than"):
+        transport._read(Endless(), monotonic() + 60, 1 << 23)
+
+
 def test_a_judge_that_is_not_there(tmp_path):
     run = make_run(tmp_path, 2)
     with FakeJudge() as judge:
@@ -610,7 +667,7 @@ def test_addresses_are_completed():
     "change", [{"model": ""}, {"protocol": "other"}, {"resize": "big"}, {"encoding": "webp"},
                {"repeat": 0}, {"threads": 0}, {"timeout": 0}, {"max_failed": 2},
                {"order": "mixed"}, {"model": 7}, {"url": None}, {"parameters": 3},
-               {"url": ""}, {"threads": "many"},
+               {"url": ""}, {"key_variable": 3}, {"threads": "many"},
                {"parameters": {"messages": []}}, {"retries": -1},
                {"parameters": {"temperature": float("nan")}}],
 )  # fmt: skip
@@ -787,3 +844,36 @@ def test_keys_that_two_items_share_are_left_out(tmp_path):
     keys = {"1": "a", "2": "b", "3": "b", "4": "c"}
     items = [Item(n, "t", "do", "s.png", extra={"key": key}) for n, key in keys.items()]
     assert read_published([table], items, "o") == {"1": 6.0}
+
+
+# ---- through the runner
+
+
+@pytest.mark.parametrize("name", ["gedit", "imgedit"])
+def test_the_stage_judge_of_a_benchmark(tmp_path, checkout, name):
+    """The look-alike of each benchmark judged in every mood."""
+    data, place = tmp_path / "data", tmp_path / "run"
+    dataset = {"gedit": lookalikes.gedit, "imgedit": lookalikes.imgedit}[name](data, small=True)
+    prompts = {task: PROMPTS_JSON["add"].replace("add", task) for task in dataset.tasks}
+    (checkout / "Benchmark" / "Basic" / "prompts.json").write_text(json.dumps(prompts))
+
+    def answer(asked):
+        return completion("I cannot rate it") if "remove" in asked.text else moody(asked)
+
+    with FakeJudge(answer) as judge:
+        plan = Plan(
+            stages=("prepare", "generate", "judge"), editor="copy", baselines=False,
+            judge={"url": judge.url, "model": "m", "backoff": 0.0, "retries": 1,
+                   "max_failed": 1.0, "prompts": checkout},
+        )  # fmt: skip
+        run_benchmark(RunFolder(place, data), dataset, data, plan, lambda: None)
+    run = RunFolder(place)
+    metrics = {metric for _, metric in run.scores()}
+    assert {metric.split("/")[0] for metric in metrics} == {name}
+    assert all(scale(metric).comparable for metric in metrics)
+    assert len(run.scores()) == len(metrics) * len(run.items())
+    assert {score.status for score in run.scores().values()} == {"ok", "failed"}
+    with pytest.raises(InputError, match="no prompts for"):  # before anything else is done
+        bad = replace(plan, judge={**plan.judge, "prompts": data / "none"})
+        run_benchmark(RunFolder(tmp_path / "new", data), dataset, data, bad, lambda: None)
+    assert not (tmp_path / "new").exists()

@@ -75,6 +75,11 @@ def test_the_wheel_holds_the_toy_checkpoint(wheel):
     assert sum(p.stat().st_size for p in files) <= 20e6
 
 
+def test_the_wheel_holds_what_reports_are_made_of(wheel):
+    page = {f"editmgt_lib/evaluation/report/page.{kind}" for kind in ("html", "css", "js")}
+    assert page <= wheel[0]
+
+
 def test_the_wheel_states_its_requirements_without_upper_pins(wheel):
     required = re.findall(r"^Requires-Dist: (.+)$", wheel[1], re.MULTILINE)
     core = {line for line in required if "extra ==" not in line}

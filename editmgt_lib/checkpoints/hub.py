@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: the only module that knows a network.
+"""The Hugging Face Hub: the only module that knows a network, beside a judge's endpoint.
 
 Nothing here runs unless it is called, and only `download` reaches out. It fetches by an allow-list
 from one commit: weights as safetensors, configs and tokenizer files, never code.

@@ -5,7 +5,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .console import say
+from .console import say, show
 from .interrupts import working
 from .options import (
     add_common_options,
@@ -37,14 +37,14 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "name", metavar="NAME",
-        help="emu-edit, magicbrush, magicbrush-dev, anybench, gedit-en, pie-bench, imgedit, "
-        "toyworld",
+        help="emu-edit, emu-edit-validation, magicbrush, magicbrush-dev, anybench, gedit-en, "
+        "pie-bench, imgedit, toyworld",
     )  # fmt: skip
-    parser.add_argument("--data", metavar="DIR", help="where its data is (toyworld needs none)")
+    parser.add_argument("--data", metavar="DIR", help="where its data is; toyworld needs none")
     parser.add_argument(
         "--download",
         action="store_true",
-        help="fetch the data into DIR first, where the hub has it",
+        help="fetch the data into DIR first, where the hub has it (default: no)",
     )
     parser.add_argument("--out", metavar="RUN", required=True, help="folder of the run")
     parser.add_argument(
@@ -65,25 +65,34 @@ def _add_editor_options(group: Any) -> None:
         "(default: toyworld)",
     )  # fmt: skip
     group.add_argument(
-        "--pictures", metavar="DIR", help="finished pictures ID.png of any editor, not a model's"
+        "--pictures",
+        metavar="DIR",
+        help="score finished pictures ID.png in place of a model's (default: no)",
     )
     add_lora_option(group)
     group.add_argument(
-        "--set", action="append", default=[], type=_setting, metavar="OPTION=VALUE",
+        "--set", action="append", default=[], type=setting, metavar="OPTION=VALUE",
         help="sampling or localization option, as steps=16 (default: the checkpoint's)",
     )  # fmt: skip
     group.add_argument(
-        "--sweep", action="append", default=[], type=_setting, metavar="OPTION=A,B,C",
-        help="a run for each value, as threshold=0,0.05,0.1; several options: all combinations",
+        "--sweep", action="append", default=[], type=setting, metavar="OPTION=A,B,C",
+        help="a run for each value, as threshold=0,0.05,0.1; several options: all combinations "
+        "(default: no sweep)",
     )  # fmt: skip
-    group.add_argument("--negative", type=plain, metavar="TEXT", help="negative prompt")
+    group.add_argument(
+        "--negative", type=plain, metavar="TEXT", help="what to avoid (default: the checkpoint's)"
+    )
     group.add_argument(
         "--fit", default="pad", metavar="MODE",
         help="pad, native, or squash: resized to a square and back (default: pad)",
     )  # fmt: skip
-    group.add_argument("--no-maps", action="store_true", help="write no relevance maps")
     group.add_argument(
-        "--no-baselines", action="store_true", help="leave out copy-input and round trip"
+        "--no-maps", action="store_true", help="write no relevance maps (default: write them)"
+    )
+    group.add_argument(
+        "--no-baselines",
+        action="store_true",
+        help="leave out copy-input and round trip (default: measure them beside the model)",
     )
     group.add_argument(
         "--max-failed", type=float, default=0.2, metavar="X",
@@ -92,8 +101,10 @@ def _add_editor_options(group: Any) -> None:
 
 
 def _add_item_options(group: Any) -> None:
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="of the run (default: 0)")
-    group.add_argument("--limit", type=int, metavar="N", help="the first items only")
+    group.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the run, 0..2**32-1 (default: 0)"
+    )
+    group.add_argument("--limit", type=int, metavar="N", help="the first items only (default: all)")
     group.add_argument(
         "--chains", action="store_true",
         help="each turn edits the last result and only the last one counts (default: every turn "
@@ -106,18 +117,20 @@ def _add_item_options(group: Any) -> None:
 
 def _add_score_options(group: Any) -> None:
     group.add_argument("--metrics", metavar="A,B", help="by name (default: the benchmark's own)")
-    group.add_argument("--networks", metavar="DIR", help="folder of the networks metrics need")
     group.add_argument(
-        "--judge", action="append", default=[], type=_setting, metavar="OPTION=VALUE",
-        help="option of the stage judge, as url=http://127.0.0.1:8000/v1",
+        "--networks", metavar="DIR", help="folder of the networks that metrics need (default: none)"
+    )
+    group.add_argument(
+        "--judge", action="append", default=[], type=setting, metavar="OPTION=VALUE",
+        help="option of the stage judge, as url=http://127.0.0.1:8000/v1 (default: no judge)",
     )  # fmt: skip
     group.add_argument(
-        "--report", action="append", default=[], type=_setting, metavar="OPTION=VALUE",
-        help="option of the stage report, as failures=drop",
+        "--report", action="append", default=[], type=setting, metavar="OPTION=VALUE",
+        help="option of the stage report, as failures=drop (default: none)",
     )  # fmt: skip
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def setting(text: str) -> tuple[str, Any]:
     """ "steps=16" as a name and a value: a number, a word, or a tuple where there are commas."""
     name, sign, value = text.partition("=")
     if not sign or not name.strip() or not value:
@@ -156,6 +169,8 @@ def run(args: argparse.Namespace) -> int:
         done = run_benchmark(folder, dataset, data, plan, lambda: load_model(args), meter)
     if not done:
         say("other processes are at work; the last one writes the report")
+    elif "report" in plan.stages:
+        show(str(folder.path / "report.html"))
     return 0
 
 
@@ -173,7 +188,7 @@ def _plan(args: argparse.Namespace) -> "Plan":
     from ..evaluation.editors import Setup
     from ..settings import Settings
 
-    stages = _names(args.stages)
+    stages = names(args.stages)
     if stages is None:
         stages = tuple(stage for stage in STAGES if stage != "judge" or args.judge)
     options = dict(args.set)
@@ -192,7 +207,7 @@ def _plan(args: argparse.Namespace) -> "Plan":
         ),
         sweep=sweep,
         baselines=not args.no_baselines,
-        metrics=_names(args.metrics),
+        metrics=names(args.metrics),
         networks=None if args.networks is None else path_of(args.networks),
         device=args.device,
         max_failed=args.max_failed,
@@ -215,7 +230,8 @@ def _judge_options(args: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
-def _names(text: str | None) -> tuple[str, ...] | None:
+def names(text: str | None) -> tuple[str, ...] | None:
+    """ "a,b" as a tuple; None as it is."""
     return None if text is None else tuple(filter(None, map(str.strip, text.split(","))))
 
 

@@ -56,7 +56,21 @@ def read_reply(answer: Answer, who: str, read: Callable[[str], Reply]) -> Reply:
     address, a used-up quota.
     """
     text = answer.body.decode("utf-8", "replace")
+    if answer.status == 200 and (status := _status_within(text)):
+        answer = replace(answer, status=status)
     return read(text) if answer.status == 200 else _read_error(answer, text, who)
+
+
+def _status_within(text: str) -> int:
+    """The status of an error inside a good answer, as some gateways put it; 0 for none."""
+    try:
+        content = json.loads(text)
+        if not content.get("error") or content.get("choices") or content.get("data"):
+            return 0
+        code = content["error"].get("code")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return 0
+    return code if isinstance(code, int) else 500
 
 
 def read_completion(text: str) -> Reply:
@@ -65,24 +79,29 @@ def read_completion(text: str) -> Reply:
         content = json.loads(text)
         choice = content["choices"][0]
         message = choice["message"]
-        answer, refusal = message.get("content") or "", message.get("refusal") or ""
+        answer, refusal = _plain(message.get("content")), _plain(message.get("refusal"))
+        usage = dict(content.get("usage") or {})
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return Reply("error", f"no chat completion: {text[:_LONGEST]!r}", again=True)
-    if isinstance(answer, list):  # parts, as some servers give them
-        answer = "".join(str(part.get("text", "")) for part in answer if isinstance(part, dict))
-    finish = str(choice.get("finish_reason") or "")
-    usage = content.get("usage")
+    finish = _plain(choice.get("finish_reason"))
     said = {
-        "text": str(answer or refusal),
+        "text": answer or refusal,
         "finish": finish,
-        "model": str(content.get("model") or ""),
-        "usage": usage if isinstance(usage, dict) else {},
+        "model": _plain(content.get("model")),
+        "usage": {str(name): count for name, count in usage.items() if type(count) is int},
     }
     if finish == "content_filter":
         return Reply("filter", "the provider's filter stopped the answer", **said)
     if refusal:
-        return Reply("refusal", f"the model declined: {str(refusal)[:_LONGEST]}", **said)
+        return Reply("refusal", f"the model declined: {refusal[:_LONGEST]}", **said)
     return Reply("ok", **said)
+
+
+def _plain(value: Any) -> str:
+    """Text that UTF-8 can hold (an answer may be cut inside a character); "" for nothing."""
+    if isinstance(value, list):  # parts, as some servers give them
+        value = "".join(str(part.get("text", "")) for part in value if isinstance(part, dict))
+    return str(value or "").encode("utf-8", "replace").decode()
 
 
 def _read_error(answer: Answer, text: str, who: str) -> Reply:
@@ -108,10 +127,10 @@ def _read_error(answer: Answer, text: str, who: str) -> Reply:
 def _message(text: str) -> str:
     try:
         error = json.loads(text)["error"]
-        text = error["message"] if isinstance(error, dict) else str(error)
+        text = error["message"] if isinstance(error, dict) else error
     except (ValueError, LookupError, TypeError, RecursionError):
         pass
-    return " ".join(str(text).split())[:_LONGEST]
+    return " ".join(_plain(text).split())[:_LONGEST]
 
 
 def _seconds(after: str | None) -> float:

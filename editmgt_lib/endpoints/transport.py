@@ -16,6 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from ..errors import InputError
 
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 TRANSPORT_ERRORS = (OSError, HTTPException)
 """What `exchange` raises besides TimeoutError and Unreachable."""
 
@@ -54,7 +55,9 @@ def exchange(
     """
     until = monotonic() + timeout
     request = urllib.request.Request(url, data, {"User-Agent": "editmgt", **(headers or {})})
-    opener = urllib.request.build_opener(_NoRedirect)
+    own = urlsplit(url).hostname in _THIS_MACHINE  # which a proxy would not reach
+    proxies = (urllib.request.ProxyHandler({}),) if own else ()
+    opener = urllib.request.build_opener(_NoRedirect, *proxies)
     try:
         with opener.open(request, timeout=timeout) as response:
             return Answer(response.status, _read(response, until, largest))

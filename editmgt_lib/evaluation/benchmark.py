@@ -17,6 +17,7 @@ from .generation import generate
 from .items import Dataset
 from .pacing import MAX_FAILED, Progress
 from .preparation import prepare
+from .report import ReportOptions, write_report
 from .runs import RunFolder
 from .scoring import Metrics, score
 from .sweeps import L1, write_sweep
@@ -114,11 +115,12 @@ def run_benchmark(
     if stated != dataset.name:
         raise InputError(f"{run.path} is a run of {stated}, not of {dataset.name}; name another")
     judging = _judge_options(dataset, plan) if "judge" in plan.stages else None
+    ReportOptions.of(plan.report)  # mistakes are said before hours of work
     scorer = None
     names = plan.metrics or dataset.metrics
     if plan.sweep:
         names = tuple(dict.fromkeys((*names, L1)))
-    if "score" in plan.stages:  # what is missing is said before hours of work
+    if "score" in plan.stages:
         scorer = Metrics(names, plan.networks, plan.device)
     if "prepare" in plan.stages:
         prepare(
@@ -196,8 +198,7 @@ def _report(run: RunFolder, plan: Plan) -> bool:
         return False
     if plan.sweep:
         write_sweep(run, plan.points())
-    from .report import write_report
-
-    for part in _main_parts(run, plan):
+    whole = [run] if plan.sweep else []
+    for part in (*_main_parts(run, plan), *whole):
         write_report(part, plan.report)
     return True

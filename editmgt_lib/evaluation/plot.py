@@ -32,11 +32,10 @@ def draw_plot(curves: Sequence[Curve], label: str) -> str:
     def across(x: float) -> float:
         return _LEFT + (right - _LEFT) * (x - first) / span
 
-    parts = [f'<path d="M{_LEFT} {floor}H{right}" stroke="#262a32"/>']
-    parts += [_text(across(x), floor + 18, f"{x:g}", "#262a32", "middle") for x in xs]
+    parts = [_text(across(x), floor + 18, f"{x:g}", "#262a32", "middle") for x in xs]
     parts.append(_text((_LEFT + right) / 2, _HEIGHT - 10, label, "#262a32", "middle"))
     for number, (curve, color) in enumerate(zip(curves, _COLORS, strict=False)):
-        step = nice_step(max((abs(y) for _, y in curve.known), default=0.0) / 4)
+        step = nice_step(max((abs(y) for _, y in curve.known), default=0.0) / 5)
         at, anchor = ((_LEFT - 8, "end"), (right + 8, "start"))[number]
         for k in range(6):
             y = floor - (floor - _TOP) * k / 5
@@ -48,6 +47,7 @@ def draw_plot(curves: Sequence[Curve], label: str) -> str:
         parts.append(f'<polyline points="{line}" fill="none" stroke="{color}" stroke-width="2.5"/>')
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{color}"/>' for x, y in places]
         parts.append(_text(_LEFT, 20 + 18 * number, curve.name, color, "start"))
+    parts.append(f'<path d="M{_LEFT} {floor}H{right}" stroke="#262a32"/>')
     body = "\n".join(parts)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '

@@ -44,7 +44,7 @@ def prepare(
     if run.process.rank > 0:
         run.wait_for("prepare")
     if stated := run.manifest.get("prepare"):
-        run.claim("prepare", stated | asked)
+        run.claim("prepare", stated | asked | {"data": str(data.resolve())}, free=_PLACE)
         _check_unchanged(run, stated["digest"])
         return
     read = dataset.items(data, _Store(run))

@@ -160,21 +160,22 @@ class RunFolder:
     def claim(self, section: str, values: Mapping[str, Any], free: Sequence[str] = ()) -> None:
         """State what a stage works with, or check that it is what the run began with.
 
-        values: plain data. free: names that may differ between calls, such as the data's place.
+        values: plain data. free: names that may change from call to call, such as the data's place;
+            the last call's values are kept.
         Raises InputError naming everything that differs.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with exclusive(self.path / "run.lock"):
-            if (stated := self.manifest.get(section)) is None:
-                content = self.manifest | {section: dict(values)}
-                atomic_write_json(self.path / "run.json", content)
-                return
-        rest = [{k: v for k, v in side.items() if k not in free} for side in (stated, values)]
-        if found := differences(*rest):
-            raise InputError(
-                f"{self.path} was made with other values: {'; '.join(found)}; "
-                "use the same ones, or another folder"
-            )
+            content = self.manifest
+            stated = content.get(section, values)
+            rest = [{k: v for k, v in side.items() if k not in free} for side in (stated, values)]
+            if found := differences(*rest):
+                raise InputError(
+                    f"{self.path} was made with other values: {'; '.join(found)}; "
+                    "use the same ones, or another folder"
+                )
+            if content.get(section) != (stated := {**stated, **values}):
+                atomic_write_json(self.path / "run.json", content | {section: stated})
 
     def wait_for(self, section: str, seconds: float = _WAIT) -> None:
         """Wait until another process has written a section of run.json."""

@@ -1,13 +1,16 @@
 """Stage score: items and pictures -> a line per item and metric in scores-RANK.jsonl."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from itertools import islice, product
 from pathlib import Path
 
 from ..errors import InputError
+from ..loader import choose_device
 from . import metrics
 from .items import Item, Score
 from .manifest import versions
+from .metrics.base import Networks
 from .pacing import Pace, Progress
 from .runs import RunFolder
 
@@ -27,10 +30,11 @@ def score(
     """Score the items of this process by the metrics that they have no score of yet.
 
     What failed before is scored again. Turns inside a chain are "n/a": only its end counts.
-    Raises InputError as `scorer` does, such as for an unknown metric, and if the run began with
-    other metrics or versions.
+    Raises InputError if the run was scored with other versions.
     """
-    run.claim("score", {"metrics": list(names), "versions": versions()})
+    before = run.manifest.get("score", {}).get("metrics", [])
+    every = list(dict.fromkeys([*before, *names]))
+    run.claim("score", {"metrics": every, "versions": versions()}, free=("metrics",))
     known = {key for key, value in run.scores().items() if value.status != "failed"}
     ends = {item.id for item in run.final_items()}
     pending = [
@@ -73,17 +77,27 @@ class Metrics:
     """The scorer that looks metrics up by name.
 
     networks: folder of the encoders that some metrics need; device: where they run. They are
-    loaded once. Raises InputError for unknown names and missing networks, before any work.
+    loaded at the first call, but what is missing is said at once, before hours of work.
     """
 
     def __init__(self, names: Sequence[str], networks: Path | None, device: str = "cpu") -> None:
-        needed = metrics.needed_networks(metrics.find(names))
-        if needed and networks is None:
+        """Raises InputError for unknown names and missing networks."""
+        self._needed = metrics.needed_networks(metrics.find(names))
+        self._folder, self._device = networks, device
+        if self._needed and networks is None:
             raise InputError(
-                f"the metrics need the networks {', '.join(needed)}; give their folder with "
+                f"the metrics need the networks {', '.join(self._needed)}; give their folder with "
                 "--networks, or choose others with --metrics"
             )
-        self._networks = metrics.load_networks(networks, needed, device) if needed else {}
+        if missing := [name for name in self._needed if not (networks / name).is_dir()]:
+            metrics.load_networks(networks, missing)  # raises, with where to get them
+
+    @cached_property
+    def networks(self) -> Networks:
+        """All that the metrics need."""
+        if not self._needed:
+            return {}
+        return metrics.load_networks(self._folder, self._needed, choose_device(self._device))
 
     def __call__(
         self, run: RunFolder, items: Sequence[Item], names: Sequence[str]
@@ -98,14 +112,14 @@ class Metrics:
                 for name in names:
                     yield Score(item.id, name, None, "failed", str(error))
         try:
-            yield from list(metrics.score(samples, chosen, self._networks))
+            yield from list(metrics.score(samples, chosen, self.networks))
         except Exception:  # one sample or metric may be at fault, or all together be too large
             for sample, metric in product(samples, chosen):
                 yield self._alone(sample, metric)
 
     def _alone(self, sample: metrics.Sample, metric: metrics.Metric) -> Score:
         try:
-            return next(metrics.score([sample], [metric], self._networks))
+            return next(metrics.score([sample], [metric], self.networks))
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             return Score(sample.id, metric.name, None, "failed", reason)

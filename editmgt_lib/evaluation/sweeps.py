@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
 from ..files import atomic_write_bytes, atomic_write_json
 from .items import Score
+from .judging import scale
 from .metrics import find
 from .plot import Curve, draw_plot
 from .runs import RunFolder
@@ -82,8 +82,9 @@ def figure(points: Sequence[Point], option: str) -> str:
 def headline(points: Sequence[Point]) -> str | None:
     """The score to plot: the first that a judge gave, or else the first that is better higher."""
     names = list(dict.fromkeys(name for point in points for name in point.figures))
-    judged = [name for name in names if _metric(name) is None]
-    higher = [name for name in names if (m := _metric(name)) is not None and m.better == "higher"]
+    judged = [name for name in names if scale(name) is not None]
+    others = [name for name in names if name not in judged]
+    higher = [name for name in others if find((name,))[0].better == "higher"]
     return next(iter([*judged, *higher]), None)
 
 
@@ -95,16 +96,8 @@ def _figures(part: RunFolder) -> dict[str, Figure]:
 
 
 def _figure(name: str, scores: Sequence[Score]) -> Figure:
-    metric = _metric(name)
-    column = Column.of(scores, metric.worst if metric is not None else 0.0)
+    judged = scale(name)
+    column = Column.of(scores, find((name,))[0].worst if judged is None else judged.worst)
     values = column.finite.values
     mean = float(np.mean(values)) if len(values) else None
     return Figure(mean, len(scores), column.failed, column.not_applicable)
-
-
-def _metric(name: str) -> Any:
-    """The registered metric; None for those of judges, which are better higher and 0 at worst."""
-    try:
-        return find((name,))[0]
-    except InputError:
-        return None

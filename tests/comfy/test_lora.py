@@ -165,7 +165,7 @@ def test_8_bits_with_a_lora_are_what_widening_them_first_gives(report, kind):
         assert report[f"{dtype} file {kind} nothing"] == report[f"{dtype} file {kind} plain"]
 
 
-@pytest.mark.parametrize("kind, limit", [("whole", 0.1), ("on use", 1e-3)])
+@pytest.mark.parametrize("kind, limit", [("whole", 0.3), ("on use", 1e-3)])
 def test_where_no_adapter_acts_the_sum_is_rounded_to_8_bits_at_most(report, kind, limit):
     kept, widened = (
         np.subtract(*(report[f"{dtype} file {kind} {loras} modulation"] for loras in (1, 0)))

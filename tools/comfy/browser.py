@@ -45,7 +45,11 @@ ONE_NODE = """([kind, widgets]) => {
   const node = window.LiteGraph.createNode(kind);
   window.app.graph.add(node);
   for (const widget of node.widgets ?? [])
-    if (widget.name in widgets) widget.value = widgets[widget.name];
+    if (widget.name in widgets) {
+      if (widget.options?.values) widget.options.values = [widgets[widget.name]];
+      widget.value = widgets[widget.name];
+    }
+  node.has_errors = false;
   node.setSize([Math.max(node.size[0], 340), node.computeSize()[1]]);
 }"""
 
@@ -56,6 +60,7 @@ SHOW_NODE = """([title, x, y]) => {
   canvas.ds.offset = [x - node.pos[0], y - node.pos[1]];
   canvas.deselectAll?.();
   canvas.links_render_mode = -1;  // no lines across it
+  window.app.graph._groups.length = 0;  // nor a group's title
   canvas.setDirty(true, true);
   return [...node.size];
 }"""
@@ -102,6 +107,8 @@ class Frontend:
         prompt = self.page.evaluate("async () => (await window.app.graphToPrompt()).output")
         for entry in prompt.values():
             entry["_meta"] = {"title": entry["_meta"]["title"]}  # newer ones add the pack's name
+            if entry["class_type"] == "PreviewAny":
+                entry["inputs"].pop("preview", None)  # older ones send what it shows
         return prompt
 
     def queue(self, timeout: float = 600) -> dict[str, Any]:

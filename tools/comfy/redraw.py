@@ -84,7 +84,7 @@ def draw_screens(url: str) -> None:
 
     with frontend(url) as page:
         for name in sorted({*SCREENSHOTS, *HELP}):
-            page.load(_workflow(name))
+            page.load(_in_english(_workflow(name)))
             page.queue()
             if name in SCREENSHOTS:
                 page.fit()
@@ -134,6 +134,14 @@ def _workflow(name: str) -> dict:
     return json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def _in_english(workflow: dict) -> dict:
+    """Without the other half of its notes, for which a browser may have no letters."""
+    for node in workflow["nodes"]:
+        if node["type"] in ("Note", "MarkdownNote"):
+            node["widgets_values"] = [node["widgets_values"][0].split("\n\n---\n")[0]]
+    return workflow
+
+
 def _shrink(path: Path, width: int) -> None:
     """At most that wide, in 256 colours: small and still sharp."""
     picture = Image.open(path).convert("RGB")
@@ -154,10 +162,10 @@ def main() -> None:
         url = given.url or stack.enter_context(temporary(name="EditMGT")).url
         if given.check:
             sys.exit(0 if check(url, given.check) else 1)
+        if not given.skip_browser and not given.only:
+            draw_screens(url)  # first: nodes with these ids have had nothing to note yet
         with Client(url) as client:
             draw_thumbnails(client, given.only)
-        if not given.skip_browser and not given.only:
-            draw_screens(url)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ...checks import require_number
+from ...toyworld.drawing import check_size
 from ...toyworld.world import CATEGORIES, EditPair, change_mask, pair_at, render
 from ..batches import pair_index
 from ..items import Item, Store
@@ -29,6 +31,11 @@ class ToyWorld:
     tasks = CATEGORIES
     average = "items"
     metrics = (*METRICS, "l1/source/fit-output", "l1/target/fit-output")
+
+    def __post_init__(self) -> None:
+        require_number("samples", self.samples, 1, 100_000, whole=True)
+        require_number("seed", self.seed, 0, 2**32 - 1, whole=True)
+        check_size(self.size)
 
     def items(self, data: Path, store: Store) -> Iterator[Item]:
         """Draw the pairs; `data` is not read."""

@@ -66,6 +66,8 @@ class JudgeOptions:
         for name in ("url", "model"):
             if not isinstance(value := getattr(self, name), str) or not value:
                 raise InputError(f"the judge's {name} is {value!r}; give it as text")
+        if not isinstance(self.key_variable or "", str):
+            raise InputError(f"key_variable is {self.key_variable!r}; name a variable")
         if not isinstance(self.parameters, Mapping):
             raise InputError(f"parameters is {self.parameters!r}; give names and values")
         require_choice("protocol", self.protocol, PROTOCOLS)

@@ -44,10 +44,11 @@ def load_prompts(protocol: str, place: Path | None) -> Prompts:
 
     Raises InputError if they are not there, or there twice and not the same.
     """
-    name, read, own = _SOURCES[protocol]
+    names, read, own = _SOURCES[protocol]
     if place is None:
         return Prompts(OWN, own)
-    files = [place] if place.is_file() else sorted(place.rglob(name))
+    found_files = (file for name in names for file in sorted(place.rglob(name)))
+    files = [place] if place.is_file() else list(found_files)
     found: dict[str, tuple[Prompts, Path]] = {}
     faults = []
     for file in files:
@@ -57,13 +58,13 @@ def load_prompts(protocol: str, place: Path | None) -> Prompts:
         except (OSError, ValueError, SyntaxError, RecursionError) as error:
             faults.append(f"{file}: {error}")
     if len(found) > 1:
-        names = ", ".join(str(file) for _, file in found.values())
-        raise InputError(f"{place} holds different prompts for {protocol}: {names}; name one file")
+        both = ", ".join(str(file) for _, file in found.values())
+        raise InputError(f"{place} holds different prompts for {protocol}: {both}; name one file")
     if not found:
         reason = f" ({faults[0]})" if faults else ""
         raise InputError(
             f"{place} holds no prompts for {protocol}{reason}; give the checkout of the benchmark "
-            f"in which {name} is, or leave --prompts out for our own rubric"
+            f"in which {names[0]} is, or leave --prompts out for our own rubric"
         )
     return next(iter(found.values()))[0]
 
@@ -96,7 +97,7 @@ def _read_imgedit(file: Path) -> dict[str, str]:
     return texts
 
 
-_SOURCES: dict[str, tuple[str, Callable[[Path], dict[str, str]], Mapping[str, str]]] = {
-    "gedit": ("vie_prompts.py", _read_gedit, rubric.GEDIT),
-    "imgedit": ("prompts.json", _read_imgedit, rubric.IMGEDIT),
+_SOURCES: dict[str, tuple[tuple[str, ...], Callable[[Path], dict[str, str]], Mapping[str, str]]] = {
+    "gedit": (("vie_prompts.py",), _read_gedit, rubric.GEDIT),
+    "imgedit": (("prompts.json", "judge_prompt.json"), _read_imgedit, rubric.IMGEDIT),
 }

@@ -5,15 +5,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import sqrt
-from typing import Any
+from typing import NamedTuple
 
 from ...errors import InputError
 from ..items import Item
 from .parsing import read_lines, read_list
-from .prompts import ANY_TYPE, Prompts
+from .prompts import ANY_TYPE, OWN, Prompts
 
 Answers = Mapping[str, tuple[int, ...]]
 """Scores by question; those that failed are left out."""
+_OLDER = {"adjust": "alter"}  # a type of edit in the archive's own prompts
 _CRITERION = re.compile(r"^(.+?): A number from 1 to 5\.?\s*$", re.MULTILINE)
 
 
@@ -35,11 +36,13 @@ class Protocol:
     """Questions about an item and the metrics of their answers.
 
     worst, best: of all metrics. needs: the questions that each metric, by name, is made of.
+    meanings: of the metrics, for the user.
     """
 
     worst: float
     best: float
     needs: Mapping[str, tuple[str, ...]]
+    meanings: Mapping[str, str]
     questions: Callable[[Prompts, Item], tuple[Question, ...]]
     measure: Callable[[str, Answers], float]
 
@@ -71,21 +74,22 @@ def _measure_gedit(metric: str, answers: Answers) -> float:
 
 def _ask_imgedit(prompts: Prompts, item: Item) -> tuple[Question, ...]:
     kind = item.task.lower()
-    template = prompts.templates.get(kind) or prompts.templates.get(ANY_TYPE)
+    names = (kind, _OLDER.get(kind), ANY_TYPE)
+    template = next((prompts.templates[n] for n in names if n in prompts.templates), None)
     if template is None:
         known = ", ".join(prompts.templates)
         raise InputError(
             f"the prompts know no type of edit {item.task!r} (item {item.id}), only {known}; give "
             "those of this benchmark, or leave --prompts out for our own rubric"
         )
-    names = _CRITERION.findall(template)
-    if len(names) != 3:
+    criteria = _CRITERION.findall(template)
+    if len(criteria) != 3:
         raise InputError(
-            f"the prompt for {kind!r} names {len(names)} criteria in lines 'NAME: A number from 1 "
-            "to 5' instead of 3; give the benchmark's own prompts.json"
+            f"the prompt for {kind!r} has {len(criteria)} lines 'NAME: A number from 1 to 5' "
+            "instead of 3; give the benchmark's own prompts.json"
         )
     text = template.replace("<edit_prompt>", item.instruction)
-    read = partial(read_lines, names=names, low=1, high=5)
+    read = partial(read_lines, names=criteria, low=1, high=5)
     return (Question("criteria", text, ("source", "result"), read),)
 
 
@@ -98,13 +102,33 @@ def _measure_imgedit(metric: str, answers: Answers) -> float:
     return float({"first": first, "second": second, "third": third}[metric])
 
 
-_CRITERIA = ("mean", "mean-capped", "first", "second", "third")
+_THREE = ("criteria",)
 _PROTOCOLS = {
     "gedit": Protocol(
-        0, 10, {"sc": ("sc",), "pq": ("pq",), "o": ("sc", "pq")}, _ask_gedit, _measure_gedit
+        worst=0,
+        best=10,
+        needs={"sc": ("sc",), "pq": ("pq",), "o": ("sc", "pq")},
+        meanings={
+            "sc": "is the instruction followed, and only it; the lower of two scores",
+            "pq": "is the result natural and free of damage; the lower of two scores",
+            "o": "square root of SC times PQ of the item",
+        },
+        questions=_ask_gedit,
+        measure=_measure_gedit,
     ),
     "imgedit": Protocol(
-        1, 5, dict.fromkeys(_CRITERIA, ("criteria",)), _ask_imgedit, _measure_imgedit
+        worst=1,
+        best=5,
+        needs=dict.fromkeys(("mean", "mean-capped", "first", "second", "third"), _THREE),
+        meanings={
+            "mean": "mean of the three criteria",
+            "mean-capped": "mean of the three criteria, the second and third at most the first",
+            "first": "compliance with the instruction",
+            "second": "the second criterion of the type of edit, mostly naturalness",
+            "third": "the third criterion of the type of edit, mostly physics and detail",
+        },
+        questions=_ask_imgedit,
+        measure=_measure_imgedit,
     ),
 }
 
@@ -114,9 +138,26 @@ def find_protocol(name: str) -> Protocol:
     return _PROTOCOLS[name]
 
 
-def scale(metric: str) -> dict[str, Any] | None:
-    """What a report needs about a metric of a judge: worst, best, better; None for others."""
-    protocol = _PROTOCOLS.get(metric.partition("/")[0])
-    if protocol is None:
+class Scale(NamedTuple):
+    """What a report says of a judge's metric. worst: what a failed item counts as."""
+
+    meaning: str
+    worst: float
+    best: float
+    comparable: bool
+
+
+def scale(metric: str) -> Scale | None:
+    """Explain a metric that a judge scored; None for all others. Higher is better.
+
+    comparable: with published scores of the same judge, prompts and resize.
+    """
+    protocol, _, rest = metric.partition("/")
+    found = _PROTOCOLS.get(protocol)
+    criterion = rest.partition("/")[0]
+    if found is None or criterion not in found.meanings:
         return None
-    return {"worst": protocol.worst, "best": protocol.best, "better": "higher"}
+    own = f"/{OWN}-" in metric
+    note = "; our own rubric, not comparable with published scores" if own else ""
+    meaning = f"{found.meanings[criterion]}, {found.worst:g} to {found.best:g}, by a judge{note}"
+    return Scale(meaning, found.worst, found.best, not own)

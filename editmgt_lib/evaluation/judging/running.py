@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from threading import Event
@@ -21,6 +22,7 @@ from .prompts import load_prompts
 from .protocols import Protocol, Question, find_protocol
 from .workers import in_threads
 
+Job = tuple[Item, tuple[Question, ...]]
 ROWS, SCORES = "judge", "scores-judge"
 
 
@@ -39,6 +41,12 @@ class Outcome:
     failed: int = 0
     asked: int = 0
     metrics: tuple[str, ...] = ()
+
+    def count(self, judged: Judged) -> None:
+        """Count one more item."""
+        self.items += 1
+        self.asked += judged.asked
+        self.failed += any(judged.reasons) or bool(judged.failure)
 
 
 @dataclass
@@ -115,22 +123,13 @@ def judge_run(
     pending = [job for job in jobs if job[0].id not in done]
     known = known_answers(run, options.reuse, writer.model)
     kept = {(row["item"], row["column"], row["key"]) for row in run.rows(ROWS)}
-    asker = Asker(column, endpoint, known, kept)
-
-    def work(job: tuple[Item, tuple[Question, ...]], stop: Event) -> Judged:
-        pictures, failure = _pictures(run, column.resize, job[0])
-        if failure:
-            return Judged(job[0], failure=failure)
-        return asker.judge(job[0], job[1], pictures, stop)
-
+    work = partial(_judge, run, Asker(column, endpoint, known, kept))
     pace, outcome = Pace(label, len(pending), options.max_failed, progress), Outcome()
     with closing(in_threads(work, pending, min(options.threads, len(pending) or 1))) as results:
         for judged in results:
             writer.keep(judged)
+            outcome.count(judged)
             failed = any(judged.reasons)  # a missing picture is not the judge's fault
-            outcome.items += 1
-            outcome.asked += judged.asked
-            outcome.failed += failed or bool(judged.failure)
             pace.step(failed, f"{judged.item.id}, {_reason(judged)}" if failed else "")
     if writer.held:
         raise InputError(
@@ -142,9 +141,15 @@ def judge_run(
     return outcome
 
 
-def _jobs(
-    run: RunFolder, column: Column, protocol: Protocol
-) -> list[tuple[Item, tuple[Question, ...]]]:
+def _judge(run: RunFolder, asker: Asker, job: Job, stop: Event) -> Judged:
+    item, questions = job
+    pictures, failure = _pictures(run, asker.column.resize, item)
+    if failure:
+        return Judged(item, failure=failure)
+    return asker.judge(item, questions, pictures, stop)
+
+
+def _jobs(run: RunFolder, column: Column, protocol: Protocol) -> list[Job]:
     """Items with their questions; made before anything is asked, so that bad prompts cost naught.
 
     Raises InputError for items the protocol cannot judge.
