@@ -462,13 +462,6 @@ def test_bad_tables_are_told_by_name_and_fix(config, why):
         read_backends(config)
 
 
-def test_tables_may_be_a_list():
-    made = read_backends({"judges": [{"kind": "toyworld"}, {"kind": "toyworld", "name": "b"}]})
-    assert list(made.judges) == ["toyworld", "b"]
-    with pytest.raises(InputError, match="two of judges are called 'toyworld'"):
-        read_backends({"judges": [{"kind": "toyworld"}, {"kind": "toyworld"}]})
-
-
 def test_all_that_lacks_is_told_at_once(tmp_path):
     config = {
         "editors": {"a": {"kind": "diffusers", "folder": str(tmp_path)}, "b": {"kind": "editmgt"}},

@@ -31,7 +31,7 @@ class CurationConfig:
         removed: a text file with a SHA-256 a line, of files or pixels that must go.
         keep: thresholds by stage and value, see `decide.Limit`. They may change at any time.
         duplicates, engine: likewise.
-        scorers: back ends of the stage `scores`.
+        scorers: back ends of the stage `scores`, by name.
         preset: names in `presets` that this file changes; `keep` is merged.
     """
 
@@ -40,7 +40,7 @@ class CurationConfig:
     uses: tuple[str, ...] = ()
     removed: str = ""
     duplicates: DuplicateOptions = field(default_factory=DuplicateOptions)
-    scorers: tuple[Mapping[str, Any], ...] = ()
+    scorers: Mapping[str, Any] = field(default_factory=dict)
     engine: EngineOptions = field(default_factory=EngineOptions)
     preset: str = DEFAULT
 
@@ -54,11 +54,12 @@ class CurationConfig:
             require_choice("uses", use, USES)
         for stage, table in self.keep.items():
             require_choice("keep", stage, tuple(VALUES))
-            if not isinstance(table, Mapping) or not all(
-                isinstance(v, str) for v in table.values()
-            ):
-                raise InputError(f"keep.{stage}: write each threshold as text, as '>= 1024'")
+            if not isinstance(table, Mapping):
+                raise InputError(f"keep.{stage} is {table!r}; write a table")
             refuse_unknown(table, VALUES[stage], f"keep.{stage}")
+            for name, text in table.items():
+                if not isinstance(text, str):
+                    raise InputError(f"keep.{stage}.{name} is {text!r}; write text, as '>= 1024'")
         list(parse_limits(self.keep))  # refuse a bad one before hours of work
 
     def rules(self) -> list[Rule]:

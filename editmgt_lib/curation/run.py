@@ -99,7 +99,9 @@ def pipeline(config: CurationConfig) -> tuple[Stage, ...]:
 
 
 def open_scorers(config: CurationConfig) -> tuple[Scorer, ...]:
-    """The back ends of `[[scorers]]`. Raises InputError."""
+    """The back ends of `[scorers.NAME]`. Raises InputError for what one of them lacks."""
+    if not config.scorers:
+        return ()
     from .backends import read_backends
 
     backends = read_backends({"scorers": config.scorers})

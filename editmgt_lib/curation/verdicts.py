@@ -132,11 +132,10 @@ def totals(curation: Curation, stages: Iterable[str]) -> list[StageTotals]:
         dropped, failed = (
             sum(n for k, n in here.items() if k[1] == verdict) for verdict in (DROP, FAILED)
         )
-        seen = sum(beyond.values())
-        reasons = Counter({k[2]: n for k, n in here.items() if k[1] != KEEP})
-        result.append(
-            StageTotals(
-                stage, seen, seen - dropped - failed, dropped, failed, dict(reasons.most_common())
-            )
+        reasons = sorted(
+            ((k[2], n) for k, n in here.items() if k[1] != KEEP), key=lambda r: (-r[1], r[0])
         )
+        seen = sum(beyond.values())
+        kept = seen - dropped - failed
+        result.append(StageTotals(stage, seen, kept, dropped, failed, dict(reasons)))
     return result

@@ -95,25 +95,11 @@ def read_backends(config: Mapping[str, Any]) -> Backends:
     """
     made: dict[str, dict[str, Any]] = {}
     for role in KINDS:
-        tables = _by_name(role, config.get(role) or {})
+        tables = config.get(role, {})
+        if not isinstance(tables, Mapping):
+            raise InputError(f"{role} is {tables!r}; write tables such as [{role}.NAME]")
         made[role] = {name: _make(role, name, table) for name, table in tables.items()}
     return Backends(**made)
-
-
-def _by_name(role: str, tables: Any) -> Mapping[str, Any]:
-    """Tables by name, from [ROLE.NAME] or from [[ROLE]] with a name each, its kind by default."""
-    if isinstance(tables, Mapping):
-        return tables
-    if not isinstance(tables, (list, tuple)):
-        raise InputError(f"{role} is {tables!r}; write tables such as [{role}.NAME]")
-    found: dict[str, Any] = {}
-    for table in tables:
-        rest = dict(table) if isinstance(table, Mapping) else {}
-        name = str(rest.pop("name", rest.get("kind", len(found))))
-        if name in found:
-            raise InputError(f"two of {role} are called {name!r}; give each a name of its own")
-        found[name] = rest if isinstance(table, Mapping) else table
-    return found
 
 
 def _make(role: str, name: str, table: Any) -> Any:
