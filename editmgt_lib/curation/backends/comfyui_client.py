@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic, sleep
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from ...endpoints.transport import TRANSPORT_ERRORS, Answer, Unreachable, completed, exchange
+from ..rows import Unavailable
 from .base import NoAnswer, unavailable
 from .multipart import form
 
@@ -96,14 +98,12 @@ class ComfyServer:
 
     def _drop(self, id: str) -> None:
         """Take a run off the queue, or stop it if it is the one running."""
-        try:
+        with suppress(NoAnswer, Unavailable):  # the first error says what went wrong
             self._send("/queue", json.dumps({"delete": [id]}).encode(), "application/json")
             running = _dict(self.get("/queue")).get("queue_running") or ()
             if any(id in map(str, item) for item in running):
                 body = json.dumps({"prompt_id": id}).encode()
                 self._send("/interrupt", body, "application/json")
-        except Exception:  # the first error says what went wrong
-            pass
 
     def _outputs(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         status = _dict(entry.get("status"))

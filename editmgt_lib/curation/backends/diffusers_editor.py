@@ -113,7 +113,7 @@ class DiffusersEditor:
     def _profile(self) -> Profile:
         return PROFILES.get(self._kind, Profile())
 
-    @property
+    @cached_property
     def _kind(self) -> str:
         """Name of the pipeline's class."""
         place = Path(self.options.folder) / _INDEX
