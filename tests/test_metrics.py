@@ -171,7 +171,8 @@ def test_the_name_says_what_is_resized():
 def test_sizes_may_differ_everywhere():
     """Result, source, reference and mask of four sizes, none square."""
     item = sample(noise(0), noise(1, 30, 60), square(80, 96), target=noise(2, 60, 50))
-    metrics = [m for m in listing() if not needed_networks([m]) and "emu-output" not in m.needs]
+    metrics = [m for m in listing() if not needed_networks([m]) and "emu-output" not in m.needs
+               and not m.name.startswith("toyworld/")]  # fmt: skip
     found = list(score([item], metrics))
     assert len(found) == len(metrics) > 30
     assert {f.metric for f in found if f.status != "ok"} <= {

@@ -36,11 +36,11 @@ def add_parser(commands: Any) -> None:
         "benchmark", help="score a model, or finished pictures, on a benchmark", description=_NOTES
     )
     parser.add_argument(
-        "name", metavar="NAME",
-        help="emu-edit, emu-edit-validation, magicbrush, magicbrush-dev, anybench, gedit-en, "
-        "pie-bench, imgedit, toyworld",
+        "name", metavar="NAME", help="as emu-edit or toyworld; a wrong name lists all"
     )  # fmt: skip
-    parser.add_argument("--data", metavar="DIR", help="where its data is; toyworld needs none")
+    parser.add_argument(
+        "--data", metavar="DIR", help="where its data is (default: none, as for toyworld)"
+    )
     parser.add_argument(
         "--download",
         action="store_true",
@@ -61,8 +61,7 @@ def add_parser(commands: Any) -> None:
 def _add_editor_options(group: Any) -> None:
     group.add_argument(
         "--model", metavar="MODEL",
-        help="toyworld, a folder, a file or a downloaded owner/name; copy; roundtrip:MODEL "
-        "(default: toyworld)",
+        help="as of edit; or copy, or roundtrip:MODEL (default: toyworld)",
     )  # fmt: skip
     group.add_argument(
         "--pictures",
@@ -76,8 +75,7 @@ def _add_editor_options(group: Any) -> None:
     )  # fmt: skip
     group.add_argument(
         "--sweep", action="append", default=[], type=setting, metavar="OPTION=A,B,C",
-        help="a run for each value, as threshold=0,0.05,0.1; several options: all combinations "
-        "(default: no sweep)",
+        help="a run for each value, as threshold=0,0.1 (default: no sweep)",
     )  # fmt: skip
     group.add_argument(
         "--negative", type=plain, metavar="TEXT", help="what to avoid (default: the checkpoint's)"
@@ -92,7 +90,7 @@ def _add_editor_options(group: Any) -> None:
     group.add_argument(
         "--no-baselines",
         action="store_true",
-        help="leave out copy-input and round trip (default: measure them beside the model)",
+        help="leave out copy-input and round trip (default: both)",
     )
     group.add_argument(
         "--max-failed", type=float, default=0.2, metavar="X",
@@ -107,8 +105,7 @@ def _add_item_options(group: Any) -> None:
     group.add_argument("--limit", type=int, metavar="N", help="the first items only (default: all)")
     group.add_argument(
         "--chains", action="store_true",
-        help="each turn edits the last result and only the last one counts (default: every turn "
-        "edits the data's own picture)",
+        help="each turn edits the last result (default: the data's picture)",
     )  # fmt: skip
     group.add_argument(
         "--samples", type=int, default=30, metavar="N", help="toyworld: per category (default: 30)"
@@ -122,7 +119,7 @@ def _add_score_options(group: Any) -> None:
     )
     group.add_argument(
         "--judge", action="append", default=[], type=setting, metavar="OPTION=VALUE",
-        help="option of the stage judge, as url=http://127.0.0.1:8000/v1 (default: no judge)",
+        help="option of the judge, as url=http://HOST/v1 (default: no judge)",
     )  # fmt: skip
     group.add_argument(
         "--report", action="append", default=[], type=setting, metavar="OPTION=VALUE",

@@ -27,7 +27,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--report", action="append", default=[], type=setting, metavar="OPTION=VALUE",
-        help="failures=drop, pictures=link or none, size=PIXELS, megabytes=X, draws=N",
+        help="option of the report, as pictures=link (default: none)",
     )  # fmt: skip
     add_common_options(parser)
     parser.set_defaults(run=run)

@@ -89,7 +89,7 @@ class ClipEncoder(Encoder):
         return [self._text(row) if len(row) <= self.length else None for row in ids]
 
     def _text(self, ids: list[int]) -> np.ndarray:
-        rows = torch.tensor([ids], device=self.device)
+        rows = torch.tensor([ids], dtype=torch.int64, device=self.device)
         with torch.inference_mode(), no_autocast(self.device):
             pooled = self.model.text_model(input_ids=rows).pooler_output
             return self.model.text_projection(pooled)[0].cpu().numpy()

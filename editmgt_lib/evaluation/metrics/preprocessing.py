@@ -58,7 +58,7 @@ def structure_input(picture: Pixels, antialias: bool, scale: float) -> Tensor:
     small = torch.nn.functional.interpolate(
         pixels, (height, width), mode="bilinear", align_corners=False, antialias=antialias
     )
-    mean, std = (torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = _planes(IMAGENET_MEAN), _planes(IMAGENET_STD)
     return (small[0] * (scale / 255) - mean) / std
 
 
@@ -82,4 +82,9 @@ def _cropped(image: Image.Image) -> Image.Image:
 
 def _standardized(image: Image.Image, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     pixels = torch.from_numpy(np.array(image, dtype=np.float32)).movedim(-1, 0) / 255
-    return (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    return (pixels - _planes(mean)) / _planes(std)
+
+
+def _planes(values: tuple[float, ...]) -> Tensor:
+    """One value per channel [C, 1, 1]."""
+    return torch.tensor(values, dtype=torch.float32, device="cpu")[:, None, None]

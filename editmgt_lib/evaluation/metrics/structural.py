@@ -26,7 +26,7 @@ def ssim_map(first: Pixels, second: Pixels) -> np.ndarray:
     """
     if min(first.shape[:2]) <= _MARGIN:
         raise NotApplicable(f"a side has at most {_MARGIN} pixels")
-    a, b = (torch.tensor(p).movedim(-1, 0).double() / RANGE for p in (first, second))
+    a, b = (torch.from_numpy(np.float64(p)).movedim(-1, 0) / RANGE for p in (first, second))
     mean_a, mean_b, aa, bb, ab = _blurred(torch.stack((a, b, a * a, b * b, a * b)))
     spread = (aa - mean_a**2).clamp(min=0) + (bb - mean_b**2).clamp(min=0)
     luminance = (2 * mean_a * mean_b + _C1) / (mean_a**2 + mean_b**2 + _C1)
@@ -35,7 +35,7 @@ def ssim_map(first: Pixels, second: Pixels) -> np.ndarray:
 
 def _blurred(pictures: Tensor) -> Tensor:
     """Gaussian means of [N, C, H, W], edges reflected; one axis after the other."""
-    taps = torch.arange(-_MARGIN, _MARGIN + 1, dtype=torch.float64)
+    taps = torch.arange(-_MARGIN, _MARGIN + 1, dtype=torch.float64, device="cpu")
     weights = (-((taps / _SIGMA) ** 2) / 2).exp()
     weights /= weights.sum()
     pictures = torch.nn.functional.pad(pictures, (_MARGIN,) * 4, mode="reflect")

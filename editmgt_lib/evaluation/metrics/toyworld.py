@@ -16,10 +16,14 @@ IOU_THRESHOLD = 0.1
 
 def pair_of(sample: Sample) -> EditPair:
     """The pair that an item was drawn as. Raises NotApplicable if it is of another dataset."""
-    if "index" not in sample.extra or "category" not in sample.extra:
-        raise NotApplicable("only ToyWorld has it")
+    _require_toyworld(sample)
     extra = sample.extra
     return pair_at(extra["seed"], extra["index"], True, extra["category"])
+
+
+def _require_toyworld(sample: Sample) -> None:
+    if "index" not in sample.extra or "category" not in sample.extra:
+        raise NotApplicable("only ToyWorld has it")
 
 
 def _success(sample: Sample, _: Networks) -> float:
@@ -29,6 +33,7 @@ def _success(sample: Sample, _: Networks) -> float:
 
 def _outside(which: str) -> Callable[[Sample, Networks], float]:
     def measure(sample: Sample, _: Networks) -> float:
+        _require_toyworld(sample)
         result, source = (pixels / np.float32(255) for pixels in sample.pair("source"))
         return getattr(outside_error(result, source, sample.mask), which)
 
@@ -37,6 +42,7 @@ def _outside(which: str) -> Callable[[Sample, Networks], float]:
 
 def _overlap(which: str) -> Callable[[Sample, Networks], float]:
     def measure(sample: Sample, _: Networks) -> float:
+        _require_toyworld(sample)
         if sample.relevance is None:
             raise NotApplicable("the editor gives no map")
         edge = sample.mask.shape[0] // GRID
