@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from editmgt_lib.data.processes import Process
+from editmgt_lib.endpoints import is_refusal, transport
 from editmgt_lib.errors import InputError
 from editmgt_lib.evaluation.benchmark import Plan, run_benchmark
 from editmgt_lib.evaluation.items import Item, Score
@@ -24,13 +25,11 @@ from editmgt_lib.evaluation.judging import (
     between_runs,
     calibrate,
     check_judge,
-    endpoint,
     judge_run,
     read_published,
     scale,
 )
-from editmgt_lib.evaluation.judging.endpoint import Endpoint
-from editmgt_lib.evaluation.judging.parsing import Unreadable, is_refusal, read_lines, read_list
+from editmgt_lib.evaluation.judging.parsing import Unreadable, read_lines, read_list
 from editmgt_lib.evaluation.judging.pictures import area_512, judged_sizes
 from editmgt_lib.evaluation.judging.prompts import load_prompts
 from editmgt_lib.evaluation.judging.protocols import find_protocol, overall
@@ -590,9 +589,9 @@ def test_an_answer_that_never_ends():
             return b"x" * size
 
     with pytest.raises(TimeoutError):
-        endpoint._read(Endless(), monotonic() - 1)
+        transport._read(Endless(), monotonic() - 1, 1 << 23)
     with pytest.raises(HTTPException, match="more than"):
-        endpoint._read(Endless(), monotonic() + 60)
+        transport._read(Endless(), monotonic() + 60, 1 << 23)
 
 
 def test_a_judge_that_is_not_there(tmp_path):
@@ -647,20 +646,20 @@ def test_the_key_is_sent_and_nowhere_written(tmp_path, monkeypatch):
         assert {asked.headers["Authorization"] for asked in judge.asked} == {"Bearer open-sesame"}
     written = "".join(p.read_text() for p in tmp_path.rglob("*.json*"))
     assert "header was Bearer (key)" in written and "sesame" not in written
-    assert "sesame" not in repr(Endpoint.of(chosen))
+    assert "sesame" not in repr(chosen.endpoint())
 
 
 @pytest.mark.parametrize("url", ["//x/v1", "localhost:8000", "ftp://x/v1", "http://me:secret@x/v1"])
 def test_addresses_that_cannot_be(url):
     with pytest.raises(InputError, match="judge's address"):
-        Endpoint.of(JudgeOptions(url, "m"))
+        JudgeOptions(url, "m").endpoint()
 
 
 def test_addresses_are_completed():
     wanted = "http://x:8000/v1/chat/completions"
     for url in ("http://x:8000/v1", "http://x:8000/v1/", wanted):
-        assert Endpoint.of(JudgeOptions(url, "m")).url == wanted
-    asked = Endpoint.of(JudgeOptions("https://x/openai?api-version=1", "m")).url
+        assert JudgeOptions(url, "m").endpoint().url == wanted
+    asked = JudgeOptions("https://x/openai?api-version=1", "m").endpoint().url
     assert asked == "https://x/openai/chat/completions?api-version=1"
 
 

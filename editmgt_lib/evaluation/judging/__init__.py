@@ -1,7 +1,7 @@
 """Judging by a vision-language model behind an OpenAI-compatible server; door to the room.
 
-options -> prompts -> protocols (questions) -> asking (known answers, re-ask) -> endpoint (network)
--> replies -> parsing -> protocols (values) -> running (files)
+options -> prompts -> protocols (questions) -> asking (known answers, re-ask) -> `endpoints`
+(network) -> parsing -> protocols (values) -> running (files)
 """
 
 from .calibration import Calibration, calibrate, read_published

@@ -6,15 +6,13 @@ from dataclasses import dataclass, field
 from threading import Event
 from typing import Any
 
+from ...endpoints import Endpoint, Reply, data_uri, fingerprint, unreadable
 from ..items import Item
 from ..manifest import digest_of_texts
 from ..metrics.samples import Pixels
-from .endpoint import Endpoint
 from .options import Column
 from .parsing import Unreadable
-from .pictures import data_uri, fingerprint
 from .protocols import Question
-from .replies import Reply, unreadable
 
 Row = Mapping[str, Any]
 _AGAIN = (

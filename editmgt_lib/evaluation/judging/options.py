@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...checks import require_choice, require_number
+from ...endpoints import Endpoint
 from ...errors import InputError
 from ..manifest import digest_of_texts
 from ..pacing import MAX_FAILED
@@ -85,6 +86,11 @@ class JudgeOptions:
             json.dumps(dict(self.parameters), allow_nan=False)
         except (TypeError, ValueError) as error:
             raise InputError(f"judge parameters are no JSON: {error}; use plain values") from error
+
+    def endpoint(self) -> Endpoint:
+        """The judge's server. Raises InputError for a bad address or a missing key."""
+        tries = {"timeout": self.timeout, "retries": self.retries, "backoff": self.backoff}
+        return Endpoint.at(self.url, self.key_variable, "the judge", **tries)
 
     def request(self, repeat: int = 0) -> dict[str, Any]:
         """Parameters of a request besides model and messages."""

@@ -9,12 +9,6 @@ import re
 from collections.abc import Sequence
 
 _SCORE_LIST = re.compile(r"""["']score["']\s*:\s*(\[[^\[\]{}]*\])""")
-_REFUSALS = re.compile(
-    r"\b(i['’]?m sorry|i am sorry|i (can['’]?t|cannot|won['’]t)\b"
-    r"|(unable|not able) to (assist|help|comply|evaluate|rate|provide)"
-    r"|can(not|['’]t) (assist|help|comply)|against (my|the|our) (policy|policies|guidelines))",
-    re.IGNORECASE,
-)
 
 
 class Unreadable(Exception):
@@ -71,8 +65,3 @@ def _in_range(scores: Sequence[int], low: int, high: int) -> tuple[int, ...]:
         if not low <= score <= high:
             raise Unreadable(f"a score of {score}, outside {low} to {high}")
     return tuple(scores)
-
-
-def is_refusal(text: str) -> bool:
-    """Whether an unreadable answer declines to rate."""
-    return bool(_REFUSALS.search(text))

@@ -1,11 +1,6 @@
 """What a judge sees of an edit: sizes and bytes."""
 
-import hashlib
-from base64 import b64encode
-from io import BytesIO
 from math import sqrt
-
-from PIL import Image
 
 from ..metrics.samples import Pixels, resized
 
@@ -38,19 +33,3 @@ def shown(resize: str, source: Pixels, output: Pixels) -> dict[str, Pixels]:
     sizes = judged_sizes(resize, source.shape[1::-1], output.shape[1::-1])
     pictures = zip(("source", "result"), (source, output), sizes, strict=True)
     return {role: resized(pixels, size[::-1]) for role, pixels, size in pictures}
-
-
-def fingerprint(pixels: Pixels) -> str:
-    """Digest of size and pixels: unlike that of a file, the same whatever wrote the file."""
-    total = hashlib.sha256(repr(pixels.shape).encode())
-    total.update(pixels.tobytes())
-    return total.hexdigest()
-
-
-def data_uri(pixels: Pixels, encoding: str) -> str:
-    """Encode for a request; `encoding` is of ENCODINGS."""
-    kind = {"png": "png", "jpeg75": "jpeg"}[encoding]
-    file = BytesIO()
-    settings = {"quality": 75} if kind == "jpeg" else {}
-    Image.fromarray(pixels).save(file, kind.upper(), **settings)
-    return f"data:image/{kind};base64,{b64encode(file.getvalue()).decode()}"

@@ -16,7 +16,6 @@ from ..metrics.samples import Pixels, read_pixels
 from ..pacing import Pace, Progress
 from ..runs import RunFolder
 from .asking import Asker, Judged
-from .endpoint import Endpoint
 from .options import Column, JudgeOptions
 from .pictures import shown
 from .prompts import load_prompts
@@ -94,7 +93,7 @@ class _Writer:
 def check_judge(options: JudgeOptions) -> None:
     """Raise InputError for what is wrong before any question: prompts, address, key, `reuse`."""
     load_prompts(options.protocol, options.prompts)
-    Endpoint.of(options)
+    options.endpoint()
     for place in options.reuse:
         if not place.is_dir():
             raise InputError(f"there is no run in {place} to reuse answers of; check the folder")
@@ -116,7 +115,7 @@ def judge_run(
     """
     check_judge(options)
     column = Column(options, load_prompts(options.protocol, options.prompts))
-    protocol, endpoint = find_protocol(options.protocol), Endpoint.of(options)
+    protocol, endpoint = find_protocol(options.protocol), options.endpoint()
     jobs = _jobs(run, column, protocol)
     run.claim(f"judge {column.id}", {**column.described(), "url": endpoint.url}, free=("url",))
     writer = _Writer(run, column, protocol, _model_before(run, column))

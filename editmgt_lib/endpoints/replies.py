@@ -1,12 +1,13 @@
 """What an OpenAI-compatible server said, sorted into kinds; plain data in, plain data out."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...errors import InputError
-from .parsing import is_refusal
+from ..errors import InputError
+from .transport import Answer
 
 KINDS = ("ok", "refusal", "filter", "timeout", "malformed", "error")
 """An answer; the model declines; the provider's filter; no answer in time; an answer without
@@ -15,6 +16,12 @@ readable scores; anything else that the server or the line did.
 _FILTERS = ("content_filter", "content_policy", "responsibleai", "moderation", "data_inspection")
 _TEMPORARY = {408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529}
 _LONGEST = 300  # characters of a server's message that are kept
+_REFUSALS = re.compile(
+    r"\b(i['’]?m sorry|i am sorry|i (can['’]?t|cannot|won['’]t)\b"
+    r"|(unable|not able) to (assist|help|comply|evaluate|rate|provide)"
+    r"|can(not|['’]t) (assist|help|comply)|against (my|the|our) (policy|policies|guidelines))",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -42,20 +49,34 @@ class Reply:
     seconds: float = 0.0
 
 
-def read_reply(status: int, body: bytes, after: str | None = None) -> Reply:
-    """Sort an HTTP answer.
+def read_reply(answer: Answer, who: str, read: Callable[[str], Reply]) -> Reply:
+    """Sort an HTTP answer; `read` sorts the text of a good one.
 
     Raises InputError for what no other question will change: a refused key, an unknown model or
     address, a used-up quota.
     """
-    text = body.decode("utf-8", "replace")
-    if status != 200:
-        return _read_error(status, text, after)
+    text = answer.body.decode("utf-8", "replace")
+    if answer.status == 200 and (status := _status_within(text)):
+        answer = replace(answer, status=status)
+    return read(text) if answer.status == 200 else _read_error(answer, text, who)
+
+
+def _status_within(text: str) -> int:
+    """The status of an error inside a good answer, as some gateways put it; 0 for none."""
     try:
         content = json.loads(text)
-        if "error" in content and not content.get("choices"):  # as some gateways put it
-            code = content["error"].get("code")
-            return _read_error(code if isinstance(code, int) else 500, text, after)
+        if not content.get("error") or content.get("choices") or content.get("data"):
+            return 0
+        code = content["error"].get("code")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return 0
+    return code if isinstance(code, int) else 500
+
+
+def read_completion(text: str) -> Reply:
+    """Read a chat completion."""
+    try:
+        content = json.loads(text)
         choice = content["choices"][0]
         message = choice["message"]
         answer, refusal = _plain(message.get("content")), _plain(message.get("refusal"))
@@ -83,23 +104,24 @@ def _plain(value: Any) -> str:
     return str(value or "").encode("utf-8", "replace").decode()
 
 
-def _read_error(status: int, text: str, after: str | None) -> Reply:
+def _read_error(answer: Answer, text: str, who: str) -> Reply:
+    status = answer.status
     message = f"HTTP {status}: {_message(text)}"
     lowered = text.lower()
     if any(sign in lowered for sign in _FILTERS):
         return Reply("filter", message)
     if 300 <= status < 400:
-        raise InputError(f"the judge's address leads elsewhere ({message}); give the final one")
+        raise InputError(f"{who}'s address leads elsewhere ({message}); give the final one")
     if status in (401, 403):
         raise InputError(
-            f"the judge does not accept the key ({message}); check its environment variable"
+            f"{who} does not accept the key ({message}); check its environment variable"
         )
     if status == 404:
-        raise InputError(f"the judge knows no such model or address ({message}); check both")
+        raise InputError(f"{who} knows no such model or address ({message}); check both")
     if "insufficient_quota" in lowered:
-        raise InputError(f"the judge's quota is used up ({message}); run again to ask the rest")
+        raise InputError(f"{who}'s quota is used up ({message}); run again to ask the rest")
     kind = "timeout" if status in (408, 504, 524) else "error"
-    return Reply(kind, message, again=status in _TEMPORARY, after=_seconds(after))
+    return Reply(kind, message, again=status in _TEMPORARY, after=_seconds(answer.after))
 
 
 def _message(text: str) -> str:
@@ -125,3 +147,8 @@ def unreadable(reply: Reply, reason: str) -> Reply:
         return replace(reply, kind="refusal", reason=f"the model declined: {reply.text[:_LONGEST]}")
     cut = " (it was cut off by max_tokens)" if reply.finish == "length" else ""
     return replace(reply, kind="malformed", reason=f"the answer has {reason}{cut}")
+
+
+def is_refusal(text: str) -> bool:
+    """Whether an unreadable answer declines to answer."""
+    return bool(_REFUSALS.search(text))
