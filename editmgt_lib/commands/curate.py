@@ -23,12 +23,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("config", metavar="CONFIG", help="a TOML file, see docs/curation.md")
     parser.add_argument(
         "-o", "--out", metavar="DIR",
-        help="output folder; what is missing in it is done (default: CONFIG-curated beside CONFIG)",
+        help="output folder; a run in it goes on (default: CONFIG-curated)",
     )  # fmt: skip
     parser.add_argument("--stages", metavar="A,B", help="only these, by name (default: all)")
     parser.add_argument(
         "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE",
-        help="change a value, as keep.images.short_side='>= 512'; repeatable",
+        help="as keep.images.short_side='>= 512'; repeatable (default: none)",
     )  # fmt: skip
     parser.add_argument(
         "--dry-run", action="store_true",
