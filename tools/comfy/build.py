@@ -75,8 +75,13 @@ def portable(entry: dict[str, Any]) -> dict[str, Any]:
     entry = json.loads(json.dumps(entry))
     if entry["python_module"].startswith("custom_nodes."):
         entry["python_module"] = "custom_nodes.EditMGT"
+    wanted = entry["input"].get("required", {})
     if entry["name"] == "LoadImage":
-        entry["input"]["required"]["image"][0] = []
+        wanted["image"][0] = []
+    if entry["name"] == "EditMGT_LoadFolder":
+        wanted["folder"][1]["options"] = ["."]
+    if entry["name"] == "EditMGT_LoadLora":
+        wanted["lora"][1]["options"] = []
     return entry
 
 
