@@ -8,16 +8,21 @@ from typing import Any
 from ..checks import require_choice
 from ..errors import InputError
 from ..tables import build, read_toml, refuse_unknown, set_value
-from . import images, scoring
+from . import edits, images, instructions, scoring
 from .decide import LicenceRule, Limit, RemovalRule, Rule, parse_limits
+from .edits import EditOptions
 from .executor import EngineOptions
-from .sources import SourceConfig
+from .instructions import InstructionOptions
+from .sources import TOYWORLD, SourceConfig
 from .terms import USES
 from .verdicts import DuplicateOptions
 
 PRESETS = Path(__file__).parent / "presets"
 DEFAULT = "default"
-VALUES: Mapping[str, tuple[str, ...]] = {"images": images.VALUES, "scores": scoring.VALUES}
+VALUES: Mapping[str, tuple[str, ...]] = {
+    "images": images.VALUES, "scores": scoring.VALUES, "instructions": instructions.VALUES,
+    "edits": edits.VALUES,
+}  # fmt: skip
 """By stage, the values a threshold may be set for."""
 
 
@@ -31,7 +36,9 @@ class CurationConfig:
         removed: a text file with a SHA-256 a line, of files or pixels that must go.
         keep: thresholds by stage and value, see `decide.Limit`. They may change at any time.
         duplicates, engine: likewise.
-        scorers: back ends of the stage `scores`, by name.
+        scorers, writers, editors, judges: back ends by name. Without scorers, writers or editors
+            there is no stage `scores`, `instructions` or `edits`.
+        instructions, edits: options of these stages.
         preset: names in `presets` that this file changes; `keep` is merged.
     """
 
@@ -41,6 +48,11 @@ class CurationConfig:
     removed: str = ""
     duplicates: DuplicateOptions = field(default_factory=DuplicateOptions)
     scorers: Mapping[str, Any] = field(default_factory=dict)
+    writers: Mapping[str, Any] = field(default_factory=dict)
+    editors: Mapping[str, Any] = field(default_factory=dict)
+    judges: Mapping[str, Any] = field(default_factory=dict)
+    instructions: InstructionOptions = field(default_factory=InstructionOptions)
+    edits: EditOptions = field(default_factory=EditOptions)
     engine: EngineOptions = field(default_factory=EngineOptions)
     preset: str = DEFAULT
 
@@ -60,11 +72,15 @@ class CurationConfig:
             for name, text in table.items():
                 if not isinstance(text, str):
                     raise InputError(f"keep.{stage}.{name} is {text!r}; write text, as '>= 1024'")
+        if self.editors and not self.writers:
+            raise InputError("nobody writes instructions for the editors; add a [writers.NAME]")
         list(parse_limits(self.keep))  # refuse a bad one before hours of work
 
     def rules(self) -> list[Rule]:
         """What decides about rows, copies left out. Raises InputError."""
-        rules: list[Rule] = [LicenceRule(self.uses)] if self.uses else []
+        rules: list[Rule] = []
+        if self.uses:
+            rules += [LicenceRule(self.uses), LicenceRule(self.uses, "edits")]
         if self.removed:
             rules.append(RemovalRule(read_digests(Path(self.removed))))
         limits = parse_limits(self.keep)
@@ -144,4 +160,4 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 
 def _anchored(path: str, folder: Path) -> str:
-    return path if path.startswith("~") else str(folder.absolute() / path)
+    return path if path.startswith(("~", TOYWORLD)) else str(folder.absolute() / path)

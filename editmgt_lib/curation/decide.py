@@ -112,7 +112,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class LicenceRule:
-    """A row is kept if the terms of its source allow all of these uses."""
+    """A row is kept if the terms of its source allow all of these uses; of its editor, in edits."""
 
     uses: tuple[str, ...]
     stage: str = "sources"
@@ -122,10 +122,14 @@ class LicenceRule:
 
     def judge(self, row: Row) -> Decision:
         """As a `Rule`."""
-        if allowed(self.uses, Terms(row.origin.licence, row.origin.uses)):
+        terms = Terms(row.origin.licence, row.origin.uses)
+        if self.stage != "sources":
+            uses = tuple(row.value("edits.editor_uses", ()))
+            terms = Terms(row.value("edits.editor_licence", "unknown"), uses)
+        if allowed(self.uses, terms):
             return Decision()
         limit = f"allows {', '.join(self.uses)}"
-        return Decision(DROP, self.stage, "licence", row.origin.licence, limit)
+        return Decision(DROP, self.stage, "licence", terms.licence, limit)
 
 
 @dataclass(frozen=True)

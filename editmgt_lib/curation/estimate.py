@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from .assembly import Curation
 from .config import CurationConfig
@@ -17,6 +17,14 @@ from .store import line_bytes, pieces, read_manifest
 SAMPLE = 16  # rows measured, spread over the sources
 
 
+@runtime_checkable
+class Expecting(Protocol):
+    """A stage that asks others for work which can be counted beforehand."""
+
+    def expect(self, rows: int) -> tuple[str, int]:
+        """The work on so many rows, and the rows it leaves, both at most."""
+
+
 def plan_lines(config: CurationConfig, plan: Sequence[Stage], curation: Curation) -> Iterator[str]:
     """Describe a run in lines; reads listings and a few pictures, writes nothing."""
     rows, sample = 0, []
@@ -27,13 +35,22 @@ def plan_lines(config: CurationConfig, plan: Sequence[Stage], curation: Curation
         yield f"source {source.name}: {len(listed):,} rows; {_terms(source, licences)}"
         sample += [source.row(one) for one in _spread(listed)]
     shards = -(-rows // config.engine.shard_rows)
-    done = _written(curation, LISTING)
+    done, _ = _written(curation, LISTING)
     yield f"{rows:,} rows in {shards:,} shards, {done:,} listed already"
     for stage, rules in by_stage(config.rules()).items():
         yield f"keep after {stage}: {'; '.join(map(str, rules))}"
     for stage in plan:
-        left = max(0, rows - _written(curation, stage.name))
-        yield f"stage {stage.name}: {_cost(stage, _spread(sample), left, config)}"
+        done, spent = _written(curation, stage.name)
+        left = max(0, rows - done)
+        if stage.name == "images":
+            text = _measured(stage, _spread(sample), left, config)
+        else:
+            text = f"at most {left:,} rows, only those kept so far"
+            text += f", {duration(left * spent / done)} at the rate so far" if done else ""
+        if isinstance(stage, Expecting):
+            text += f"; {stage.expect(left)[0]}"
+            rows = stage.expect(rows)[1]
+        yield f"stage {stage.name}: {text}"
 
 
 def _terms(source: SourceConfig, licences: Mapping[str, int]) -> str:
@@ -52,15 +69,14 @@ def _spread(things: Sequence[Any]) -> Sequence[Any]:
     return [things[k * len(things) // SAMPLE] for k in range(SAMPLE)]
 
 
-def _written(curation: Curation, stage: str) -> int:
-    """Rows that a stage has looked at."""
+def _written(curation: Curation, stage: str) -> tuple[int, float]:
+    """Rows that a stage has looked at, and the seconds it took."""
     names = (name for shard in curation.shards for name in pieces(curation.folder, stage, shard))
-    return sum(read_manifest(curation.folder, name).rows for name in names)
+    manifests = [read_manifest(curation.folder, name) for name in names]
+    return sum(one.rows for one in manifests), sum(one.seconds for one in manifests)
 
 
-def _cost(stage: Stage, sample: Sequence[Row], left: int, config: CurationConfig) -> str:
-    if stage.name != "images":
-        return f"at most {left:,} rows, only those kept so far; cost not measured"
+def _measured(stage: Stage, sample: Sequence[Row], left: int, config: CurationConfig) -> str:
     if not left or not sample:
         return "nothing to do"
     start = time.monotonic()

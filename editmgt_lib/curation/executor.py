@@ -14,10 +14,10 @@ from itertools import groupby, islice
 from pathlib import Path
 
 from ..checks import require_number
-from ..errors import InputError, is_out_of_memory
+from ..errors import InputError
 from .assembly import Curation
 from .parquet_cells import read_cells
-from .rows import KEEP, Failure, Found, Row, Stage, Stored, Unavailable
+from .rows import KEEP, Failure, Found, Row, Stage, Stored, Unavailable, failure_of
 from .store import Manifest, PieceName, pieces, write_piece
 from .verdicts import read_decisions
 
@@ -117,18 +117,7 @@ def answer(stage: Stage, rows: Sequence[Row]) -> list[Found]:
     except Exception as error:
         if len(rows) > 1:
             return [answer(stage, [row])[0] for row in rows]
-        return [Found(failure=_failure(error))]
-
-
-def _failure(error: Exception) -> Failure:
-    own = getattr(error, "failure", None)
-    if isinstance(own, Failure):
-        return own
-    if is_out_of_memory(error):
-        return Failure("out_of_memory", str(error), lasting=False)
-    if isinstance(error, InputError):
-        return Failure("bad_input", str(error))
-    return Failure("error", f"{type(error).__name__}: {error}", lasting=False)
+        return [Found(failure=failure_of(error))]
 
 
 # --- workers ---

@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import EditMGTError, InputError
+from ..errors import EditMGTError, InputError, is_out_of_memory
 
 KEEP, DROP, FAILED = "keep", "drop", "failed"
 VERDICTS = (KEEP, DROP, FAILED)
@@ -68,6 +68,18 @@ class Failure:
     lasting: bool = True
 
 
+def failure_of(error: Exception) -> Failure:
+    """What an exception says of the row it was raised for; it may have a `failure` of its own."""
+    own = getattr(error, "failure", None)
+    if isinstance(own, Failure):
+        return own
+    if is_out_of_memory(error):
+        return Failure("out_of_memory", str(error), lasting=False)
+    if isinstance(error, InputError):
+        return Failure("bad_input", str(error))
+    return Failure("error", f"{type(error).__name__}: {error}", lasting=False)
+
+
 @dataclass(frozen=True, repr=False)
 class Found:
     """What one stage found about one row.
@@ -112,12 +124,14 @@ class Row:
         id: of source and key, the same in every run; draws and seeds are keyed by it.
         picture: the original. None if it could not even be located.
         found: by stage, in the order they ran.
+        split: the stage that made this row one of several.
     """
 
     id: str
     origin: Origin
     picture: Picture | None
     found: Mapping[str, Found] = field(default_factory=dict)
+    split: str = ""
 
     @property
     def root(self) -> str:
@@ -155,7 +169,7 @@ class Row:
         if not found.parts:
             return (replace(self, found={**self.found, stage: found}),)
         return tuple(
-            replace(self, id=f"{self.id}.{number}", found={**self.found, stage: part})
+            replace(self, id=f"{self.id}.{number}", found={**self.found, stage: part}, split=stage)
             for number, part in enumerate(found.parts)
         )
 

@@ -10,14 +10,18 @@ from .. import __version__
 from ..checks import require_choice
 from ..files import atomic_write_json
 from .assembly import Curation
+from .backends.registry import KINDS, Backends, read_backends
 from .config import CurationConfig
 from .decide import by_stage, decide
+from .edits import EditStage
 from .executor import Workers, due_rows, run_shard
 from .images import ImageStage
+from .instructions import InstructionStage
 from .rows import Found, Row, Stage
-from .scoring import Scorer, ScoreStage
+from .scoring import ScoreStage
 from .sources import STAGE as LISTING
 from .store import claim, claim_stage, remove_leftovers
+from .terms import allowed
 from .verdicts import StageTotals, decide_all, totals
 
 REPORT = "report.json"
@@ -93,6 +97,7 @@ def curate(
         "version": __version__,
         "rules": [str(rule) for rule in rules],
         "duplicates": asdict(config.duplicates),
+        "stand_ins": list(dict.fromkeys(open_backends(config).stand_ins)),
         "stages": [asdict(stage) for stage in found],
     }
     atomic_write_json(out / REPORT, summary)
@@ -101,25 +106,44 @@ def curate(
 
 def pipeline(config: CurationConfig) -> tuple[Stage, ...]:
     """The stages of a configuration, in order. Raises InputError for a back end that lacks."""
-    scorers = open_scorers(config)
-    return (ImageStage(), ScoreStage(scorers)) if scorers else (ImageStage(),)
-
-
-def open_scorers(config: CurationConfig) -> tuple[Scorer, ...]:
-    """The back ends of `[scorers.NAME]`. Raises InputError for what one of them lacks."""
-    if not config.scorers:
-        return ()
-    from .backends import read_backends
-
-    backends = read_backends({"scorers": config.scorers})
+    backends = open_backends(config)
     backends.check()
-    return tuple(backends.scorers.values())
+    stages: list[Stage] = [ImageStage()]
+    if backends.scorers:
+        stages.append(ScoreStage(tuple(backends.scorers.values())))
+    if backends.writers:
+        stages.append(InstructionStage(backends.writers, config.instructions))
+    if backends.editors:
+        stages.append(EditStage(backends.editors, backends.judges, config.edits))
+    return tuple(stages)
+
+
+def open_backends(config: CurationConfig) -> Backends:
+    """All back ends of a configuration. Raises InputError for a table that is wrong."""
+    return read_backends({role: getattr(config, role) for role in KINDS})
 
 
 def lacking(config: CurationConfig, plan: Sequence[Stage]) -> list[str]:
-    """What cannot be computed, a line each."""
+    """What cannot be computed or should not be relied on, a line each."""
     lines = [line for stage in plan for line in stage.missing]
-    return lines if config.scorers else [*lines, *ScoreStage().missing]
+    if not config.scorers:
+        lines += ScoreStage().missing
+    if not config.writers:
+        lines.append("no instructions are written; name who writes them, [writers.NAME]")
+    elif not config.editors:
+        lines.append("nothing is edited; name editors, [editors.NAME]")
+    backends = open_backends(config)
+    for name, editor in backends.editors.items():
+        if not allowed(config.uses, editor.terms):
+            lines.append(
+                f"edits by {name} will be dropped: its terms, {editor.terms.licence}, do not allow "
+                f"{', '.join(config.uses)}"
+            )
+    if stand_ins := dict.fromkeys(backends.stand_ins):
+        lines.append(
+            f"{', '.join(stand_ins)} only stand in: what comes of them is no curated data set"
+        )
+    return lines
 
 
 def _run_stage(

@@ -20,6 +20,7 @@ from .rows import Failure, Found, Origin, Row, Stored
 from .terms import USES, terms_of
 
 STAGE = "sources"
+TOYWORLD = "toyworld:"
 _COLUMNS = {
     "picture": (*PICTURE, *SOURCE, "path", "file", "filename"),
     "id": ("id", "key", "uid"),
@@ -37,7 +38,7 @@ class SourceConfig:
     Attributes:
         name: a plain word; part of the ids of its rows.
         path: a folder of pictures or of parquet files, a list (.jsonl, .csv) or a parquet file; a
-            relative one starts at the table's file.
+            relative one starts at the table's file. "toyworld:N": N scenes of the toy world.
         licence: of rows whose list states none: an SPDX id, or a name that `terms` knows.
         uses: what you are allowed; by default what the licence says, nothing if it is not known.
         most: rows to take, in order; 0 for all.
@@ -74,8 +75,24 @@ class SourceConfig:
             self.name, listed.key, licence, uses, cells.get("url", ""), cells.get("author", "")
         )
         failure = Failure("bad_path", listed.problem) if listed.problem else None
-        picture = None if failure else Stored(self.root / listed.file, listed.member)
+        picture = None if failure else self._stored(listed)
         return Row(row_id(self.name, listed.key), origin, picture, {STAGE: Found(failure=failure)})
+
+    def _stored(self, listed: "Listed") -> Stored:
+        if self.path.startswith(TOYWORLD):
+            return Drawn(Path(TOYWORLD), listed.member)
+        return Stored(self.root / listed.file, listed.member)
+
+
+@dataclass(frozen=True)
+class Drawn(Stored):
+    """A scene of the toy world, drawn when it is read. member: its number."""
+
+    def read(self) -> bytes:
+        """The encoded picture."""
+        from .backends.toyworld import toy_picture
+
+        return toy_picture(int(self.member))
 
 
 @dataclass(frozen=True)
@@ -110,6 +127,9 @@ def row_id(source: str, key: str) -> str:
 
 
 def _listed(source: SourceConfig) -> Iterator[Listed]:
+    if source.path.startswith(TOYWORLD):
+        yield from _toyworld(source)
+        return
     path = Path(source.path).expanduser()
     if path.is_dir():
         files = find_parquet(path)
@@ -125,6 +145,14 @@ def _listed(source: SourceConfig) -> Iterator[Listed]:
         yield from _list(path, source.root)
     else:
         raise InputError(f"source {source.name}: {path} is no folder, list or parquet file")
+
+
+def _toyworld(source: SourceConfig) -> Iterator[Listed]:
+    number = source.path.removeprefix(TOYWORLD)
+    if not number.isdecimal():
+        raise InputError(f"source {source.name}: path is {source.path!r}; write as toyworld:200")
+    for scene in range(int(number)):
+        yield Listed(f"{scene:06d}", member=str(scene))
 
 
 def _tree(root: Path) -> Iterator[Listed]:

@@ -10,11 +10,12 @@ from ..files import atomic_write_bytes
 from .assembly import Curation
 from .decide import CopyRule, Decision, ExclusionRule, Rule, by_stage, decide
 from .duplicates import Copy, Hashed, find_copies
-from .rows import DROP, FAILED, KEEP
+from .rows import DROP, FAILED, KEEP, VERDICTS, Row
 from .store import LINES, PieceName, line_bytes, read_lines, read_manifest, write_manifest
 
 FOLDER = "decisions"
 _SEPARATOR = "|"
+_MORE = "more"  # in place of a verdict
 _FIRST = 1 << 62  # as an area: the others are the copies
 
 
@@ -38,12 +39,23 @@ def decide_all(curation: Curation, rules: Sequence[Rule], duplicates: DuplicateO
     grouped = by_stage([ExclusionRule(excluded), *rules, CopyRule(copies)])
     for shard in curation.shards:
         name = PieceName(FOLDER, shard, 0)
-        decisions = [(row.id, decide(row, grouped)) for row in curation.rows(shard)]
+        rows = curation.rows(shard)
+        decisions = [(row.id, decide(row, grouped)) for row in rows]
         data = b"".join(line_bytes({"id": id, **_short(d)}) for id, d in decisions)
         if not _is_written(curation, name, data):
             atomic_write_bytes(name.path(curation.folder, LINES), data)
-            codes = Counter(_SEPARATOR.join((d.reached, d.verdict, d.reason)) for _, d in decisions)
+            codes = Counter(_code(d.reached, d.verdict, d.reason) for _, d in decisions)
+            # What a picture gives beyond one row is counted too: earlier stages saw the picture.
+            codes.update(_code(row.split, _MORE) for row in rows if _is_further(row))
             write_manifest(curation.folder, name, len(decisions), codes, 0)
+
+
+def _code(stage: str, verdict: str, reason: str = "") -> str:
+    return _SEPARATOR.join((stage, verdict, reason))
+
+
+def _is_further(row: Row) -> bool:
+    return bool(row.split) and not row.id.endswith(".0")
 
 
 def read_decisions(curation: Curation, shard: int) -> dict[str, Decision]:
@@ -127,15 +139,16 @@ def totals(curation: Curation, stages: Iterable[str]) -> list[StageTotals]:
             counts[reached, verdict, reason] += number
     names, result = list(stages), []
     for at, stage in enumerate(names):
-        beyond = {k: n for k, n in counts.items() if k[0] in names[at:]}
+        beyond = {k: n for k, n in counts.items() if k[0] in names[at:] and k[1] in VERDICTS}
         here = {k: n for k, n in beyond.items() if k[0] == stage}
+        more = sum(n for k, n in counts.items() if k[0] in names[at + 1 :] and k[1] == _MORE)
         dropped, failed = (
             sum(n for k, n in here.items() if k[1] == verdict) for verdict in (DROP, FAILED)
         )
         reasons = sorted(
             ((k[2], n) for k, n in here.items() if k[1] != KEEP), key=lambda r: (-r[1], r[0])
         )
-        seen = sum(beyond.values())
+        seen = sum(beyond.values()) - more
         kept = seen - dropped - failed
         result.append(StageTotals(stage, seen, kept, dropped, failed, dict(reasons)))
     return result

@@ -7,6 +7,8 @@ can be made, checked, described and sent to another process at no cost.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,8 +23,12 @@ Pixels = np.ndarray
 """uint8 [H, W, 3]."""
 Size = tuple[int, int]
 """Width and height."""
+ALONE = Lock()
+"""Held while a model works in this process: pipelines keep state that two threads would mix."""
 CATEGORIES = ("add", "replace", "remove", "color", "background change", "style", "motion change")
 """CrispEdit-2M's own names, as its `type` column has them."""
+
+NO_WISHES: Mapping[str, Mapping[str, str]] = MappingProxyType({})
 
 
 class NoAnswer(EditMGTError):
@@ -95,11 +101,13 @@ class Writer(Backend, Protocol):
         seed: int,
         pixels: Pixels | None = None,
         faults: Sequence[Mapping[str, str]] = (),
+        wishes: Mapping[str, Mapping[str, str]] = NO_WISHES,
     ) -> Answer:
         """Write so many instructions of each category.
 
         caption: values of `caption`. faults: earlier instructions that were refused:
-        {"category", "instruction", "reason"}. values: "instructions", a list of {"category",
+        {"category", "instruction", "reason"}. wishes: for variety, by category {"verb", "theme"};
+        a writer follows them where they fit. values: "instructions", a list of {"category",
         "instruction", "object", "caption"}; object: what it is about, caption: of the result, "" if
         unknown. Fewer may come than were asked for. Raises NoAnswer.
         """

@@ -14,7 +14,7 @@ import numpy as np
 from ...checks import require_choice
 from ...errors import InputError
 from ..terms import EDITORS, Terms
-from .base import Edited, NoAnswer, Pixels, Size, lacks, unavailable
+from .base import ALONE, Edited, NoAnswer, Pixels, Size, lacks, unavailable
 from .diffusers_profiles import PROFILES, Profile
 from .results import edited
 from .sizes import Sizing, place
@@ -87,10 +87,15 @@ class DiffusersEditor:
 
     def edit(self, pixels: Pixels, instruction: str, seed: int, size: Size | None = None) -> Edited:
         """See `Editor`."""
+        with ALONE:
+            return self._edit(self._pipeline, pixels, instruction, seed, size)
+
+    def _edit(
+        self, pipe: Any, pixels: Pixels, instruction: str, seed: int, size: Size | None
+    ) -> Edited:
         import torch
         from PIL import Image
 
-        pipe = self._pipeline
         image, prompt, accepted = self._arguments(type(pipe))
         placed = place((pixels.shape[1], pixels.shape[0]), self.sizing)
         width, height = placed.canvas

@@ -11,7 +11,7 @@ import numpy as np
 from ...checks import require_choice
 from ...errors import EditMGTError, InputError
 from ..terms import EDITORS, Terms
-from .base import Edited, Pixels, Size, unavailable
+from .base import ALONE, Edited, Pixels, Size, unavailable
 from .sizes import Sizing, resized
 
 if TYPE_CHECKING:
@@ -87,10 +87,11 @@ class EditMGTEditor:
         import torch
 
         image = torch.from_numpy(pixels.copy())[None]
-        result = self._model.edit(
-            image, instruction, seed=seed, fit_options=self.options.fit,
-            negative=self.options.negative, **self._given,
-        )  # fmt: skip
+        with ALONE:
+            result = self._model.edit(
+                image, instruction, seed=seed, fit_options=self.options.fit,
+                negative=self.options.negative, **self._given,
+            )  # fmt: skip
         made = (result.image[0] * 255).round().to(torch.uint8).numpy()
         got = (pixels.shape[1], pixels.shape[0])
         facts = {"seed": seed, "size": list(got), "notes": list(result.notes)}

@@ -42,6 +42,10 @@ that it can be meant for no other, and contradicts nothing in the description. V
 verbs. "object" is the thing the edit is about, as the description calls it ("picture" for style, \
 "background" for the background). "caption" is the description in one sentence as it holds after \
 the edit. Leave out a category that does not fit the picture."""
+_WISHES = """
+
+For variety, and only where it fits the picture, begin with this verb and take up this theme:
+{wishes}"""
 _FAULTS = """
 
 Earlier instructions were refused. Write better ones in their place:
@@ -98,11 +102,16 @@ def write_schema(counts: Mapping[str, int]) -> dict[str, Any]:
 
 
 def write_text(
-    caption: Mapping[str, Any], counts: Mapping[str, int], faults: Sequence[Mapping[str, str]]
+    caption: Mapping[str, Any],
+    counts: Mapping[str, int],
+    faults: Sequence[Mapping[str, str]],
+    wishes: Mapping[str, Mapping[str, str]],
 ) -> str:
     """The question for instructions."""
     rules = "\n".join(f"- {name}: {_RULES[name]}" for name in counts)
     text = _WRITE.format(caption=_json(caption), counts=_json(counts), rules=rules)
+    wishes = {name: dict(wishes[name]) for name in counts if name in wishes}
+    text += _WISHES.format(wishes=_json(wishes)) if wishes else ""
     return text + (_FAULTS.format(faults="\n".join(map(_json, faults))) if faults else "")
 
 
@@ -123,7 +132,7 @@ def _json(value: Any) -> str:
 
 DIGEST = hashlib.sha256(
     _json([
-        CAPTION, CAPTION_SCHEMA, _RULES, _WRITE, _FAULTS, write_schema({}), _COMPARE,
+        CAPTION, CAPTION_SCHEMA, _RULES, _WRITE, _WISHES, _FAULTS, write_schema({}), _COMPARE,
         COMPARE_SCHEMA, _RATE, RATE_SCHEMA, SCORE, SCORE_SCHEMA,
     ]).encode()
 ).hexdigest()[:16]  # fmt: skip

@@ -22,7 +22,7 @@ from ...toyworld.world import (
     render,
     sample_scene,
 )  # fmt: skip
-from .base import CATEGORIES, Answer, NoAnswer, Pixels
+from .base import CATEGORIES, NO_WISHES, Answer, NoAnswer, Pixels
 from .toyworld_reading import read_edit, read_scene
 
 OWN_NAMES: Mapping[str, str] = {
@@ -89,8 +89,9 @@ class ToyWriter(_Toy):
         seed: int,
         pixels: Pixels | None = None,
         faults: Sequence[Mapping[str, str]] = (),
+        wishes: Mapping[str, Mapping[str, str]] = NO_WISHES,
     ) -> Answer:
-        """See `Writer`; it needs the picture, and refused instructions are not written again."""
+        """See `Writer`. Needs the picture, repeats no refused instruction, draws words evenly."""
         if pixels is None:
             raise NoAnswer("no_picture", f"{self.name} writes from the picture, not from a caption")
         scene = self._scene(pixels)

@@ -5,7 +5,7 @@ from typing import Any
 
 from . import prompts
 from .asking import Asker, Question
-from .base import CATEGORIES, Answer, Pixels
+from .base import CATEGORIES, NO_WISHES, Answer, Pixels
 from .model_options import ModelOptions
 
 
@@ -46,10 +46,11 @@ class VlmWriter(_Model):
         seed: int,
         pixels: Pixels | None = None,
         faults: Sequence[Mapping[str, str]] = (),
+        wishes: Mapping[str, Mapping[str, str]] = NO_WISHES,
     ) -> Answer:
         """See `Writer`."""
         counts = {name: counts[name] for name in CATEGORIES if counts.get(name, 0) > 0}
-        text = prompts.write_text(caption, counts, faults)
+        text = prompts.write_text(caption, counts, faults, wishes)
         shown = () if pixels is None else (pixels,)
         schema = prompts.write_schema(counts)
         return self.asker.ask(Question("instructions", text, schema, shown, seed))
