@@ -51,6 +51,9 @@ class Aesthetic:
     def __init__(self):
         self.calls = 0
 
+    def check(self):
+        pass
+
     def describe(self):
         return {"version": 1}
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from editmgt_lib.cli import main
 from editmgt_lib.curation import images, run
+from editmgt_lib.curation.backends import Backends
 from editmgt_lib.curation.config import PRESETS, config_from, load_config, preset_names
 from editmgt_lib.curation.run import curate
 from editmgt_lib.errors import InputError
@@ -151,7 +152,8 @@ def test_a_moved_threshold_computes_nothing(pictures, reference, tmp_path, monke
 
 def test_rows_that_come_into_question_later_are_scored_then(pictures, tmp_path, monkeypatch):
     scorer, out = Aesthetic(), tmp_path / "out"
-    monkeypatch.setattr(run, "open_scorers", lambda config: (scorer,))
+    backends = Backends({}, {}, {}, {"mean": scorer})
+    monkeypatch.setattr(run, "open_backends", lambda config: backends)
     scored = {"scorers": {"mean": {}}}
     *_, stage = curate(config(pictures, **scored), out)
     assert scorer.calls == stage.seen == 14

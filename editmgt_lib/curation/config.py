@@ -9,7 +9,7 @@ from ..checks import require_choice
 from ..errors import InputError
 from ..tables import build, read_toml, refuse_unknown, set_value
 from . import edits, images, instructions, scoring
-from .decide import LicenceRule, Limit, RemovalRule, Rule, parse_limits
+from .decide import LicenceRule, RemovalRule, Rule, parse_limits
 from .edits import EditOptions
 from .executor import EngineOptions
 from .instructions import InstructionOptions
@@ -78,16 +78,17 @@ class CurationConfig:
 
     def rules(self) -> list[Rule]:
         """What decides about rows, copies left out. Raises InputError."""
-        rules: list[Rule] = []
-        if self.uses:
-            rules += [LicenceRule(self.uses), LicenceRule(self.uses, "edits")]
+        rules: list[Rule] = [LicenceRule(self.uses)] if self.uses else []
+        if self.uses and self.editors:
+            rules.append(LicenceRule(self.uses, "edits"))
         if self.removed:
             rules.append(RemovalRule(read_digests(Path(self.removed))))
-        limits = parse_limits(self.keep)
-        if self.scorers:
-            return [*rules, *limits]
-        # Without that stage, its limits only record what was not scored, or drop what must be.
-        return [*rules, *(replace(x, after="images") if _of_scores(x) else x for x in limits)]
+        limits = list(parse_limits(self.keep))
+        if not self.scorers:
+            # Without that stage, its limits only record what was not scored, or drop what must be.
+            limits = [replace(x, after="images") if x.stage == "scores" else x for x in limits]
+        present = {"instructions": self.writers, "edits": self.editors}
+        return [*rules, *(limit for limit in limits if present.get(limit.stage, True))]
 
 
 def load_config(path: Path, changes: Sequence[str] = ()) -> CurationConfig:
@@ -143,10 +144,6 @@ def read_digests(path: Path) -> frozenset[str]:
         if len(word) != 64 or set(word) - set("0123456789abcdef"):
             raise InputError(f"{path}: {word!r} is no SHA-256; write 64 hexadecimal digits a line")
     return frozenset(words)
-
-
-def _of_scores(limit: Limit) -> bool:
-    return limit.stage == "scores"
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,17 +37,21 @@ class InstructionOptions:
         balance: weights of categories, 1 where none is given.
         tries: questions at most; after the first, only for what had faults.
         seed: of all draws.
+        most_alike: of a category and about the same object, kept in the whole curation; 0: all. May
+            change at any time.
     """
 
     per_picture: int = 2
     balance: Mapping[str, float] = field(default_factory=dict)
     tries: int = 3
     seed: int = 0
+    most_alike: int = 0
 
     def __post_init__(self) -> None:
         require_number("per_picture", self.per_picture, 1, 50, whole=True)
         require_number("tries", self.tries, 1, 10, whole=True)
         require_number("seed", self.seed, 0, 2**63 - 1, whole=True)
+        require_number("most_alike", self.most_alike, 0, whole=True)
         for name, weight in self.balance.items():
             require_choice("balance", name, CATEGORIES)
             require_number(f"balance.{name}", weight, 0)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .wording import find, matching, plain, words
+from .wording import COLOURS, find, matching, plain, words
 
 CONFIRMED, REFUTED, UNCHECKED = "confirmed", "refuted", "unchecked"
 NAMING = ("replace", "remove", "color", "motion change")
@@ -23,12 +23,15 @@ _RELATIONS: Mapping[str, tuple[str, int]] = {
 _SIDE = rf"(?:{'|'.join(_SIDES)}|cent(?:er|re)|middle)"
 _WHOLE = r"the (?:picture|image|photo|photograph|scene|frame)"
 _AREA = r"(?:side|corner|edge|half|part|area|third)"
+_AFTER = rf"and|with|to|into|for|by|from|so|should|{'|'.join(sorted(COLOURS))}"
 _PLACE = re.compile(
     rf"\b(?:on|at|in|to|from|near|towards?|into) the (?:far |very )?({_SIDE}(?:[ -]{_SIDE})?)"
-    rf"(?= {_AREA}\b| of {_WHOLE}|\s*(?:$|[.,;:!])| (?:and|with|to|into|for|by|from|so|should)\b)"
+    # else it is the side of a thing: "in the left hand"
+    rf"(?= {_AREA}\b| of {_WHOLE}|\s*(?:$|[.,;:!])| (?:{_AFTER})\b)"
 )
 _RELATION = re.compile(rf"\b({'|'.join(_RELATIONS)})\b(?! {_WHOLE})")
 _RESULT = re.compile(r"\b(?:with|for|into|by)\b")
+_DEPTH = re.compile(r"\b(?:foreground|background)\b")
 _SPATIAL = re.compile(rf"\b{_SIDE}\b|{_RELATION.pattern}")
 
 
@@ -50,10 +53,10 @@ def check_places(
     not say where it is.
     """
     text = plain(instruction)
+    if category not in NAMING:
+        return UNCHECKED if _SPATIAL.search(_DEPTH.sub("", text)) else ""
     if not _SPATIAL.search(text):
         return ""
-    if category not in NAMING:
-        return UNCHECKED
     source = _about_source(category, text)
     wheres = [position(str(one.get("where", ""))) for one in matching(name, objects)]
     claims = [position(match[1]) for match in _PLACE.finditer(source)] + _adjectives(source, name)

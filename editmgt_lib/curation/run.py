@@ -86,12 +86,12 @@ def curate(
     tell(f"{new:,} new rows listed")
     for line in lacking(config, plan):
         tell(line)
-    decide_all(curation, rules, config.duplicates)
+    decide_all(curation, rules, config.duplicates, config.instructions.most_alike)
     for stage in plan:
         if stages is None or stage.name in stages:
             claim_stage(out, stage.name, stage.settings)
             if _run_stage(curation, stage, config, show or _ignored):
-                decide_all(curation, rules, config.duplicates)
+                decide_all(curation, rules, config.duplicates, config.instructions.most_alike)
     found = totals(curation, (LISTING, *names))
     summary = {
         "version": __version__,

@@ -138,9 +138,16 @@ def _unnamed(one: Proposal) -> bool:
 
 
 def _absent(one: Proposal) -> bool:
-    if one.category not in NAMING or matching(one.object, one.objects):
+    name, told = words(one.object), words(one.caption)
+    if one.category not in NAMING or find(name, told) >= 0:
         return False
-    return find(words(one.object), words(one.caption)) < 0
+    found = matching(one.object, one.objects)
+    said = COLOURS & set(name)
+    if not found or any(said & set(words(other["name"])) for other in found):
+        return not found
+    # A "blue cup", when the caption speaks of a red cup and the list of a cup.
+    shown = {word for word, after in zip(told, told[1:], strict=False) if after == name[-1]}
+    return bool(said and COLOURS & shown) and not said & shown
 
 
 def _present(one: Proposal) -> bool:
@@ -187,7 +194,8 @@ def _same_colours(said: list[str], names: Sequence[list[str]]) -> bool:
 
 
 def _subtle(one: Proposal) -> bool:
-    return _SUBTLE.search(plain(one.instruction)) is not None
+    # "slightly to the right" of something is a good place to add a thing at
+    return one.category != "add" and _SUBTLE.search(plain(one.instruction)) is not None
 
 
 CHECKS: Mapping[str, Check] = {

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..files import atomic_write_bytes
 from .assembly import Curation
+from .crowding import Crowd
 from .decide import CopyRule, Decision, ExclusionRule, Rule, by_stage, decide
 from .duplicates import Copy, Hashed, find_copies
 from .rows import DROP, FAILED, KEEP, VERDICTS, Row
@@ -32,15 +33,22 @@ class DuplicateOptions:
     mirrored: bool = True
 
 
-def decide_all(curation: Curation, rules: Sequence[Rule], duplicates: DuplicateOptions) -> None:
-    """Judge every row by all that was found so far, and write the verdicts."""
+def decide_all(
+    curation: Curation, rules: Sequence[Rule], duplicates: DuplicateOptions, most_alike: int = 0
+) -> None:
+    """Judge every row by all that was found so far, and write the verdicts.
+
+    most_alike: instructions of a category and about the same object that are kept, in the order of
+    the rows; 0: all.
+    """
     excluded = frozenset(name for name, source in curation.sources.items() if source.exclude)
     copies = _copies(curation, rules, duplicates, excluded)
     grouped = by_stage([ExclusionRule(excluded), *rules, CopyRule(copies)])
+    crowd = Crowd(most_alike)
     for shard in curation.shards:
         name = PieceName(FOLDER, shard, 0)
         rows = curation.rows(shard)
-        decisions = [(row.id, decide(row, grouped)) for row in rows]
+        decisions = [(row.id, crowd.thinned(row, decide(row, grouped))) for row in rows]
         data = b"".join(line_bytes({"id": id, **_short(d)}) for id, d in decisions)
         if not _is_written(curation, name, data):
             atomic_write_bytes(name.path(curation.folder, LINES), data)
