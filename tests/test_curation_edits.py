@@ -279,12 +279,13 @@ def test_the_number_of_workers_changes_no_edit(tmp_path):
     assert [p.read_bytes() for p in zips[0]] == [p.read_bytes() for p in zips[1]] != []
 
 
-def test_terms_of_an_editor_drop_its_pairs_only_afterwards(tmp_path):
+def test_terms_of_an_editor_drop_its_pairs_only_afterwards(tmp_path, monkeypatch):
     folder, out = save_pictures(tmp_path / "p", 2), tmp_path / "out"
     research = made(editors=[FakeEditor("k", terms=Terms("NC", ("publish",)))])
     assert start(folder, out, research)[-1].kept == 4
     *_, stage = start(folder, out, research, uses=["publish", "train"])
     assert (stage.kept, stage.reasons) == (0, {"licence": 4})
+    monkeypatch.setattr(run, "open_backends", lambda _: research)
     uses = config(folder, research, uses=["publish", "train"])
     assert any("edits by k will be dropped" in line for line in lacking(uses, pipeline(uses)))
 
