@@ -3,6 +3,7 @@
 import re
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ if sys.version_info < (3, 11):
 
 from editmgt_lib import cli
 from editmgt_lib.curation.config import VALUES, config_from
+from editmgt_lib.curation.edits import EditOptions
+from editmgt_lib.curation.instructions import InstructionOptions
 from editmgt_lib.curation.terms import SOURCES, terms_of
+from editmgt_lib.curation.variety import THEMES
 from editmgt_lib.curation.verdicts import DuplicateOptions
 from editmgt_lib.tables import toml_reader
 
@@ -48,6 +52,10 @@ def test_tables_are_understood(block):
     made = config_from({**SOURCE, **toml_reader().loads(block)})
     if "[duplicates]" in block:
         assert made.duplicates == DuplicateOptions()
+    if "[edits]" in block:
+        assert made.edits == EditOptions()
+    if "[instructions]" in block:
+        assert replace(made.instructions, balance={}) == InstructionOptions()
 
 
 def test_defaults_are_those_of_the_preset():
@@ -56,6 +64,21 @@ def test_defaults_are_those_of_the_preset():
     assert stated == keep
     also = re.search(r"Also measured, without a default: (.*?)\. A threshold", TEXT, re.DOTALL)[1]
     assert {*re.findall(r"`(\w+)`", also), *keep} == set(VALUES["images"])
+
+
+def test_faults_and_their_defaults_are_those_of_the_library():
+    rows = table("`[keep.instructions]`")
+    stated = {name.strip("`"): text.strip("`") for name, text, _ in rows}
+    assert stated == config_from(SOURCE).keep["instructions"]
+    assert {*stated, "words", "tries"} == set(VALUES["instructions"])
+
+
+def test_the_numbers_of_wishes_are_those_of_the_lists():
+    kinds = ("style", "background change", "add")
+    numbers = re.search(
+        r"style out of (\d+), a place out of (\d+), a kind of\s+\w+ out of (\d+)", TEXT
+    )
+    assert [int(n) for n in numbers.groups()] == [len(THEMES[kind]) for kind in kinds]
 
 
 def test_terms_are_those_of_the_library():

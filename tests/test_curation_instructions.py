@@ -1,5 +1,6 @@
 """Instructions: what code finds wrong with them, how they are asked for, and what is written."""
 
+import json
 import shutil
 import sys
 from collections import Counter
@@ -10,7 +11,7 @@ import pytest
 if sys.version_info < (3, 11):
     pytest.importorskip("tomli")
 
-from editmgt_lib.curation.backends import CATEGORIES, NoAnswer, toyworld
+from editmgt_lib.curation.backends import CATEGORIES, NoAnswer, prompts, toyworld
 from editmgt_lib.curation.instructions import InstructionOptions, InstructionStage
 from editmgt_lib.curation.places import check_places, position
 from editmgt_lib.curation.rows import Origin, Row
@@ -63,6 +64,7 @@ def test_a_good_instruction_has_no_fault(category):
         ("category", "motion change", "Delete the cup", "cup"),
         ("category", "style", "Insert a cup of tea", "cup"),
         ("category", "replace", "Replace the background with a beach", "background"),
+        ("category", "extend", "Extend the cup to the right", "cup"),
         ("several", "remove", "Remove the cup and add a spoon", "cup"),
         ("several", "color", "Make the cup green. Then make the table blue.", "cup"),
         ("unnamed", "remove", "Remove it from here", "cup"),
@@ -224,6 +226,13 @@ def test_weights_are_expected_shares():
         total.update(counts)
     assert total.keys() == {"add", "style"} and abs(total["add"] - 1500) < 60
     assert draw_counts(0, "row", 14, {}) == dict.fromkeys(CATEGORIES, 2)
+
+
+def test_a_model_is_told_verbs_and_themes_of_what_is_asked():
+    wishes = draw_wishes(0, "row", dict.fromkeys(CATEGORIES, 1))
+    text = prompts.write_text({}, {"add": 1}, (), wishes)
+    assert json.dumps({"add": wishes["add"]}) in text
+    assert "For variety" not in prompts.write_text({}, {"add": 1}, (), {})
 
 
 def test_verbs_and_themes_come_out_even():

@@ -117,6 +117,8 @@ def _refusal(one: Proposal) -> bool:
 
 
 def _category(one: Proposal) -> bool:
+    if one.category not in _SIGNS:
+        return True
     about = words(one.object)
     if about == ["background"] and one.category in ("replace", "remove", "color", "style"):
         return True
