@@ -104,6 +104,7 @@ class FakeJudge(FakeBackend):
         self.answer = answer
 
     def compare(self, before, first, second, instruction, category):
+        assert instruction and category in GOOD
         self.called(before.shape, int(first.max()), int(second.max()))
         one, other = int(first.max()), int(second.max())
         better = "tie" if one == other else "first" if one > other else "second"

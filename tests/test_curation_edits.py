@@ -362,6 +362,7 @@ def test_everything_runs_offline(tmp_path):
     assert found["scores"].kept == 3 and found["edits"].seen >= 1 and not found["edits"].failed
     [first, *_] = lines(out, "edits")
     assert {one["failure"] for one in first["values"]["candidates"]} == {""}
+    assert {line["values"]["judge"] for line in lines(out, "edits")} == {"toy"}
     assert first["values"]["editor_licence"] == "Apache-2.0" and len(first["pictures"]) == 2
     report = json.loads((out / "report.json").read_text())
     assert set(report["stand_ins"]) == {"toy", *editors}

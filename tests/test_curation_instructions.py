@@ -59,12 +59,12 @@ def test_a_good_instruction_has_no_fault(category):
         ("junk", "remove", "Remove the cup as on https://x.example", "cup"),
         ("refusal", "remove", "I\u2019m sorry, I can\u2019t remove the cup", "cup"),
         ("refusal", "add", "As an AI I add no spoon", "spoon"),
-        ("category", "add", "Remove the cup", "cup"),
-        ("category", "remove", "Replace the cup with a jug", "cup"),
-        ("category", "motion change", "Delete the cup", "cup"),
-        ("category", "style", "Insert a cup of tea", "cup"),
-        ("category", "replace", "Replace the background with a beach", "background"),
-        ("category", "extend", "Extend the cup to the right", "cup"),
+        ("misfiled", "add", "Remove the cup", "cup"),
+        ("misfiled", "remove", "Replace the cup with a jug", "cup"),
+        ("misfiled", "motion change", "Delete the cup", "cup"),
+        ("misfiled", "style", "Insert a cup of tea", "cup"),
+        ("misfiled", "replace", "Replace the background with a beach", "background"),
+        ("misfiled", "extend", "Extend the cup to the right", "cup"),
         ("several", "remove", "Remove the cup and add a spoon", "cup"),
         ("several", "color", "Make the cup green. Then make the table blue.", "cup"),
         ("unnamed", "remove", "Remove it from here", "cup"),
@@ -337,6 +337,8 @@ def test_values_of_a_part_are_those_of_the_contract(row):
         "words", "spatial",
     } <= part.values.keys()  # fmt: skip
     assert (part.values["writer"], part.values["words"]) == ("w", 3)
+    assert (part.values["category"], part.values["spatial"]) == ("remove", "")
+    assert all(part.values[name] == 0 for name in (*CHECKS, "unasked", "repeated"))
     assert found.values["raw"] == [{"cost": 1}, {"cost": 2}]
     assert found.values["asked"] == {"remove": 1} and found.values["objects"] == OBJECTS
 
@@ -419,6 +421,19 @@ def test_the_number_of_workers_changes_nothing(tmp_path):
     for stage in ("instructions", "decisions"):
         one, three = (lines(tmp_path / str(workers), stage) for workers in (1, 3))
         assert one == three != []
+
+
+def test_the_report_counts_what_kept_instructions_are_about(tmp_path):
+    bad = instruction("remove", "Remove the dog", "dog")
+    writer = FakeWriter(tries=[[bad, instruction("remove"), instruction("style")]])
+    folder, out = save_pictures(tmp_path / "p", 3), tmp_path / "out"
+    start(folder, out, backends([writer]), instructions={"tries": 1, "per_picture": 14})
+    assert json.loads((out / "report.json").read_text())["words"] == {
+        "remove": {"rows": 3, "objects": 1, "top_objects": [["cup", 3]],
+                   "top_first_words": [["remove", 3]]},
+        "style": {"rows": 3, "objects": 1, "top_objects": [["picture", 3]],
+                  "top_first_words": [["turn", 3]]},
+    }  # fmt: skip
 
 
 def test_too_many_of_a_kind_are_dropped_in_the_order_of_rows(tmp_path):

@@ -1,13 +1,16 @@
 """Not too many instructions about the same thing: what one picture alone cannot say."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from .decide import Decision
 from .rows import DROP, Row
 from .wording import words
 
 STAGE = "instructions"
+_NAMED = 5  # most frequent words that a summary names
 
 
 @dataclass
@@ -33,6 +36,34 @@ class Crowd:
             decision, verdict=DROP, stage=STAGE, reason="common", measured=self._counts[name],
             limit=f"<= {self.most}", reached=STAGE,
         )  # fmt: skip
+
+
+def summarize_words(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
+    """Count instructions by category, with the commonest objects and first words.
+
+    Rows without an instruction are left out.
+    """
+    first: dict[str, Counter[str]] = {}
+    objects: dict[str, Counter[str]] = {}
+    for row in rows:
+        if STAGE in row.found:
+            category, text, name = (
+                row.value(f"{STAGE}.{key}", "") for key in ("category", "instruction", "object")
+            )
+            first.setdefault(category, Counter())[" ".join(words(text)[:1])] += 1
+            objects.setdefault(category, Counter())[" ".join(words(name))] += 1
+    return {
+        name: {
+            "rows": first[name].total(), "objects": len(objects[name]),
+            "top_objects": _top(objects[name]), "top_first_words": _top(first[name]),
+        }
+        for name in sorted(first)
+    }  # fmt: skip
+
+
+def _top(counts: Counter[str]) -> list[list[Any]]:
+    ordered = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+    return [list(one) for one in ordered[:_NAMED]]
 
 
 def _until(row: Row) -> tuple[str, ...]:

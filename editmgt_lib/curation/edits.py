@@ -13,7 +13,7 @@ from ..data.rows import key_of
 from ..endpoints.pictures import encoded
 from ..errors import InputError
 from .backends.base import Editor, Judge, NoAnswer, Pixels, seed_of
-from .backends.sizes import Size, resized, working_size
+from .backends.sizes import resized, working_size
 from .choosing import Choice, choose
 from .decoding import decode_picture
 from .instructions import joined
@@ -107,38 +107,40 @@ class EditStage:
         return [self._found(row) for row in rows]
 
     def _found(self, row: Row) -> Found:
-        instruction, category = (
-            row.value(f"instructions.{k}") for k in ("instruction", "category")
-        )
+        instruction = row.value("instructions.instruction")
         if not instruction:
             raise InputError(f"row {row.id} has no instruction; run the stage instructions first")
-        rgb = decode_picture(row.encoded()).rgb
-        before = resized(rgb, self._size((rgb.shape[1], rgb.shape[0])))
+        before = self._before(row)
         asked = product(self.editors.values(), range(self.options.tries))
         candidates = [self._candidate(row, *one, before, instruction) for one in asked]
         told = {"candidates": [one.told for one in candidates]}
         done = [one for one in candidates if one.pixels is not None]
         if not done:
             return Found(told, failure=joined([c.failure for c in candidates if c.failure]))
-        ranks = draws(self.options.seed, key_of(row.id), "edits").permutation(len(done))
-        results = [one.pixels for one in done]
-        judges, category = list(self.judges.values()), row.value("instructions.category")
-        choice = choose(judges, before, results, instruction, category, ranks.tolist())
+        choice = self._choice(row, before, done)
         best, *others = (done[index] for index in choice.order)
-        pictures = {"edited": encoded(best.pixels)}
+        pictures, told["chosen"] = {"edited": encoded(best.pixels)}, candidates.index(best)
         if others:
             pictures["other"] = encoded(others[0].pixels)
             told["second"] = candidates.index(others[0])
-        told["chosen"] = candidates.index(best)
         return Found({**_of_winner(best, before), **_of_choice(choice), **told}, pictures)
 
-    def _size(self, size: Size) -> Size:
-        """The size of a pair: what every editor takes without scaling it down."""
-        least = self.options.short_side
-        if least and min(size) > least:
-            scale = least / min(size)
+    def _before(self, row: Row) -> Pixels:
+        """The picture in the size of its pair: what every editor takes without scaling it down."""
+        rgb = decode_picture(row.encoded()).rgb
+        size, short = (rgb.shape[1], rgb.shape[0]), self.options.short_side
+        if short and min(size) > short:
+            scale = short / min(size)
             size = (round(size[0] * scale), round(size[1] * scale))
-        return working_size(size, [editor.sizing for editor in self.editors.values()])
+        return resized(rgb, working_size(size, [one.sizing for one in self.editors.values()]))
+
+    def _choice(self, row: Row, before: Pixels, done: Sequence[_Candidate]) -> Choice:
+        results = [one.pixels for one in done if one.pixels is not None]
+        ranks = draws(self.options.seed, key_of(row.id), "edits").permutation(len(done))
+        return choose(
+            list(self.judges.values()), before, results, row.value("instructions.instruction"),
+            row.value("instructions.category"), ranks.tolist(),
+        )  # fmt: skip
 
     def _candidate(
         self, row: Row, editor: Editor, attempt: int, before: Pixels, instruction: str

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -12,17 +12,18 @@ from ..files import atomic_write_json
 from .assembly import Curation
 from .backends.registry import KINDS, Backends, read_backends
 from .config import CurationConfig
+from .crowding import summarize_words
 from .decide import by_stage, decide
 from .edits import EditStage
 from .executor import Workers, due_rows, run_shard
 from .images import ImageStage
 from .instructions import InstructionStage
-from .rows import Found, Row, Stage
+from .rows import KEEP, Found, Row, Stage
 from .scoring import ScoreStage
 from .sources import STAGE as LISTING
 from .store import claim, claim_stage, remove_leftovers
 from .terms import allowed
-from .verdicts import StageTotals, decide_all, totals
+from .verdicts import StageTotals, decide_all, read_decisions, totals
 
 REPORT = "report.json"
 Report = Callable[[str], None]
@@ -99,6 +100,7 @@ def curate(
         "duplicates": asdict(config.duplicates),
         "stand_ins": list(dict.fromkeys(open_backends(config).stand_ins)),
         "stages": [asdict(stage) for stage in found],
+        "words": summarize_words(_kept(curation)),
     }
     atomic_write_json(out / REPORT, summary)
     return found
@@ -144,6 +146,12 @@ def lacking(config: CurationConfig, plan: Sequence[Stage]) -> list[str]:
             f"{', '.join(stand_ins)} only stand in: what comes of them is no curated data set"
         )
     return lines
+
+
+def _kept(curation: Curation) -> Iterator[Row]:
+    for shard in curation.shards:
+        decisions = read_decisions(curation, shard)
+        yield from (row for row in curation.rows(shard) if decisions[row.id].verdict == KEEP)
 
 
 def _run_stage(

@@ -116,7 +116,7 @@ def _refusal(one: Proposal) -> bool:
     return _REFUSAL.search(plain(one.instruction)) is not None
 
 
-def _category(one: Proposal) -> bool:
+def _misfiled(one: Proposal) -> bool:
     if one.category not in _SIGNS:
         return True
     about = words(one.object)
@@ -204,7 +204,7 @@ CHECKS: Mapping[str, Check] = {
     "length": Check(f"it has fewer than {FEWEST} or more than {MOST} words", _length),
     "junk": Check("it holds signs that belong in no plain English sentence", _junk),
     "refusal": Check("it is no instruction", _refusal),
-    "category": Check("it asks for an edit of another category", _category),
+    "misfiled": Check("it asks for an edit of another category", _misfiled),
     "several": Check("it asks for more than one edit", _several),
     "unnamed": Check("it does not name its object", _unnamed),
     "absent": Check("the description does not have its object", _absent),
