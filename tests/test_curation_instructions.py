@@ -57,6 +57,7 @@ def test_a_good_instruction_has_no_fault(category):
         ("junk", "remove", "Remove the cup \u8bf7\u5220\u9664", "cup"),
         ("junk", "remove", "Remove the cup \U0001f600", "cup"),
         ("junk", "remove", "Remove the cup as on https://x.example", "cup"),
+        ("junk", "remove", "Remove the cup\x00", "cup"),
         ("refusal", "remove", "I\u2019m sorry, I can\u2019t remove the cup", "cup"),
         ("refusal", "add", "As an AI I add no spoon", "spoon"),
         ("misfiled", "add", "Remove the cup", "cup"),
@@ -94,6 +95,8 @@ def test_faults_are_found(fault, category, text, about):
         ("add", "Add another cup to the table", "cup"),
         ("add", "Add a spoon slightly to the left of the cup", "spoon"),
         ("add", "Insert a caf\u00e9 sign behind the cup", "caf\u00e9 sign"),
+        ("add", "Insert a cafe\u0301 sign behind the cup", "cafe\u0301 sign"),
+        ("motion change", "Turn the cup by 90\u00b0", "cup"),
         ("remove", "Remove all plates", "plate"),
         ("remove", "Erase the left plate", "plate"),
         ("remove", "Please take the cup away.", "cup"),
@@ -327,6 +330,11 @@ def test_repeats_and_what_nobody_asked_for_are_marked(row):
         ("Remove the cup",), ("Erase the cup.", "repeated"),
         ("Turn the picture into a woodcut", "unasked"), ("Remove all plates",),
     ]  # fmt: skip
+
+
+def test_space_is_one_blank(row):
+    spaced = instruction("remove", " Remove\n the   cup ", "cup")
+    assert faulty(asked(row, FakeWriter(tries=[[spaced]]))) == [("Remove the cup",)]
 
 
 def test_values_of_a_part_are_those_of_the_contract(row):

@@ -175,8 +175,8 @@ def _checked(
 ) -> tuple[Found, tuple[str, ...]]:
     """A part without its writer, and the faults of it; seen takes the edit it asks for."""
     proposal = Proposal(
-        one["category"], one["instruction"].strip(), one["object"].strip(),
-        one["caption"].strip(), caption["caption"], tuple(caption["objects"]),
+        one["category"], *(" ".join(one[k].split()) for k in ("instruction", "object", "caption")),
+        caption["caption"], tuple(caption["objects"]),
     )  # fmt: skip
     faults = [] if left[one["category"]] > 0 else [UNASKED]
     faults += find_faults(proposal)

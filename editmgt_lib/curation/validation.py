@@ -21,7 +21,8 @@ _REFUSAL = re.compile(
     r"\bi(?:'m| am) sorry\b|\bi (?:can't|cannot|can not|won't)\b|\bas an ai\b|\bunable to\b|"
     r"\bnot (?:possible|applicable|able)\b|^(?:none|n/a)\W*$"
 )
-_JUNK = re.compile(r"[<>{}\[\]\\|`#*_~^]|https?:|www\.|\s{2,}|[\n\t]")
+_JUNK = re.compile(r"[<>{}\[\]\\|`#*_~^]|https?:|www\.")
+_ALLOWED = frozenset("\u00b0\u00a9\u00ae")  # degrees, copyright, registered
 _SUBTLE = re.compile(r"\b(?:slight|slightly|subtle|subtly|barely|a (?:tiny )?bit|faintly)\b")
 _MORE = frozenset({"another", "second", "third", "more", "extra", "additional", "further"})
 _PICKED = frozenset({
@@ -107,9 +108,14 @@ def _length(one: Proposal) -> bool:
 
 
 def _junk(one: Proposal) -> bool:
-    odd = (c for c in one.instruction if ord(c) > 127 and unicodedata.category(c)[0] in "LCSM")
-    foreign = any(not unicodedata.name(c, "").startswith("LATIN") for c in odd)
-    return foreign or _JUNK.search(one.instruction.strip()) is not None
+    signs = set(unicodedata.normalize("NFC", one.instruction)) - _ALLOWED
+    kinds = {sign: unicodedata.category(sign) for sign in signs}
+    foreign = (
+        kind == "So" or kind[0] == "C"
+        or kind[0] in "LM" and not unicodedata.name(sign, "").startswith("LATIN")
+        for sign, kind in kinds.items()
+    )  # fmt: skip
+    return any(foreign) or _JUNK.search(one.instruction) is not None
 
 
 def _refusal(one: Proposal) -> bool:

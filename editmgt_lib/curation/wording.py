@@ -1,6 +1,7 @@
 """Words of captions and instructions, brought to one form."""
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,8 +20,8 @@ _TYPOGRAPHIC = str.maketrans(
 
 
 def plain(text: str) -> str:
-    """Lower case, with typewriter quotes and dashes."""
-    return text.translate(_TYPOGRAPHIC).lower().strip()
+    """Lower case, with composed letters and typewriter quotes and dashes."""
+    return unicodedata.normalize("NFC", text).translate(_TYPOGRAPHIC).lower().strip()
 
 
 def words(text: str) -> list[str]:
@@ -31,7 +32,7 @@ def words(text: str) -> list[str]:
 
 def count_words(text: str) -> int:
     """Number of words, articles too."""
-    return len(_WORD.findall(text))
+    return len(_WORD.findall(plain(text)))
 
 
 def find(part: Sequence[str], whole: Sequence[str]) -> int:
