@@ -1,10 +1,13 @@
 """Edits: several editors, one judge in both orders, and the whole pipeline offline."""
 
+import base64
 import io
 import json
 import pickle
+import re
 import sys
 import threading
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -26,16 +29,19 @@ from editmgt_lib.curation.terms import Terms
 from editmgt_lib.errors import InputError
 
 from .curation_backends import (
+    CAPTION,
     GOOD,
     FakeEditor,
     FakeJudge,
     FakeWriter,
     backends,
     config,
+    instruction,
     lines,
     save_pictures,
     start,
 )
+from .fake_services import FakeImages, FakeModel, opened, pictures_of, png
 
 SIZE = (40, 24)
 
@@ -346,6 +352,22 @@ def test_a_plan_counts_questions_edits_and_judgements(tmp_path):
     assert "6 edits by toy, 6 edits by toy-fast; 12 judgements" in told
 
 
+def test_a_plan_says_what_is_left_at_the_rate_so_far(tmp_path, monkeypatch):
+    folder, out = save_pictures(tmp_path / "p", 2), tmp_path / "out"
+    start(folder, out, made())
+    Image.new("RGB", SIZE).save(folder / "more.png")
+    monkeypatch.setattr(run, "open_backends", lambda _: made())
+    plan = config(folder, made())
+    stages = pipeline(plan)
+    names = tuple(stage.name for stage in stages)
+    curation = Curation(out, {"p": plan.sources[0]}, names)
+    told = {line.split(":")[0]: line for line in plan_lines(plan, stages, curation)}
+    assert re.search(
+        r"at most 1 rows.*, \d+ seconds at the rate so far", told["stage instructions"]
+    )
+    assert "2 edits by a, 2 edits by b; 4 judgements" in told["stage edits"]
+
+
 def test_everything_runs_offline(tmp_path):
     source = {"name": "t", "path": "toyworld:3", "licence": "synthetic"}
     editors = {
@@ -366,3 +388,56 @@ def test_everything_runs_offline(tmp_path):
     assert first["values"]["editor_licence"] == "Apache-2.0" and len(first["pictures"]) == 2
     report = json.loads((out / "report.json").read_text())
     assert set(report["stand_ins"]) == {"toy", *editors}
+
+
+# ---- over the network
+
+
+def test_servers_write_edit_and_judge(tmp_path):
+    """The whole way over HTTP, with a fault, broken JSON and a refusal on it."""
+
+    def said(payload):
+        name = payload["response_format"]["json_schema"]["name"]
+        if name == "caption":
+            return {**CAPTION}
+        if name == "comparison":
+            dark, light = (int(p.max()) for p in pictures_of(payload)[1:])
+            return {"reasoning": "", "better": "first" if dark > light else "second"}
+        if "refused" not in json.dumps(payload["messages"]):
+            asked.append(payload)
+            bad = instruction("remove", "Remove the dog", "dog")
+            return "no JSON" if len(asked) == 1 else {"instructions": [bad]}
+        return {"instructions": [instruction("remove")]}
+
+    asked, balance = [], {**dict.fromkeys(GOOD, 0), "remove": 1}
+
+    def grey(level):
+        def content(form):
+            picture = png(np.full_like(opened(form["image"]), level))
+            return 200, {"data": [{"b64_json": base64.b64encode(picture).decode()}]}
+
+        return content
+
+    refusal = (400, {"error": {"message": "no", "code": "content_policy_violation"}})
+    images = [FakeImages(change) for change in (grey(200), grey(20), lambda _: refusal)]
+    folder, out = save_pictures(tmp_path / "p", 1, (64, 48)), tmp_path / "out"
+    with ExitStack() as stack:
+        servers = [stack.enter_context(one) for one in (FakeModel(said), *images)]
+        model, *editors = (f"{one.url}/v1" for one in servers)
+        table = {"kind": "openai", "url": model, "model": "m", "backoff": 0.001}
+        named = {
+            name: {"kind": "openai-images", "url": url, "model": "e", "terms": "Apache-2.0",
+                   "retries": 0}
+            for name, url in zip(("light", "dark", "none"), editors, strict=True)
+        }  # fmt: skip
+        made = read_backends({"writers": {"w": table}, "judges": {"j": table}, "editors": named})
+        *_, stage = start(folder, out, made, instructions={"per_picture": 1, "balance": balance})
+    assert (stage.seen, stage.kept, stage.failed) == (1, 1, 0)
+    [line] = lines(out, "edits")
+    assert (line["values"]["editor"], line["values"]["chosen_by"]) == ("light", "judge")
+    assert [one["failure"] for one in line["values"]["candidates"]][:2] == ["", ""]
+    assert line["values"]["candidates"][2]["failure"] in ("refused", "filtered")
+    [written] = lines(out, "instructions")
+    assert [part["values"]["absent"] for part in written["parts"]] == [1, 0]
+    outcomes = [a["outcome"] for raw in written["values"]["raw"] for a in raw["attempts"]]
+    assert outcomes == ["ok", "malformed", "ok", "ok"]
