@@ -72,11 +72,8 @@ def say_edit(source: Scene, target: Scene) -> str:
     }  # fmt: skip
     texts = [(name, wordings[0].format(**said)) for name, wordings in language.WORDINGS.items()]
     found = ((text, read_edit(source, name, text)) for name, text in reversed(texts))
-    return (
-        ""
-        if source == target
-        else next((text for text, pair in found if pair and pair.target == target), "")
-    )
+    same = (text for text, pair in found if pair and pair.target == target)
+    return "" if source == target else next(same, "")
 
 
 def _outside(seen: np.ndarray, ground: Scene, size: int) -> float:
