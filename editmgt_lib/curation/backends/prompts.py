@@ -139,7 +139,8 @@ def _json(value: Any) -> str:
 DIGEST = hashlib.sha256(
     _json([
         CAPTION, CAPTION_SCHEMA, _RULES, _WRITE, _FAULTS, write_schema({}), _COMPARE,
-        COMPARE_SCHEMA, _RATE, RATE_SCHEMA, _REWRITE, REWRITE_SCHEMA, SCORE, SCORE_SCHEMA,
+        COMPARE_SCHEMA, _RATE, RATE_SCHEMA, SCORE, SCORE_SCHEMA,
+        _REWRITE, REWRITE_SCHEMA,
     ]).encode()
 ).hexdigest()[:16]  # fmt: skip
 """Fingerprint of all questions."""
