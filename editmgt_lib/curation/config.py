@@ -8,16 +8,19 @@ from typing import Any
 from ..checks import require_choice
 from ..errors import InputError
 from ..tables import build, read_toml, refuse_unknown, set_value
-from . import images, scoring
+from . import images, quality, scoring
 from .decide import LicenceRule, Limit, RemovalRule, Rule, parse_limits
 from .executor import EngineOptions
+from .quality import QualityOptions
 from .sources import SourceConfig
 from .terms import USES
 from .verdicts import DuplicateOptions
 
 PRESETS = Path(__file__).parent / "presets"
 DEFAULT = "default"
-VALUES: Mapping[str, tuple[str, ...]] = {"images": images.VALUES, "scores": scoring.VALUES}
+VALUES: Mapping[str, tuple[str, ...]] = {
+    "images": images.VALUES, "scores": scoring.VALUES, "quality": quality.VALUES,
+}  # fmt: skip
 """By stage, the values a threshold may be set for."""
 
 
@@ -32,6 +35,7 @@ class CurationConfig:
         keep: thresholds by stage and value, see `decide.Limit`. They may change at any time.
         duplicates, engine: likewise.
         scorers: back ends of the stage `scores`, by name.
+        quality: options of that stage.
         preset: names in `presets` that this file changes; `keep` is merged.
     """
 
@@ -41,6 +45,7 @@ class CurationConfig:
     removed: str = ""
     duplicates: DuplicateOptions = field(default_factory=DuplicateOptions)
     scorers: Mapping[str, Any] = field(default_factory=dict)
+    quality: QualityOptions = field(default_factory=QualityOptions)
     engine: EngineOptions = field(default_factory=EngineOptions)
     preset: str = DEFAULT
 
