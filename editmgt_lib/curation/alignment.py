@@ -7,6 +7,7 @@ contrast are taken off first; colour is not looked at. Of phases alone (phase co
 search would find another place as soon as a third of a smooth picture was edited.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 FINE, COARSE = 256, 128  # longest side looked at, in pixels
 SMALLEST = 16  # px; smaller pictures show nothing to align
 ZOOMS = np.exp(np.arange(-14, 15) * 0.02)  # 0.76 to 1.32 in steps of 2 %
-NEAR = 0.5  # agreement at which no search is needed: the steps find the rest
+NEAR = 0.9  # match at which no search is needed: the steps find the rest
 FLAT = 1e-3  # mean square of structure; a picture with less has nothing to go by
 LEAST_MATCH = 0.2  # of unrelated photographs 0.12 was the most in 170 pairs
 FAINT = 2.0  # levels; weaker structure counts less
@@ -33,6 +34,7 @@ class Alignment:
         zoom_x, zoom_y: about the centre, above 1 for an enlargement.
         match: correlation of the two, laid on each other, up to 1.
         residual: median difference of luma that is left, in levels.
+        shape: height and width of the pictures.
     """
 
     shift_x: float
@@ -42,10 +44,19 @@ class Alignment:
     match: float
     residual: float
 
+    shape: tuple[int, int]
+
+    @property
+    def moved(self) -> float:
+        """How far the corner that moved most did, in pixels."""
+        height, width = self.shape
+        across = abs(self.shift_x) + abs(self.zoom_x - 1) * width / 2
+        return math.hypot(across, abs(self.shift_y) + abs(self.zoom_y - 1) * height / 2)
+
     @property
     def zoom(self) -> float:
         """Of both axes, their geometric mean."""
-        return float(np.sqrt(self.zoom_x * self.zoom_y))
+        return math.sqrt(self.zoom_x * self.zoom_y)
 
 
 def align(before: np.ndarray, after: np.ndarray) -> Alignment | None:
@@ -58,9 +69,10 @@ def align(before: np.ndarray, after: np.ndarray) -> Alignment | None:
     factor = -(-max(before.shape) // FINE)
     grounds = [reduced(luma, factor) for luma in (before, after)]
     first, second = (_structure(luma) for luma in grounds)
-    start = _Warp.identity()
-    if _match(first, second) < NEAR:
-        start = _search(first, second)
+    start, match = _Warp.identity(), _match(first, second)
+    if match < NEAR:
+        found = _search(first, second)
+        start = found if _match(found(first), second) > match else start
     warp = _refined(start, first, second)
     if warp is None:
         return None
@@ -70,7 +82,9 @@ def align(before: np.ndarray, after: np.ndarray) -> Alignment | None:
         return None
     left = (grounds[1] - warp(grounds[0]))[inside]
     residual = float(np.median(np.abs(left - np.median(left))))
-    return _as_alignment(warp, factor, match, residual)
+    zoom_y, zoom_x = (1 / warp.scale).tolist()
+    shift_y, shift_x = (-warp.offset / warp.scale * factor).tolist()
+    return Alignment(shift_x, shift_y, zoom_x, zoom_y, match, residual, before.shape)
 
 
 def reduced(luma: np.ndarray, factor: int) -> np.ndarray:
@@ -210,9 +224,3 @@ def _standard_error(normal: np.ndarray, noise: float) -> float:
     except np.linalg.LinAlgError:
         return float("inf")
     return float(noise * 4 * np.sqrt(max(variances.sum(), 0)))
-
-
-def _as_alignment(warp: _Warp, factor: int, match: float, residual: float) -> Alignment:
-    zoom_y, zoom_x = (1 / warp.scale).tolist()
-    shift_y, shift_x = (-warp.offset / warp.scale * factor).tolist()
-    return Alignment(shift_x, shift_y, zoom_x, zoom_y, match, residual)

@@ -37,12 +37,16 @@ def difference(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return np.maximum(np.maximum(parts[..., 0], parts[..., 1]), parts[..., 2])
 
 
-def drift(before: np.ndarray, after: np.ndarray) -> int:
-    """How much lighter (> 0) or darker luma uint8 [H, W] became as a whole, in levels.
+def drift(before: np.ndarray, after: np.ndarray, where: np.ndarray | None = None) -> int:
+    """How much lighter (> 0) or darker luma uint8 [H, W] became, in levels: the median.
 
-    A median: what an edit does to less than half of the picture does not count.
+    where: mask of the pixels that should have stayed.
     """
-    shifts = after.astype(np.int16) - before
+    shifts = (
+        after.astype(np.int16) - before
+        if where is None
+        else (after[where].astype(np.int16) - before[where])
+    )
     counts = np.bincount((shifts + 255).ravel(), minlength=511)
     return int(np.searchsorted(counts.cumsum(), shifts.size / 2)) - 255
 
@@ -124,15 +128,11 @@ def place_of(found: Regions) -> list[Box]:
     return [tuple(map(int, box)) for box in found.boxes[large]]
 
 
-def changed_outside(changed: np.ndarray, place: Sequence[Box]) -> float | None:
-    """Share of the pixels outside a place that changed; None if hardly any lie outside."""
-    height, width = changed.shape
-    margin = -(-min(height, width) // MARGIN)
-    outside = np.ones_like(changed)
+def outside_of(place: Sequence[Box], shape: tuple[int, int]) -> np.ndarray | None:
+    """Mask of the pixels outside a place and its margin; None if hardly any are."""
+    margin = -(-min(shape) // MARGIN)
+    outside = np.ones(shape, bool)
     for top, bottom, left, right in place:
         rows = slice(max(0, top - margin), bottom + margin)
         outside[rows, max(0, left - margin) : right + margin] = False
-    number = int(outside.sum())
-    if number < LEAST_OUTSIDE * changed.size:
-        return None
-    return int((changed & outside).sum()) / number
+    return outside if outside.sum() >= LEAST_OUTSIDE * outside.size else None

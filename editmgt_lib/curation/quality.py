@@ -15,10 +15,10 @@ from .backends.base import RUBRIC, Judge, NoAnswer, Pixels, Writer, seed_of
 from .backends.sizes import resized
 from .changes import (
     Box,
-    changed_outside,
     difference,
     drift,
     isolated,
+    outside_of,
     place_of,
     regions,
 )
@@ -29,6 +29,7 @@ from .rows import Failure, Found, Row
 
 VERSION = 1  # of the measures; other values for the same pair need another number
 ALIGNED = {
+    "moved": 2,
     "shift_x": 2,
     "shift_y": 2,
     "zoom": 4,
@@ -60,7 +61,7 @@ class QualityOptions:
         clip, dino: folders of networks, see `Embedder`. device: theirs.
     """
 
-    tolerance: int = 40
+    tolerance: int = 25
     speck: float = 0.0002
     judge: str = ""
     rewriter: str = ""
@@ -198,24 +199,26 @@ def measure(
         box: of the object meant: left, top, right, bottom as fractions of the sides.
 
     Values: changed (share of pixels), components, largest and isolated (shares of the changed
-    pixels), noop (1: nothing but specks), drift (levels), outside (share of the pixels outside
-    `place` that changed), place ("box"; "regions": the largest ones; "" where nothing is outside),
-    and those of `Alignment`.
+    pixels), noop (1: nothing but specks), place ("box"; "regions": the largest ones; "" where
+    nothing is outside), outside (share of the pixels outside the place that changed), drift (of
+    their light, in levels; of all pixels where there is no place), and those of `Alignment`.
     """
     changed = difference(before, after) > options.tolerance
     found = regions(changed)
     number, whole = int(found.areas.sum()), category in WHOLE
     noop = found.largest < max(1, options.speck * changed.size)
-    place = [_pixels(box, changed.shape)] if box else place_of(found)
-    outside = None if whole or noop else changed_outside(changed, place)
+    rest = None  # of the picture, which should have stayed
+    if not whole and not noop:
+        place = [_pixels(box, changed.shape)] if box else place_of(found)
+        rest = outside_of(place, changed.shape)
     lumas = grey(before), grey(after)
     values = {
         "changed": round(number / changed.size, DIGITS), "components": len(found.areas),
         "largest": round(found.largest / number, DIGITS) if number else None,
         "isolated": round(isolated(changed) / number, DIGITS) if number else None,
-        "noop": int(noop), "drift": None if whole else drift(*lumas),
-        "outside": None if outside is None else round(outside, DIGITS),
-        "place": "" if outside is None else "box" if box else "regions",
+        "noop": int(noop), "drift": None if whole else drift(*lumas, rest),
+        "outside": None if rest is None else round(float(changed[rest].mean()), DIGITS),
+        "place": "" if rest is None else "box" if box else "regions",
     }  # fmt: skip
     return values | _aligned(align(*lumas)), changed
 
