@@ -214,7 +214,7 @@ def measure(
     lumas = grey(before), grey(after)
     values = {
         "changed": round(number / changed.size, DIGITS), "components": len(found.areas),
-        "largest": round(found.largest / number, DIGITS) if number else None,
+        "largest": None if whole or not number else round(found.largest / number, DIGITS),
         "isolated": round(isolated(changed) / number, DIGITS) if number else None,
         "noop": int(noop), "drift": None if whole else drift(*lumas, rest),
         "outside": None if rest is None else round(float(changed[rest].mean()), DIGITS),
