@@ -23,7 +23,7 @@ LEAST_MATCH = 0.2  # less may be one object that moved; unrelated photographs ha
 FAINT = 2.0  # levels; weaker structure counts less
 FLOOR = 0.1  # of structure; a difference as small as this is always taken for noise
 FURTHEST = 0.5  # of the logarithm of a zoom
-STEPS, DONE = 20, 1e-3  # at most so many; done when no corner moves further, in pixels
+STEPS, DONE = 12, 1e-3  # at most so many; done when no corner moves further, in pixels
 LEAST_SURE = 0.25  # px; a standard error above it means that the picture does not tell
 
 
