@@ -245,7 +245,7 @@ def test_back_ends_are_found_by_name():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"tolerance": 255}, {"tolerance": -1}, {"tolerance": 2.5}, {"speck": 2}]
+    "wrong", [{"tolerance": 255}, {"tolerance": -1}, {"tolerance": 2.5}, {"visible": 256}]
 )
 def test_options_out_of_range_are_refused(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
@@ -256,7 +256,7 @@ def test_settings_hold_all_that_decides():
     stage = QualityStage(QualityOptions(), Asked())
     for other in (
         replace(stage, options=QualityOptions(tolerance=30)), replace(stage, judge=None),
-        replace(stage, options=QualityOptions(speck=0.1)), replace(stage, rewriter=Asked()),
+        replace(stage, options=QualityOptions(visible=9)), replace(stage, rewriter=Asked()),
     ):  # fmt: skip
         assert other.settings != stage.settings
 

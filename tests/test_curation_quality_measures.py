@@ -80,9 +80,8 @@ def test_speckle():
     before = np.zeros((256, 256, 3), np.uint8)
     after = before.copy()
     after[: 2 * 40 : 2, : 2 * 25 : 2] = 255
-    values, _ = measure(before, after, "add", QualityOptions(speck=0))
+    values, _ = measure(before, after, "add")
     assert (values["components"], values["largest"], values["isolated"]) == (1000, 0.001, 1)
-    assert values["noop"] == 0 and measure(before, after, "add")[0]["noop"] == 1
     after[100:200, 100:200] = 255
     values, _ = measure(before, after, "add")
     assert values["largest"] > 0.9 and not values["noop"]
@@ -90,10 +89,21 @@ def test_speckle():
 
 @pytest.mark.parametrize("quality", [95, 75, 50])
 def test_the_noise_of_a_jpeg_is_no_edit(quality):
-    for luma in (WAVES, noise(0, 128, 128) if quality >= 75 else WAVES):
-        rgb = colour(luma)
+    pictures = colour(WAVES), noise(0, 128, 128, 3), colour(noise(0, 128, 128))
+    for rgb in pictures:
         values, _ = measure(rgb, jpeg(rgb, quality), "remove")
         assert values["noop"] == 1 and values["outside"] is None and abs(values["drift"]) <= 1
+
+
+@pytest.mark.parametrize("size", [(64, 96), (9, 70), (5, 3), (1, 1)])
+def test_a_faint_edit_of_a_place_is_one(size):
+    """Of 20 levels, such as white to cream, which no tolerance for noise lets a pixel have."""
+    before = np.full((*size, 3), 255, np.uint8)
+    after = before.copy()
+    after[:20, :30, 2] = 235
+    values, _ = measure(before, after, "color")
+    assert values["noop"] == 0 and values["strongest"] == 20 and values["changed"] == 0
+    assert measure(before, after, "color", QualityOptions(visible=20))[0]["noop"] == 1
 
 
 def test_a_pair_of_one_picture_is_no_edit():
@@ -109,7 +119,7 @@ def test_a_tint_of_the_whole_picture_is_drift_and_no_edit(levels):
     values, _ = measure(
         colour(before.astype(np.uint8)), colour((before + levels).astype(np.uint8)), "remove"
     )
-    assert values["drift"] == levels and values["noop"] == 1
+    assert values["drift"] == levels and values["changed"] == 0
     assert (values["shift_x"], values["zoom"], values["residual"]) == (0, 1, 0)
 
 

@@ -45,7 +45,6 @@ class Alignment:
     zoom_y: float
     match: float
     residual: float
-
     shape: tuple[int, int]
 
     @property

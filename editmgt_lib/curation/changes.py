@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 Box = tuple[int, int, int, int]
 """top, bottom, left, right in pixels; ends excluded."""
+BLOCK = 8  # px
 SAME_PLACE = 4  # regions of at least 1/4 of the largest are meant too: several objects, or a move
 MARGIN = 32  # a place is widened by 1/32 of the short side: soft edges, contact shadows
 LEAST_OUTSIDE = 0.05  # of a picture; with less left outside the place, nothing can be said
@@ -35,6 +37,18 @@ def difference(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Largest difference of any channel: uint8 [H, W]."""
     parts = np.maximum(before, after) - np.minimum(before, after)
     return np.maximum(np.maximum(parts[..., 0], parts[..., 1]), parts[..., 2])
+
+
+def strongest(before: np.ndarray, after: np.ndarray) -> int:
+    """Largest difference of the means of blocks of 8 x 8 pixels, of any channel, in levels.
+
+    A JPEG leaves these means as they are, however much it changes single pixels.
+    """
+    height, width = before.shape[:2]
+    side = min(BLOCK, height, width)
+    box = (0, 0, width // side * side, height // side * side)
+    one, other = (np.asarray(Image.fromarray(x).reduce(side, box)) for x in (before, after))
+    return int(difference(one, other).max())
 
 
 def drift(before: np.ndarray, after: np.ndarray, where: np.ndarray | None = None) -> int:

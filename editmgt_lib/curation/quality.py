@@ -21,6 +21,7 @@ from .changes import (
     outside_of,
     place_of,
     regions,
+    strongest,
 )
 from .decoding import decode_picture
 from .embeddings import CLIP_VALUES, DINO_VALUES, Embedder
@@ -40,7 +41,8 @@ ALIGNED = {
 }
 """Values of `Alignment`, and their digits; more would differ between processors."""
 VALUES = (
-    "stretch", "changed", "components", "largest", "isolated", "noop", "drift", "outside", *ALIGNED,
+    "stretch", "changed", "components", "largest", "isolated", "noop", "strongest", "drift",
+    "outside", *ALIGNED,
     *CLIP_VALUES, *DINO_VALUES, *RUBRIC,
 )  # fmt: skip
 """Numbers a threshold may be set for."""
@@ -54,15 +56,15 @@ class QualityOptions:
     """How pairs are measured. Raises InputError.
 
     Attributes:
-        tolerance: levels 0..255 that a channel may differ by and count as unchanged.
-        speck: a region smaller than this share of the picture is noise.
+        tolerance: levels 0..255 that a channel of a pixel may differ by and count as unchanged.
+        visible: levels that the mean of 8 x 8 pixels must change by, or nothing was edited.
         judge: name of the one that rates, "" for the first. rewriter: name of the writer that says
             what really happened, "" for nobody.
         clip, dino: folders of networks, see `Embedder`. device: theirs.
     """
 
-    tolerance: int = 25
-    speck: float = 0.0002
+    tolerance: int = 30
+    visible: int = 15
     judge: str = ""
     rewriter: str = ""
     clip: str = ""
@@ -71,7 +73,7 @@ class QualityOptions:
 
     def __post_init__(self) -> None:
         require_number("quality.tolerance", self.tolerance, 0, 254, whole=True)
-        require_number("quality.speck", self.speck, 0, 1)
+        require_number("quality.visible", self.visible, 0, 255, whole=True)
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class QualityStage:
     def settings(self) -> Mapping[str, Any]:
         options = self.options
         return {
-            "version": VERSION, "tolerance": options.tolerance, "speck": options.speck,
+            "version": VERSION, "tolerance": options.tolerance, "visible": options.visible,
             "judge": self.judge.describe() if self.judge else None,
             "rewriter": self.rewriter.describe() if self.rewriter else None,
             **self.embedder.describe(),
@@ -199,14 +201,16 @@ def measure(
         box: of the object meant: left, top, right, bottom as fractions of the sides.
 
     Values: changed (share of pixels), components, largest and isolated (shares of the changed
-    pixels), noop (1: nothing but specks), place ("box"; "regions": the largest ones; "" where
-    nothing is outside), outside (share of the pixels outside the place that changed), drift (of
-    their light, in levels; of all pixels where there is no place), and those of `Alignment`.
+    pixels), strongest (see there), noop (1: nothing to be seen), place ("box"; "regions": the
+    largest ones; "" where nothing is outside), outside (share of the pixels outside the place that
+    changed), drift (of their light, in levels; of all pixels where there is no place), and those
+    of `Alignment`.
     """
     changed = difference(before, after) > options.tolerance
     found = regions(changed)
     number, whole = int(found.areas.sum()), category in WHOLE
-    noop = found.largest < max(1, options.speck * changed.size)
+    most = strongest(before, after)
+    noop = most <= options.visible
     rest = None  # of the picture, which should have stayed
     if not whole and not noop:
         place = [_pixels(box, changed.shape)] if box else place_of(found)
@@ -216,7 +220,7 @@ def measure(
         "changed": round(number / changed.size, DIGITS), "components": len(found.areas),
         "largest": None if whole or not number else round(found.largest / number, DIGITS),
         "isolated": round(isolated(changed) / number, DIGITS) if number else None,
-        "noop": int(noop), "drift": None if whole else drift(*lumas, rest),
+        "noop": int(noop), "strongest": most, "drift": None if whole else drift(*lumas, rest),
         "outside": None if rest is None else round(float(changed[rest].mean()), DIGITS),
         "place": "" if rest is None else "box" if box else "regions",
     }  # fmt: skip
