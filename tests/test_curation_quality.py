@@ -255,7 +255,7 @@ def test_options_out_of_range_are_refused(wrong):
 def test_settings_hold_all_that_decides():
     stage = QualityStage(QualityOptions(), Asked())
     for other in (
-        replace(stage, options=QualityOptions(tolerance=30)), replace(stage, judge=None),
+        replace(stage, options=QualityOptions(tolerance=40)), replace(stage, judge=None),
         replace(stage, options=QualityOptions(visible=9)), replace(stage, rewriter=Asked()),
     ):  # fmt: skip
         assert other.settings != stage.settings
