@@ -15,6 +15,7 @@ from editmgt_lib import cli
 from editmgt_lib.curation.config import VALUES, config_from
 from editmgt_lib.curation.edits import EditOptions
 from editmgt_lib.curation.instructions import InstructionOptions
+from editmgt_lib.curation.quality import QualityOptions
 from editmgt_lib.curation.terms import SOURCES, terms_of
 from editmgt_lib.curation.variety import THEMES
 from editmgt_lib.curation.verdicts import DuplicateOptions
@@ -50,6 +51,8 @@ def test_commands_are_understood(call):
 @pytest.mark.parametrize("block", blocks("toml"))
 def test_tables_are_understood(block):
     made = config_from({**SOURCE, **toml_reader().loads(block)})
+    if "[quality]" in block:
+        assert made.quality == QualityOptions()
     if "[duplicates]" in block:
         assert made.duplicates == DuplicateOptions()
     if "[edits]" in block:
@@ -58,12 +61,16 @@ def test_tables_are_understood(block):
         assert replace(made.instructions, balance={}) == InstructionOptions()
 
 
-def test_defaults_are_those_of_the_preset():
-    keep = config_from(SOURCE).keep["images"]
-    stated = {name.strip("`"): text.strip("`") for name, text, *_ in table("`[keep.images]`")}
-    assert stated == keep
-    also = re.search(r"Also measured, without a default: (.*?)\. A threshold", TEXT, re.DOTALL)[1]
-    assert {*re.findall(r"`(\w+)`", also), *keep} == set(VALUES["images"])
+@pytest.mark.parametrize("stage", ["images", "quality"])
+def test_defaults_are_those_of_the_preset(stage):
+    keep = config_from(SOURCE).keep[stage]
+    stated = {name.strip("`"): text.strip("`") for name, text, *_ in table(f"`[keep.{stage}]`")}
+    assert list(stated.items()) == list(keep.items())  # in order: the first that drops is named
+    rest = TEXT[TEXT.index(f"| `[keep.{stage}]` |") :]
+    also = re.search(
+        r"Also measured, without a default: (.*?)\. (?:A threshold|The)", rest, re.DOTALL
+    )
+    assert {*re.findall(r"`(\w+)`", also[1]), *keep} == set(VALUES[stage])
 
 
 def test_faults_and_their_defaults_are_those_of_the_library():

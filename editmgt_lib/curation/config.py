@@ -8,11 +8,12 @@ from typing import Any
 from ..checks import require_choice
 from ..errors import InputError
 from ..tables import build, read_toml, refuse_unknown, set_value
-from . import edits, images, instructions, scoring
+from . import edits, images, instructions, quality, scoring
 from .decide import LicenceRule, RemovalRule, Rule, parse_limits
 from .edits import EditOptions
 from .executor import EngineOptions
 from .instructions import InstructionOptions
+from .quality import QualityOptions
 from .sources import TOYWORLD, SourceConfig
 from .terms import USES
 from .verdicts import DuplicateOptions
@@ -21,7 +22,7 @@ PRESETS = Path(__file__).parent / "presets"
 DEFAULT = "default"
 VALUES: Mapping[str, tuple[str, ...]] = {
     "images": images.VALUES, "scores": scoring.VALUES, "instructions": instructions.VALUES,
-    "edits": edits.VALUES,
+    "edits": edits.VALUES, "quality": quality.VALUES,
 }  # fmt: skip
 """By stage, the values a threshold may be set for."""
 
@@ -37,8 +38,8 @@ class CurationConfig:
         keep: thresholds by stage and value, see `decide.Limit`. They may change at any time.
         duplicates, engine: likewise.
         scorers, writers, editors, judges: back ends by name. Without scorers, writers or editors
-            there is no stage `scores`, `instructions` or `edits`.
-        instructions, edits: options of these stages.
+            there is no stage `scores`, `instructions` or `edits`; `quality` follows `edits`.
+        instructions, edits, quality: options of these stages.
         preset: names in `presets` that this file changes; `keep` is merged.
     """
 
@@ -53,6 +54,7 @@ class CurationConfig:
     judges: Mapping[str, Any] = field(default_factory=dict)
     instructions: InstructionOptions = field(default_factory=InstructionOptions)
     edits: EditOptions = field(default_factory=EditOptions)
+    quality: QualityOptions = field(default_factory=QualityOptions)
     engine: EngineOptions = field(default_factory=EngineOptions)
     preset: str = DEFAULT
 
@@ -87,7 +89,7 @@ class CurationConfig:
         if not self.scorers:
             # Without that stage, its limits only record what was not scored, or drop what must be.
             limits = [replace(x, after="images") if x.stage == "scores" else x for x in limits]
-        present = {"instructions": self.writers, "edits": self.editors}
+        present = {"instructions": self.writers, "edits": self.editors, "quality": self.editors}
         return [*rules, *(limit for limit in limits if present.get(limit.stage, True))]
 
 

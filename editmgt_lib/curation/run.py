@@ -18,6 +18,7 @@ from .edits import EditStage
 from .executor import Workers, due_rows, run_shard
 from .images import ImageStage
 from .instructions import InstructionStage
+from .quality import QualityStage
 from .rows import KEEP, Found, Row, Stage
 from .scoring import ScoreStage
 from .sources import STAGE as LISTING
@@ -117,6 +118,7 @@ def pipeline(config: CurationConfig) -> tuple[Stage, ...]:
         stages.append(InstructionStage(backends.writers, config.instructions))
     if backends.editors:
         stages.append(EditStage(backends.editors, backends.judges, config.edits))
+        stages.append(QualityStage.of(config.quality, backends.judges, backends.writers))
     return tuple(stages)
 
 

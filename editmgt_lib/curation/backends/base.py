@@ -112,6 +112,15 @@ class Writer(Backend, Protocol):
         unknown. Fewer may come than were asked for. Raises NoAnswer.
         """
 
+    def rewrite(
+        self, before: Pixels, after: Pixels, instruction: str, category: str, seed: int
+    ) -> Answer:
+        """Write the instruction for what an edit really did.
+
+        instruction: what was asked for. values: "instruction", "" if nothing can be said. Raises
+        NoAnswer.
+        """
+
 
 class Judge(Backend, Protocol):
     """Compares and rates edits."""

@@ -72,6 +72,16 @@ RATE_SCHEMA = record(
     **{name: number(0, 10, whole=True) for name in RUBRIC},
 )
 
+_REWRITE = """\
+The first picture is a source, the second an edit of it. This was asked for, an edit of category \
+{category}, as JSON text: {instruction}
+First say in "changes" every difference you see, whatever was asked for. Then write "instruction": \
+one plain English sentence that asks for exactly these changes, all of them and nothing else, so \
+that somebody who sees the source alone would make the second picture from it. Keep the words of \
+the instruction above as far as they hold. Give "" if the pictures look the same, or have so \
+little in common that no sentence leads from one to the other."""
+REWRITE_SCHEMA = record(changes=string(2000), instruction=string(400))
+
 SCORE = """\
 State facts about this picture. "aesthetic": 1 (worthless) to 10 (outstanding). "watermark": is \
 there a watermark or a stock mark. "text_area": share of the picture under letters, 0 to 1. \
@@ -125,6 +135,11 @@ def rate_text(instruction: str, category: str) -> str:
     return _RATE.format(instruction=_json(instruction), category=category)
 
 
+def rewrite_text(instruction: str, category: str) -> str:
+    """The question what really happened."""
+    return _REWRITE.format(instruction=_json(instruction), category=category)
+
+
 def _json(value: Any) -> str:
     plain = dict(value) if isinstance(value, Mapping) else value
     return json.dumps(plain, ensure_ascii=False)
@@ -134,6 +149,7 @@ DIGEST = hashlib.sha256(
     _json([
         CAPTION, CAPTION_SCHEMA, _RULES, _WRITE, _WISHES, _FAULTS, write_schema({}), _COMPARE,
         COMPARE_SCHEMA, _RATE, RATE_SCHEMA, SCORE, SCORE_SCHEMA,
+        _REWRITE, REWRITE_SCHEMA,
     ]).encode()
 ).hexdigest()[:16]  # fmt: skip
 """Fingerprint of all questions."""

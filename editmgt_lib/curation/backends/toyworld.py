@@ -23,7 +23,7 @@ from ...toyworld.world import (
     sample_scene,
 )  # fmt: skip
 from .base import CATEGORIES, NO_WISHES, Answer, NoAnswer, Pixels
-from .toyworld_reading import read_edit, read_scene
+from .toyworld_reading import read_edit, read_scene, say_edit
 
 OWN_NAMES: Mapping[str, str] = {
     "background change": "background", "motion change": "motion",
@@ -105,6 +105,17 @@ class ToyWriter(_Toy):
                     written.append(_written(category, pair, rng))
         return Answer({"instructions": written})
 
+    def rewrite(
+        self, before: Pixels, after: Pixels, instruction: str, category: str, seed: int = 0
+    ) -> Answer:
+        """See `Writer`; of one edit that left nothing but a scene of this world."""
+        source = self._scene(before)
+        asked = read_edit(source, OWN_NAMES.get(category, category), instruction)
+        if asked and after.shape == before.shape and judge(_unit(after), asked).succeeded:
+            return Answer({"instruction": instruction})
+        target = read_scene(after)
+        return Answer({"instruction": say_edit(source, target) if target else ""})
+
 
 class ToyJudge(_Toy):
     """The exact criterion: success first, then fewer faults."""
@@ -142,7 +153,7 @@ class ToyJudge(_Toy):
             raise NoAnswer("not_toyworld", f"{self.name} does not understand {instruction!r}")
         if after.shape != before.shape:
             raise NoAnswer("size", f"{self.name} got a result of another size")
-        return judge(after.astype(np.float32) / 255, pair), pair
+        return judge(_unit(after), pair), pair
 
 
 class ToyScorer(_Toy):
@@ -155,6 +166,10 @@ class ToyScorer(_Toy):
         scene = read_scene(pixels)
         return Answer({"toyworld": int(scene is not None), "objects": len(scene.things)
                        if scene else 0})  # fmt: skip
+
+
+def _unit(pixels: Pixels) -> np.ndarray:
+    return pixels.astype(np.float32) / 255
 
 
 def _edit(

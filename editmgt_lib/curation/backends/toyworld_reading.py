@@ -59,6 +59,23 @@ def read_edit(scene: Scene, category: str, instruction: str) -> EditPair | None:
     return None
 
 
+def say_edit(source: Scene, target: Scene) -> str:
+    """The sentence that asks for one edit from scene to scene; "" if there is none."""
+    gone = [thing for thing in source.things if thing not in target.things]
+    come = [thing for thing in target.things if thing not in source.things]
+    old, new = (things[0] if len(things) == 1 else None for things in (gone, come))
+    said = {
+        "thing": old.name if old else "", "new": language.article(new.name) if new else "",
+        "place": language.place(new.slot) if new else "",
+        "slot": SLOT_NAMES[new.slot] if new else "", "color": new.color if new else "",
+        "ground": language.ground(target.background), "style": language.article(target.style),
+    }  # fmt: skip
+    texts = [(name, wordings[0].format(**said)) for name, wordings in language.WORDINGS.items()]
+    found = ((text, read_edit(source, name, text)) for name, text in reversed(texts))
+    same = (text for text, pair in found if pair and pair.target == target)
+    return "" if source == target else next(same, "")
+
+
 def _outside(seen: np.ndarray, ground: Scene, size: int) -> float:
     """Squared error between the slots."""
     difference = (seen - render(ground, size).astype(np.float32) / 255) ** 2

@@ -55,6 +55,14 @@ class VlmWriter(_Model):
         schema = prompts.write_schema(counts)
         return self.asker.ask(Question("instructions", text, schema, shown, seed))
 
+    def rewrite(
+        self, before: Pixels, after: Pixels, instruction: str, category: str, seed: int = 0
+    ) -> Answer:
+        """See `Writer`; beside the instruction "changes"."""
+        text = prompts.rewrite_text(instruction, category)
+        pictures = (before, after)
+        return self.asker.ask(Question("rewrite", text, prompts.REWRITE_SCHEMA, pictures, seed))
+
 
 class VlmJudge(_Model):
     """Compares and rates."""
