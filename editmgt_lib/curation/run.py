@@ -19,6 +19,7 @@ from .executor import Workers, due_rows, run_shard
 from .images import ImageStage
 from .instructions import InstructionStage
 from .rows import KEEP, Found, Row, Stage
+from .saved import save_config
 from .scoring import ScoreStage
 from .sources import STAGE as LISTING
 from .store import claim, claim_stage, remove_leftovers
@@ -81,6 +82,7 @@ def curate(
         require_choice("stages", name, names)
     claim(out)
     remove_leftovers(out)
+    save_config(out, config, names)
     curation = Curation(out, {source.name: source for source in config.sources}, names)
     rules = config.rules()
     new = curation.list_new(config.engine.shard_rows)

@@ -104,6 +104,7 @@
     }
     const body = make("tbody");
     data.metrics.forEach((metric, k) => {
+      if (data.sparse && row.codes.every((code) => code[k] === "m")) return;
       const label = make("abbr", { textContent: metric.name });
       label.title = metric.meaning + (metric.better ? `; ${metric.better} is better` : "");
       const line = make("tr", { className: $("metric").value === String(k) ? "chosen" : "" },

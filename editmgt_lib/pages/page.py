@@ -26,7 +26,7 @@ def page(
             `values` and `codes` by series and metric (code "o" has a value; "f" failed, "n" not
             applicable, "m" missing). `filters`: key of an item, label and choices. `metrics`: name,
             meaning, better, worst. `orders`: word and label. `series`, `roles` of pictures and
-            `block` too.
+            `block` too. `sparse`: leave missing values out.
         blocks: pictures, see `picture_block`.
     """
     parts = {
