@@ -390,6 +390,13 @@ def test_a_moved_threshold_brings_the_folder_up_to_date(tmp_path, monkeypatch):
         assert len(list(out.glob("data/*.parquet"))) == (3 if count else 0)
 
 
+def test_an_export_decides_as_the_curation_did(tmp_path, monkeypatch):
+    """The cap on instructions about the same thing is one of its thresholds."""
+    curated = Curated(pictures=3, tables={"instructions": {"most_alike": 1}})
+    found = export(curated.make(tmp_path, monkeypatch), tmp_path / "out")
+    assert found.card["rows"]["exported"] == 3  # one of each kind
+
+
 def test_other_folders_are_refused(exported, curated, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="not empty and holds no export"):
