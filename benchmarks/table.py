@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from editmgt_lib.evaluation.tables import markdown, percent
+from editmgt_lib.pages.markdown import markdown, percent
 
 HERE = Path(__file__).parent
 SHOWN = ("mid-cpu", "training-cpu", "study-cpu")  # in results/

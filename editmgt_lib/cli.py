@@ -20,6 +20,7 @@ from .commands import (
     download,
     edit,
     evaluate,
+    export,
     generate,
     info,
     lora,
@@ -41,6 +42,7 @@ COMMANDS = (
     benchmark,
     compare,
     curate,
+    export,
 )
 
 

@@ -1,5 +1,6 @@
-"""A tiny random checkpoint in the published layout, for every test that needs a whole one."""
+"""What many tests share: a tiny random checkpoint in the published layout, and a real browser."""
 
+import os
 import shutil
 
 import pytest
@@ -78,3 +79,42 @@ def tiny_meissonic(tiny_checkpoint, tmp_path_factory):
 def tiny_copy(tiny_checkpoint, tmp_path):
     """A copy of the tiny checkpoint to break."""
     return shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    play = pytest.importorskip("playwright.sync_api", reason="the package playwright is not here")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed; CHROMIUM can name one")
+    with play.sync_playwright() as started:
+        options = ["--no-sandbox", "--disable-gpu"]
+        opened = started.chromium.launch(
+            executable_path=CHROMIUM, headless=True, args=options, timeout=300_000
+        )
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Open a file; when the test ends there must have been no error and no request elsewhere."""
+    troubles, pages = [], []
+
+    def opening(path, **options):
+        page = browser.new_page(viewport={"width": 1280, "height": 900}, **options)
+        page.set_default_timeout(120_000)
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("console", lambda message: troubles.append(message.text))
+        page.on("request", lambda r: r.url.startswith("http") and troubles.append(r.url))
+        page.goto(path.resolve().as_uri())
+        pages.append(page)
+        return page
+
+    yield opening
+    for page in pages:
+        page.close()
+    assert troubles == []

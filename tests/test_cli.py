@@ -18,7 +18,7 @@ from editmgt_lib.errors import OutOfMemory
 
 TEXT = "make the red circle blue"
 COMMANDS = ("edit", "generate", "info", "download", "convert", "cache", "train", "evaluate",
-            "benchmark", "compare", "curate")  # fmt: skip
+            "benchmark", "compare", "curate", "export")  # fmt: skip
 
 
 @pytest.fixture

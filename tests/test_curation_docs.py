@@ -12,6 +12,7 @@ if sys.version_info < (3, 11):
     pytest.importorskip("tomli")
 
 from editmgt_lib import cli
+from editmgt_lib.commands import curate
 from editmgt_lib.curation.config import VALUES, config_from
 from editmgt_lib.curation.edits import EditOptions
 from editmgt_lib.curation.instructions import InstructionOptions
@@ -43,7 +44,7 @@ CALLS = [line for block in blocks("bash") for line in block.splitlines()]
 @pytest.mark.parametrize("call", CALLS)
 def test_commands_are_understood(call):
     args = cli.parse(shlex.split(call)[1:])
-    for change in args.changes:
+    for change in args.changes if args.run is curate.run else ():
         key, _, text = change.partition("=")
         assert config_from({**SOURCE, "keep": {"images": {key.split(".")[-1]: text}}})
 

@@ -1,8 +1,6 @@
 """The page of a report in a real browser: it opens without errors or requests, sorts, filters, and
 draws only what is in view."""
 
-import os
-import shutil
 from math import inf
 
 import pytest
@@ -10,46 +8,10 @@ from PIL import Image
 
 from editmgt_lib.evaluation.report import write_comparison, write_report
 
+from .browser_pages import settle, shown
 from .reported_runs import L1, PSNR, add_baseline, write_run
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 COUNT = 130
-
-
-@pytest.fixture(scope="module")
-def browser():
-    play = pytest.importorskip("playwright.sync_api", reason="the package playwright is not here")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed; CHROMIUM can name one")
-    with play.sync_playwright() as started:
-        options = ["--no-sandbox", "--disable-gpu"]
-        opened = started.chromium.launch(
-            executable_path=CHROMIUM, headless=True, args=options, timeout=300_000
-        )
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def open_page(browser):
-    """Open a file; when the test ends there must have been no error and no request elsewhere."""
-    troubles, pages = [], []
-
-    def opening(path, **options):
-        page = browser.new_page(viewport={"width": 1280, "height": 900}, **options)
-        page.set_default_timeout(120_000)
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("console", lambda message: troubles.append(message.text))
-        page.on("request", lambda r: r.url.startswith("http") and troubles.append(r.url))
-        page.goto(path.resolve().as_uri())
-        pages.append(page)
-        return page
-
-    yield opening
-    for page in pages:
-        page.close()
-    assert troubles == []
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +27,6 @@ def run(tmp_path_factory):
     add_baseline(run, "copy", {L1: [0.0] * COUNT})
     write_report(run, {"draws": 200})
     return run
-
-
-def shown(page):
-    return page.eval_on_selector_all(".item", "all => all.map(e => e.dataset.id)")
-
-
-def settle(page):
-    page.wait_for_function("[...document.images].some(i => i.complete && i.naturalWidth > 0)")
 
 
 def test_failed_items_come_first_and_the_rest_is_drawn_when_needed(run, open_page):

@@ -119,7 +119,12 @@ def config_from(table: Mapping[str, Any], where: str = "the configuration") -> C
     if not isinstance(own_keep, dict):
         raise InputError(f"{where}: keep is {own_keep!r}; write tables such as [keep.images]")
     keep = _merged(_merged(base["keep"], preset.get("keep", {})), own_keep)
-    merged = {**preset, **table, "keep": keep}
+    return built_config({**preset, **table, "keep": keep}, where)
+
+
+def built_config(table: Mapping[str, Any], where: str) -> CurationConfig:
+    """Check a table as it is, without a preset."""
+    merged = dict(table)
     sources = merged.pop("sources", [])
     if not isinstance(sources, list) or not all(isinstance(s, dict) for s in sources):
         raise InputError(f"{where}: sources is no list of tables; write [[sources]]")

@@ -20,6 +20,7 @@ from .images import ImageStage
 from .instructions import InstructionStage
 from .quality import QualityStage
 from .rows import KEEP, Found, Row, Stage
+from .saved import save_config
 from .scoring import ScoreStage
 from .sources import STAGE as LISTING
 from .store import claim, claim_stage, remove_leftovers
@@ -82,6 +83,7 @@ def curate(
         require_choice("stages", name, names)
     claim(out)
     remove_leftovers(out)
+    save_config(out, config, names)
     curation = Curation(out, {source.name: source for source in config.sources}, names)
     rules = config.rules()
     new = curation.list_new(config.engine.shard_rows)

@@ -58,7 +58,7 @@ def claim(folder: Path) -> None:
     """Begin a curation in an empty folder, or go on with one. Raises InputError for any other."""
     header = folder / HEADER
     if header.is_file():
-        found = _read_json(header).get("format")
+        found = read_json(header).get("format")
         if found != FORMAT:
             raise CheckpointError(f"{header} has format {found!r}, not {FORMAT}; use another --out")
         return
@@ -82,7 +82,7 @@ def claim_stage(folder: Path, stage: str, settings: Mapping[str, Any]) -> None:
     if not path.is_file():
         atomic_write_json(path, wanted)
         return
-    present = _read_json(path)
+    present = read_json(path)
     for name in sorted({*present, *wanted}):
         if present.get(name) != wanted.get(name):
             raise InputError(
@@ -150,7 +150,7 @@ def read_manifest(folder: Path, name: PieceName) -> Manifest:
     """Read a manifest. Raises CheckpointError."""
     path = name.path(folder, MANIFEST)
     try:
-        return Manifest(**_read_json(path))
+        return Manifest(**read_json(path))
     except TypeError as error:
         raise CheckpointError(
             f"{path} is no manifest ({error}); remove it and run again"
@@ -239,7 +239,8 @@ class _Archive:
         return f"{self.path.parent.name}/{self.path.name}", info.filename
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises CheckpointError."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):

@@ -18,13 +18,13 @@ from ..errors import Cancelled
 from ..localization.maps import Localization, LocalizationOptions, consolidate
 from ..models.attention import MeanOfRows
 from ..offload import onloaded
+from ..pages.markdown import markdown, number
 from ..sampling.loop import StepEvent
 from ..sampling.options import SamplingOptions
 from ..sampling.predictor import Predictor, row_weights
 from .batches import PairBatch, batch_count, pair_batches, seeded
 from .metrics import auc, mask_cells, mean
 from .options import LOCAL, EvaluationOptions, Progress
-from .tables import markdown, number
 
 if TYPE_CHECKING:
     from ..pipeline import EditMGT

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..pages.markdown import markdown, number, percent
 from .batches import PairBatch, batch_count, edit_batch, pair_batches, seeded
 from .metrics import mean, outside_error
 from .options import LOCAL, EvaluationOptions, Progress
 from .success import judge
-from .tables import markdown, number, percent
 
 if TYPE_CHECKING:
     from ..pipeline import EditMGT

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from ..files import atomic_write_bytes, atomic_write_json
+from ..pages.markdown import markdown, number
 from .items import Score
 from .judging import scale
 from .metrics import find
 from .plot import Curve, draw_plot
 from .runs import RunFolder
 from .statistics import Column
-from .tables import markdown, number
 
 L1 = "l1/source/fit-output"
 """Scored in every sweep: how far the result is from the source."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...files import atomic_write_bytes, atomic_write_json
+from ...pages.page import page
 from ..manifest import differences
 from ..runs import RunFolder
 from ..statistics import paired, smallest_difference
@@ -18,7 +19,7 @@ from .figures import Results, difference
 from .html import facts_body
 from .naming import Meaning, meanings_of
 from .options import DEFAULT, ReportOptions
-from .page import browser_of, page, picture_blocks
+from .page import browser_of, picture_blocks
 
 MOST = 20
 _SAME_DATA = ("dataset", "digest", "items", "revisions", "chains")

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from ..tables import markdown
-from .html import cell, metric_name, section, table
+from ...pages.markdown import markdown
+from ...pages.page import section, table
+from .html import cell, metric_name
 from .text import digits_for, shown, with_interval
 
 

@@ -1,11 +1,12 @@
 """The parts of the page that need no script: head, tables, plots, facts."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 from urllib.parse import quote
 
+from ...pages.page import section, table
 from .charts import bars, histogram
 from .text import (
     counted,
@@ -43,19 +44,6 @@ def cell(figures: Mapping[str, Any] | None, signed: bool = False, counts: bool =
         text = re.sub(r"\d+ (failed|not scored)", r"<b>\g<0></b>", escape(counted(figures)))
         note += f"<small>{text}</small>"
     return f"<td>{mean}{note}</td>"
-
-
-def table(heading: Iterable[str], rows: Iterable[tuple[str, str, Iterable[str]]]) -> str:
-    """A table that scrolls sideways; rows: class, name and cells."""
-    head = "".join(f'<th scope="col">{text}</th>' for text in heading)
-    body = "".join(
-        f'<tr class="{kind}"><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>'
-        for kind, name, cells in rows
-    )
-    return (
-        f'<div class="scroll"><table><thead><tr><th></th>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
 
 
 def report_body(report: Mapping[str, Any], figure: str = "") -> str:
@@ -99,11 +87,6 @@ def facts_body(facts: Mapping[str, Mapping[str, str]]) -> str:
         for stage, values in facts.items()
     )
     return section("What made the run", f'<div class="facts">{blocks}</div>')
-
-
-def section(title: str, body: str) -> str:
-    """A titled part of the page, unless it is empty."""
-    return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
 
 
 def _details(title: str, body: str) -> str:

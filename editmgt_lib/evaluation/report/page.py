@@ -1,49 +1,25 @@
-"""One self-contained page: the parts of `html`, and a browser of items that the script draws.
+"""The items of a report as its page's browser shows them."""
 
-The figures and the items are JSON in the page; pictures lie apart, some dozens in a block that is
-read only when one of them comes into view.
-"""
-
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from html import escape
-from importlib.resources import files
+from collections.abc import Iterator, Mapping, Sequence
 from math import isinf
 from pathlib import Path
 from typing import Any
 
+from ...pages.page import BLOCK, picture_block
+from ...pages.thumbnails import fitting_size
 from ..items import Item, Score
 from ..runs import RunFolder
 from .figures import Results
 from .options import ReportOptions
-from .thumbnails import fitting_size, links, paths_of, thumbnails
+from .thumbnails import links, paths_of, thumbnails
 
-BLOCK = 40
+_STATUSES = ("failed", "ok", "n/a")
+_ORDERS = (("failed", "failed, then worst"), ("best", "best"), ("data", "as in the data"))
+_CHANGES = (
+    ("change", "largest change"), ("up", "largest gain"), ("down", "largest loss"),
+    ("data", "as in the data"),
+)  # fmt: skip
 _CODES = {"ok": "o", "failed": "f", "n/a": "n"}  # "m": not scored
-
-
-def page(
-    title: str, body: str, foot: str, report: Mapping[str, Any], browser: Mapping[str, Any],
-    blocks: Iterable[str] = (),
-) -> str:  # fmt: skip
-    """The whole page. report: the figures as in report.json; browser: see `browser_of`."""
-    parts = {
-        "title": escape(title),
-        "style": _asset("page.css"),
-        "body": body,
-        "foot": foot,
-        "report": _json(report),
-        "browser": _json(browser),
-        "pictures": "\n".join(blocks),
-        "script": _asset("page.js"),
-    }
-    text = _asset("page.html")
-    pieces = text.split("{{")  # once over the template, not over what was put in
-    found = [pieces[0]]
-    for piece in pieces[1:]:
-        name, _, rest = piece.partition("}}")
-        found += [parts[name], rest]
-    return "".join(found)
 
 
 def browser_of(series: Sequence[Results], report: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,7 +38,11 @@ def browser_of(series: Sequence[Results], report: Mapping[str, Any]) -> dict[str
             {key: m[key] for key in ("name", "meaning", "better", "worst")}
             for m in metrics.values()
         ],
-        "tasks": list(report["tasks"]),
+        "filters": [
+            {"key": "task", "label": "Task", "choices": list(report["tasks"])},
+            {"key": "status", "label": "Status", "choices": list(_STATUSES)},
+        ],
+        "orders": _CHANGES if len(series) == 2 else _ORDERS,
         "failures": report["failures"],
         "block": BLOCK,
         "items": rows,
@@ -103,8 +83,11 @@ def picture_blocks(
         return None, iter(())
     size = None
     if options.pictures == "embed":
-        paths = [paths_of(item, runs) for item in items] if options.size is None else []
-        size = options.size or fitting_size(paths, options.megabytes)
+        size = options.size or fitting_size(
+            lambda number, size: thumbnails(paths_of(items[number], runs), size),
+            len(items),
+            options.megabytes,
+        )
     return size, _blocks(items, runs, size, folder)
 
 
@@ -114,14 +97,4 @@ def _blocks(
     for start in range(0, len(items), BLOCK):
         paths = [paths_of(item, runs) for item in items[start : start + BLOCK]]
         rows = [thumbnails(p, size) if size else links(p, folder) for p in paths]
-        yield f'<script type="application/json" class="pictures">{_json(rows)}</script>'
-
-
-def _asset(name: str) -> str:
-    return files(__package__).joinpath(name).read_text("utf-8")
-
-
-def _json(value: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c")
+        yield picture_block(rows)

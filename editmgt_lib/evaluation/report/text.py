@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from math import floor, log10
 from typing import Any
 
-from ..tables import markdown
+from ...pages.markdown import markdown
 
 COUNTS = {
     "failed": "failed",

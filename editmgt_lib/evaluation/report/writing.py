@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...files import atomic_write_bytes, atomic_write_json
+from ...pages.page import page
 from ..runs import RunFolder
 from ..sweeps import Figure, Point, figure
 from .document import document, results_of
 from .html import facts_body, report_body
 from .options import DEFAULT, ReportOptions
-from .page import browser_of, page, picture_blocks
+from .page import browser_of, picture_blocks
 from .text import report_text
 
 

@@ -32,14 +32,15 @@
   };
   const change = (row, metric) => value(row, 1, metric) - value(row, 0, metric);
 
-  fill("task", [["", "all"], ...data.tasks.map((task) => [task, task])]);
-  fill("status", [["", "all"], ["failed", "failed"], ["ok", "ok"], ["n/a", "n/a"]]);
+  for (const { key, label } of data.filters) {
+    $("filters").append(make("label", { textContent: `${label} ` }, make("select", { id: key })));
+  }
+  for (const { key, choices } of data.filters) {
+    fill(key, [["", "all"], ...choices.map((choice) => [choice, choice])]);
+  }
   const names = data.metrics.map((metric, k) => [String(k), metric.name]);
   fill("metric", two ? names : [["", "all"], ...names]);
-  fill("order", two
-    ? [["change", "largest change"], ["up", "largest gain"], ["down", "largest loss"],
-       ["data", "as in the data"]]
-    : [["failed", "failed, then worst"], ["best", "best"], ["data", "as in the data"]]);
+  fill("order", data.orders);
 
   // ---- pictures: blocks of JSON, parsed when first needed
 
@@ -103,8 +104,9 @@
     }
     const body = make("tbody");
     data.metrics.forEach((metric, k) => {
+      if (data.sparse && row.codes.every((code) => code[k] === "m")) return;
       const label = make("abbr", { textContent: metric.name });
-      label.title = `${metric.meaning}; ${metric.better} is better`;
+      label.title = metric.meaning + (metric.better ? `; ${metric.better} is better` : "");
       const line = make("tr", { className: $("metric").value === String(k) ? "chosen" : "" },
         make("th", {}, label), ...data.series.map((_, series) => cellOf(row, series, k)));
       if (two) {
@@ -122,20 +124,17 @@
     const found = pictures(place);
     const header = make("header", {},
       make("span", { className: "text", textContent: row.text }),
-      make("span", { className: "chip", textContent: row.task }),
+      ...data.filters.filter(({ key }) => row[key] && row[key] !== "ok").map(({ key }) =>
+        make("span", { className: `chip ${row.status === row[key] ? row[key] : ""}`,
+          textContent: row[key] })),
       make("span", { className: "id", textContent: row.id }));
-    if (row.status !== "ok") {
-      header.insertBefore(
-        make("span", { className: `chip ${row.status}`, textContent: row.status }),
-        header.lastChild);
-    }
     const box = make("div", { className: "pictures" },
       ...shownRoles(found).map((role) => figure(role, found)));
     box.onclick = (event) => { if (event.target.closest(".frame")) enlarge(row, found); };
     const element = make("article", { className: "item" }, header, box, scores(row));
     element.dataset.id = row.id;
     if (row.why.length) {
-      const tone = row.status === "failed" ? "why" : "why calm";
+      const tone = ["failed", "drop"].includes(row.status) ? "why" : "why calm";
       element.append(make("p", { className: tone, textContent: row.why.join("; ") }));
     }
     return element;
@@ -144,18 +143,21 @@
   // ---- which items, in which order
 
   const statusOf = (row) => {
-    if ($("metric").value === "") return row.status;
+    if ($("metric").value === "" || !data.failures) return row.status;
     const codes = row.codes.map((code) => code[Number($("metric").value)]);
     if (codes.includes("f")) return "failed";
     return codes.every((code) => code === "o") ? "ok" : "n/a";
   };
   const keyOf = (row) => {
     const metric = Number($("metric").value || 0);
-    const sign = data.metrics[metric].better === "higher" ? 1 : -1;
+    if (!data.metrics.length) return 0;
+    const sign = data.metrics[metric].better === "lower" ? -1 : 1;
     const order = $("order").value;
     if (order === "change") return -Math.abs(change(row, metric));
     if (order === "up") return -sign * change(row, metric);
     if (order === "down") return sign * change(row, metric);
+    if (order === "low") return value(row, 0, metric);
+    if (order === "high") return -value(row, 0, metric);
     if (order === "best") return -sign * value(row, 0, metric);
     if (order === "failed") {
       if (statusOf(row) === "failed") return -Infinity;
@@ -166,8 +168,8 @@
   const chosen = () => {
     const needle = $("search").value.trim().toLowerCase();
     const fits = (row) =>
-      (!$("task").value || row.task === $("task").value) &&
-      (!$("status").value || statusOf(row) === $("status").value) &&
+      data.filters.every(({ key }) => !$(key).value ||
+        (key === "status" ? statusOf(row) : row[key]) === $(key).value) &&
       (!needle || row.text.toLowerCase().includes(needle) || row.id.toLowerCase().includes(needle));
     const places = data.items.map((_, place) => place).filter((place) => fits(data.items[place]));
     const keys = new Map(places.map((place) => [place, keyOf(data.items[place])]));
@@ -195,7 +197,7 @@
   };
   new IntersectionObserver(grow, { rootMargin: "1200px" }).observe($("more"));
   addEventListener("scroll", grow, { passive: true });
-  for (const id of ["task", "status", "metric", "order"]) $(id).onchange = update;
+  for (const id of [...data.filters.map(({ key }) => key), "metric", "order"]) $(id).onchange = update;
   $("search").oninput = update;
   $("outline").onchange = () =>
     $("items").classList.toggle("hide-masks", !$("outline").checked);

@@ -1,18 +1,25 @@
 """Markdown tables that read well as plain text."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 
-def markdown(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Format a table with padded columns, the first left-aligned, the others right-aligned."""
+def markdown(
+    heading: Sequence[str], lines: Sequence[Sequence[str]], text: Collection[int] = (0,)
+) -> str:
+    """Format a table with padded columns; those numbered in `text` left-aligned, others right."""
     widths = [max(2, *(len(line[k]) for line in (heading, *lines))) for k in range(len(heading))]
 
     def row(cells: Sequence[str]) -> str:
-        first = cells[0].ljust(widths[0])
-        others = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
-        return f"| {' | '.join([first, *others])} |"
+        padded = (
+            cell.ljust(width) if k in text else cell.rjust(width)
+            for k, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        return f"| {' | '.join(padded)} |"
 
-    rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
+    rule = (
+        f":{'-' * (width - 1)}" if k in text else f"{'-' * (width - 1)}:"
+        for k, width in enumerate(widths)
+    )
     return "\n".join([row(heading), f"| {' | '.join(rule)} |", *map(row, lines)])
 
 
