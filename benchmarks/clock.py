@@ -57,6 +57,26 @@ def measured(call: Callable[[], object], device: str, memory: bool = False) -> d
     return taken
 
 
+def repeated(
+    call: Callable[[], object], device: str, seconds: float, inner: int = 1
+) -> list[float]:
+    """Seconds of at least three runs after a warm-up, and of as many as fit into `seconds`.
+
+    inner: calls per run, the time of which is divided by it: of short kernels, launches then
+    overlap with work as in a network.
+    """
+    call()
+    taken: list[float] = []
+    while len(taken) < 3 or inner * sum(taken) < seconds:
+        synchronize(device)
+        start = time.perf_counter()
+        for _ in range(inner):
+            call()
+        synchronize(device)
+        taken.append((time.perf_counter() - start) / inner)
+    return taken
+
+
 def _forget_peak() -> None:
     """Reset the high-water mark of resident memory (Linux only)."""
     try:

@@ -42,7 +42,7 @@ def load(
     text: bool = True,
     local_dir: str | Path | None = None,
     allow_download: bool = False,
-    attention: str = "sdpa",
+    attention: str = "auto",
     lora: Sequence[str | Path | tuple[str | Path | Lora, float]] = (),
 ) -> EditMGT:
     """Load a checkpoint, strictly.
@@ -64,8 +64,9 @@ def load(
         text: load the text encoders; without them only encoded instructions can be used.
         local_dir, allow_download: see `checkpoints.resolve`; the network is used only with
             `allow_download`.
-        attention: the transformer's back end: `"sdpa"` (PyTorch's kernel), `"flash"` (no mask,
-            hence faster on GPUs where strength is not 1), `"xformers"` or `"math"`.
+        attention: the transformer's back end: `"sdpa"` (PyTorch's kernel), `"flash"` (needs no mask
+            for a strength other than 1), `"xformers"`, `"math"`, or `"auto"`, the fastest one
+            measured on this kind of device.
         lora: LoRA files, alone or with a strength of -2..2: `[("hats.safetensors", 0.8)]`.
 
     Raises:
