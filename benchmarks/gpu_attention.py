@@ -5,21 +5,16 @@ win on a device move to `editmgt_lib/models/backends.py`, into `BACKENDS` and `P
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from functools import lru_cache, partial
-from statistics import median
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from editmgt_lib.models.attention import AttentionFunction, QueryGroup, Segments, strength_groups
-from editmgt_lib.models.backends import BACKENDS, math_attention, sdpa, split_keys
-
-from .clock import repeated
+from editmgt_lib.models.attention import AttentionFunction, QueryGroup, Segments
+from editmgt_lib.models.backends import BACKENDS, sdpa, split_keys
 
 PADDED = 8  # channels are added in eights: flash kernels read 16 bytes at a time
 
