@@ -1,5 +1,6 @@
 """What this machine can do at most, measured, and the share of it a row reaches."""
 
+import math
 from typing import Any
 
 import torch
@@ -8,6 +9,8 @@ from . import work
 from .cases import Case
 from .clock import repeated, set_precision
 from .work import Work
+
+MASKED = 2 / math.pi  # mean share of masked tokens in training
 
 
 def measure(device: str, precision: str, quick: bool) -> dict[str, float]:
@@ -33,6 +36,9 @@ def needed(case: Case, stage: str, asked: dict[str, Any]) -> Work | None:
     steps, halves = asked.get("steps", 1), 2 * asked.get("batch", 1)
     sizes = work.Sizes(halves, case.text_length, tokens, tokens, steps, probed)
     encoding, decoding = work.encoding(case.vq, tokens), work.decoding(case.vq, tokens)
+    if stage == "train":  # forward and backward of one half; logits of masked tokens alone
+        one = work.Sizes(asked["batch"], case.text_length, tokens, tokens)
+        return work.step(case.transformer, one, drawn=round(asked["batch"] * tokens * MASKED)) * 3
     if stage == "step":
         return work.step(case.transformer, sizes, drawn=halves // 2 * tokens)
     if stage in ("sample", "edit"):

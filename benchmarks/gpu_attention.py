@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from editmgt_lib.models.attention import AttentionFunction, QueryGroup, Segments
+from editmgt_lib.models.attention import AttentionFunction, QueryGroup
 from editmgt_lib.models.backends import BACKENDS, sdpa, split_keys
 
 PADDED = 8  # channels are added in eights: flash kernels read 16 bytes at a time
@@ -97,23 +97,19 @@ CANDIDATES: dict[str, AttentionFunction] = {
 }
 
 
-def inputs(segments: Segments, batch: int, heads: int, width: int, like: Tensor) -> list[Tensor]:
-    """Queries, keys and values [batch, heads, L, width] of the size a block has."""
-    shape = batch, heads, sum(segments), width
+def inputs(length: int, batch: int, heads: int, width: int, like: Tensor) -> list[Tensor]:
+    """Random queries, keys and values [batch, heads, length, width]."""
+    shape = batch, heads, length, width
     return [torch.randn(shape, device=like.device).to(like.dtype) for _ in range(3)]
 
 
-def error(name: str, given: Sequence[Tensor], groups: Sequence[QueryGroup]) -> float:
-    """Relative distance ||out - exact|| / ||exact|| of a candidate, exact being in float64."""
-    exact = math_attention_in_float64(*given, groups)
-    out = CANDIDATES[name](*given, groups)
+def error(out: Tensor, exact: Tensor) -> float:
+    """Relative distance of a result from the definition's."""
     return float((out.double() - exact).norm() / exact.norm())
 
 
-def math_attention_in_float64(
-    q: Tensor, k: Tensor, v: Tensor, groups: Sequence[QueryGroup]
-) -> Tensor:
-    """The definition."""
+def definition(q: Tensor, k: Tensor, v: Tensor, groups: Sequence[QueryGroup]) -> Tensor:
+    """Softmax of biased logits times values, in float64."""
     logits = q.double() @ k.double().mT / math.sqrt(q.shape[-1])
     for g in groups:
         logits[:, :, g.rows, g.keys] += g.bias

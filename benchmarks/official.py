@@ -86,6 +86,9 @@ def opened(
         try:
             side.ask(hello)
             yield side
+        except BaseException:  # also where the time of a row is up: it would go on computing
+            process.kill()
+            raise
         finally:
             with suppress(BrokenPipeError):
                 process.stdin.close()

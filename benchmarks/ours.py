@@ -59,9 +59,9 @@ class Ours:
         """What the steps of a run have in common."""
         return measured(lambda: self._predictor(self._tokens(), **asked), self.device)
 
-    def step(self, **asked: Any) -> dict[str, Any]:
+    def step(self, batch: int = 1, **asked: Any) -> dict[str, Any]:
         """The first step of a run, everything masked: predict, localize, draw, reveal."""
-        tokens = self._tokens()
+        tokens = self._tokens(batch)
         predictor = self._predictor(tokens, **asked)
         return measured(lambda: self._first_step(predictor, tokens), self.device)
 
@@ -89,15 +89,16 @@ class Ours:
         published_draw: bool = False,
         region: float = 1.0,
         compiled: bool = False,
+        batch: int = 1,
         **asked: Any,
     ) -> dict[str, Any]:
         """A whole sampling run from given tokens.
 
         published_draw: reproduce the official draws. region: fraction of the picture, its upper
-        rows, that may change.
+        rows, that may change. batch: pictures that go through the network together.
         """
         draw = "race" if published_draw else "inverse"
-        tokens, options = self._tokens(), self._options(steps=steps, draw=draw, **asked)
+        tokens, options = self._tokens(batch), self._options(steps=steps, draw=draw, **asked)
         area = torch.zeros(1, *tokens.canvas.size)
         area[:, : round(region * tokens.canvas.height)] = 1
         model, ids = self.compiled() if compiled else self.model, []
@@ -106,7 +107,7 @@ class Ours:
             noise = SharedNoise(torch.Generator().manual_seed(0), draw) if published_draw else None
             edited, _ = model.sample(
                 tokens, self.instruction, options, localization=_reading(asked), noise=noise,
-                region=area if region < 1 else None,
+                region=area if region < 1 else None, batched=batch > 1,
             )  # fmt: skip
             ids.append(edited.ids)
 
@@ -156,9 +157,10 @@ class Ours:
     def _picture(self) -> Tensor:
         return self.inputs["picture"].permute(0, 2, 3, 1).contiguous()
 
-    def _tokens(self) -> Tokens:
-        ids, pixels = self.inputs["reference"], self.case.side * self.case.vq.factor
-        return Tokens(ids, Canvas.blank(1, pixels, pixels, self.case.vq.factor), ids)
+    def _tokens(self, batch: int = 1) -> Tokens:
+        ids = self.inputs["reference"].expand(batch, -1, -1)
+        pixels = self.case.side * self.case.vq.factor
+        return Tokens(ids, Canvas.blank(batch, pixels, pixels, self.case.vq.factor), ids)
 
     def _masked(self, tokens: Tokens) -> Tensor:
         mask_id = self.case.transformer.mask_token_id
