@@ -5,6 +5,7 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -75,6 +76,14 @@ def repeated(
         synchronize(device)
         taken.append((time.perf_counter() - start) / inner)
     return taken
+
+
+def duration(record: dict[str, Any]) -> str:
+    """Format the median in seconds or milliseconds, or the reason why there is none."""
+    if "median" not in record:
+        return record.get("missing", "-")
+    seconds = record["median"]
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 
 def _forget_peak() -> None:

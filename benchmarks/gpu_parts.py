@@ -95,11 +95,9 @@ def kernels(s: Session) -> Rows:
         for row in _kernels(s, batch):
             found.append(row)
             yield row
-    usable = [
-        r for r in found if r["strength"] != 1 and "seconds" in r and r.get("error", 1) < GOOD
-    ]
-    if usable:
-        best = min(usable, key=lambda r: r["seconds"])["kernel"]
+    exact = [r for r in found if r["strength"] != 1 and r.get("error", 1) < GOOD]
+    if timed := [r for r in exact if "seconds" in r]:
+        best = min(timed, key=lambda r: r["seconds"])["kernel"]
         for name in dict.fromkeys(("flash", best)):
             with s.attending(attention.CANDIDATES[name], MAIN):
                 yield {**s.row(_edit(s, f"whole edit, attention {name}"), MAIN), "kernel": name}
@@ -163,10 +161,10 @@ def official(s: Session) -> Rows:
     ):
         with s.opened_official(precision) as side:
             sides = {"official": Caught(side)}
-            warm = Row("step", "step", {"strength": STRENGTH, **more})
-            yield s.row(warm, precision, sides, rounds=1)
-            side.measure("step", strength=STRENGTH)
-            yield s.row(_edit(s, f"official edit {name}", **more), precision, sides, rounds=1)
+            step = Row(f"step, official {name}", "step", {"strength": STRENGTH, **more})
+            yield s.row(step, precision, sides, rounds=1)
+            edit = _edit(s, f"whole edit, official {name}", **more)
+            yield s.row(edit, precision, sides, rounds=1, warm_up=False)
 
 
 def offload(s: Session) -> Rows:
@@ -177,8 +175,9 @@ def offload(s: Session) -> Rows:
         for network in encoders.networks:
             network.to(DTYPES[MAIN]).requires_grad_(False)
         ours.model.text_encoders = encoders.to(s.device)
+        yield s.row(Row("text encoding", "text"), MAIN)
     for row in offload_rows(s.steps):
-        yield s.row(row, MAIN, rounds=1)
+        yield s.row(row, MAIN, rounds=1, warm_up=False)
     ours.model.text_encoders = None
 
 

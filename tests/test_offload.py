@@ -529,7 +529,7 @@ def test_info_says_what_each_mode_needs(tiny_checkpoint, device, capsys):
 # On a real device
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 def test_networks_are_never_on_a_gpu_together(tmp_path):
     measured, results = {}, {}
     for mode in OFFLOAD:
