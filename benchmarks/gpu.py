@@ -101,8 +101,10 @@ def _measure(session: Session, name: str, part: Part, journal: Journal, limit: f
                 journal.write(part=name, **row)
                 print(f"{name}: {summary(row)}", flush=True)
     except TimeIsUp:
+        session.free()  # whatever was being changed is half done
         journal.write(part=name, name=name, missing=f"cut after {limit:.0f} s")
     except Exception as error:
+        session.free()
         journal.write(part=name, name=name, missing=told(error))
     if "missing" in journal.rows[-1]:
         print(f"{name}: {journal.rows[-1]['missing']}", flush=True)

@@ -60,7 +60,7 @@ def flex(q: Tensor, k: Tensor, v: Tensor, groups: Sequence[QueryGroup]) -> Tenso
     def biased(score: Tensor, b: Tensor, h: Tensor, row: Tensor, key: Tensor) -> Tensor:
         for first, last, start, stop, bias in spans:
             inside = (row >= first) & (row < last) & (key >= start) & (key < stop)
-            score = score + torch.where(inside, bias, 0.0)
+            score = score + bias * inside
         return score
 
     run = _compiled_flex() if q.device.type == "cuda" else flex_attention

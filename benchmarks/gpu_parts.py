@@ -154,17 +154,18 @@ def official(s: Session) -> Rows:
         yield {"name": "the official code", "missing": "no checkout was given (--official)"}
         return
     read = {"layers": list(s.case.layers)}
-    for precision, name, more in (
-        ("float32", "as it comes, attention captured", read),
-        ("bfloat16", "without capture", {}),
-        ("bfloat16", "attention captured", read),
-    ):
+    ways = {
+        "float32": {"as it comes, attention captured": read},
+        MAIN: {"without capture": {}, "attention captured": read},
+    }
+    for precision, named in ways.items():
         with s.opened_official(precision) as side:
             sides = {"official": Caught(side)}
-            step = Row(f"step, official {name}", "step", {"strength": STRENGTH, **more})
-            yield s.row(step, precision, sides, rounds=1)
-            edit = _edit(s, f"whole edit, official {name}", **more)
-            yield s.row(edit, precision, sides, rounds=1, warm_up=False)
+            for name, more in named.items():
+                step = Row(f"step, official {name}", "step", {"strength": STRENGTH, **more})
+                yield s.row(step, precision, sides, rounds=1)
+                edit = _edit(s, f"whole edit, official {name}", **more)
+                yield s.row(edit, precision, sides, rounds=1, warm_up=False)
 
 
 def offload(s: Session) -> Rows:

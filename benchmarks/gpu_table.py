@@ -151,7 +151,9 @@ def kernels(rows: Iterable[Row]) -> str:
     for row in rows:
         if "kernel" not in row or "batch" not in row:
             continue
-        taken = f"{1e6 * row['seconds']:.0f} us" if "seconds" in row else row.get("missing", "")
+        taken = (
+            f"{1e6 * row['seconds']:.0f} us" if "seconds" in row else row.get("missing", "")[:70]
+        )
         error = f"{row['error']:.1e}" if "error" in row else ""
         share = percent(row["reaches"]) if "reaches" in row else ""
         lines.append([row["name"].removeprefix("attention "), taken, share, error])

@@ -401,11 +401,11 @@ def lane(device, monkeypatch):
 class Tower(torch.nn.Module):
     """Layers in a row."""
 
-    def __init__(self, layers):
+    def __init__(self, layers, width=4, device="cpu"):
         super().__init__()
-        self.layers = torch.nn.ModuleList(torch.nn.Linear(4, 4) for _ in range(layers))
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(width, width) for _ in range(layers))
         self.requires_grad_(False)
-        offload(self, torch.device("cpu"), layerwise=("layers",))
+        offload(self, torch.device(device), layerwise=("layers",))
 
     def forward(self, x):
         with onloaded(self):
