@@ -10,6 +10,7 @@ import json
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,6 +105,7 @@ def _measure(session: Session, name: str, part: Part, journal: Journal, limit: f
         session.free()  # whatever was being changed is half done
         journal.write(part=name, name=name, missing=f"cut after {limit:.0f} s")
     except Exception as error:
+        traceback.print_exc()
         session.free()
         journal.write(part=name, name=name, missing=told(error))
     if "missing" in journal.rows[-1]:

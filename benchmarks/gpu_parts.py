@@ -127,13 +127,16 @@ def _kernels(s: Session, batch: int) -> Rows:
 
 
 def compiled(s: Session) -> Rows:
-    """Sampling with plain and with compiled blocks, one picture and eight."""
-    for batch in (1, 8):
-        name = f"sampling, batch {batch}"
-        yield s.row(_sampling(s, name, batch=batch), MAIN, rounds=1 if batch > 1 else 3)
-    for batch in (1, 8):
-        row = _sampling(s, f"sampling compiled, batch {batch}", batch=batch, compiled=True)
-        yield s.row(row, MAIN, rounds=1 if batch > 1 else 3)
+    """Runs with steps recorded as CUDA graphs, and with compiled blocks."""
+    graphs, blocks = {"recorded": True}, {"compiled": True}
+    for name, more in {
+        "": {}, " recorded": graphs, " compiled": blocks, " compiled, recorded": graphs | blocks
+    }.items():  # fmt: skip
+        for batch in (1, 8):
+            row = _sampling(s, f"sampling{name}, batch {batch}", batch=batch, **more)
+            yield s.row(row, MAIN, rounds=1 if batch > 1 else 3)
+        if more:
+            yield s.row(_edit(s, f"whole edit{name}", **more), MAIN)
     s.free()  # the compiled copy too
 
 

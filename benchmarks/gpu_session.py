@@ -126,6 +126,7 @@ class Caught:
 
 
 def told(error: BaseException) -> str:
-    """Kind and first line of an error."""
-    first = (str(error).splitlines() or [""])[0]
-    return f"raises {type(error).__name__}: {first[:160]}"
+    """Kind, first and last line of an error; of a process that ended, the last one says why."""
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [""]
+    text = " ... ".join(dict.fromkeys((lines[0][:160], lines[-1][:160])))
+    return f"raises {type(error).__name__}: {text}"
