@@ -50,14 +50,13 @@ def test_compiled_blocks_give_the_same_tokens(tiny_checkpoint, on_cpu):
 
 
 @pytest.mark.parametrize("scope", STRENGTH_SCOPES)
-@pytest.mark.parametrize("strength", [1.0, 1.1, 0.2])
 @pytest.mark.parametrize("name", gpu_attention.CANDIDATES)
-def test_every_candidate_computes_attention(name, strength, scope):
+def test_every_candidate_computes_attention(name, scope):
     """Of a width and lengths that all kernels take; those that run nowhere here say so."""
     segments = Segments(32, 64, 64)
     like = torch.zeros(1, device="cuda", dtype=torch.bfloat16)
     given = gpu_attention.inputs(sum(segments), 2, 8, 128, like)
-    groups = strength_groups(segments, segments, strength, scope, like)
+    groups = strength_groups(segments, segments, 1.1, scope, like)
     try:
         out = gpu_attention.CANDIDATES[name](*given, groups)
     except (RuntimeError, ImportError) as error:
