@@ -2,7 +2,7 @@
 
 Each row is a line of JSON, written as soon as it is measured; the most valuable come first, and
 every part has a limit, so that a cut leaves results. Run again with the same file, it goes on after
-the part that failed, in the time left: `gpu.sh` does so where a kernel brought the device down.
+the last part, in the time left: `gpu.sh` does so after a part that was cut or lost the device.
 """
 
 import argparse
@@ -25,7 +25,8 @@ from .gpu_parts import PARTS, Part
 from .gpu_session import Session, told
 
 BUDGET = 480.0  # seconds the limits of the parts are made for
-BROKEN = 3  # exit status: the device is lost, a new process is needed
+# Exit status: a new process is to go on. The device may be lost, or an import was cut in the middle.
+GO_ON = 3
 
 
 class TimeIsUp(BaseException):
@@ -88,28 +89,31 @@ def run(session: Session, parts: Mapping[str, Part], journal: Journal, seconds: 
             continue
         journal.write(event="part", part=name)
         start = time.perf_counter()
-        _measure(session, name, part, journal, limit)
+        whole = _measure(session, name, part, journal, limit)
         journal.write(event="took", part=name, seconds=time.perf_counter() - start)
-        if not _works(session.device):
-            return BROKEN
+        if not whole or not _works(session.device):
+            return GO_ON
     return 0
 
 
-def _measure(session: Session, name: str, part: Part, journal: Journal, limit: float) -> None:
+def _measure(session: Session, name: str, part: Part, journal: Journal, limit: float) -> bool:
+    """Write a part's rows; returns False if it was cut."""
     try:
         with time_limit(limit):
             for row in part.measure(session):
                 journal.write(part=name, **row)
                 print(f"{name}: {summary(row)}", flush=True)
+        return True
     except TimeIsUp:
-        session.free()  # whatever was being changed is half done
         journal.write(part=name, name=name, missing=f"cut after {limit:.0f} s")
+        print(f"{name}: cut after {limit:.0f} s", flush=True)
+        return False
     except Exception as error:
         traceback.print_exc()
-        session.free()
+        session.free()  # whatever was being changed is half done
         journal.write(part=name, name=name, missing=told(error))
-    if "missing" in journal.rows[-1]:
-        print(f"{name}: {journal.rows[-1]['missing']}", flush=True)
+        print(f"{name}: {told(error)}", flush=True)
+        return True
 
 
 def summary(row: Mapping[str, Any]) -> str:
@@ -149,8 +153,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             CASES[given.config](), given.work or Path(temporary), given.device, given.quick,
             given.official and given.official.resolve(), given.official_python,
         )  # fmt: skip
-        parts = {name: PARTS[name] for name in names}
-        return run(session, parts, Journal(given.out), given.seconds)
+        parts, journal = {name: PARTS[name] for name in names}, Journal(given.out)
+        session.limits |= {r["precision"]: r["limits"] for r in journal.rows if "limits" in r}
+        return run(session, parts, journal, given.seconds)
 
 
 if __name__ == "__main__":

@@ -60,8 +60,8 @@ measure() {
     "$python" -m benchmarks.gpu --out "$out/rows.jsonl" --work "$work/checkpoint" "$@"
 }
 
-# A kernel that brings the device down ends the process: the next one goes on with the next part.
-for attempt in 1 2 3 4 5 6; do
+# After a part that was cut, or brought the device down, a new process goes on with the next one.
+for attempt in 1 2 3 4 5 6 7 8 9 10 11 12; do
     measure "$@" 2>>"$out/log.txt"
     status=$?
     [ $status = 0 ] || [ $status = 2 ] || [ $status = 143 ] && break

@@ -109,6 +109,7 @@ def test_a_part_that_fails_or_lasts_leaves_the_others(tmp_path):
     parts = {"a": part_of(lambda: 1, fail), "b": short, "c": part_of(lambda: 2)}
     session = Session(None, tmp_path, "cpu")
     start = time.monotonic()
+    assert gpu.run(session, parts, gpu.Journal(path), gpu.BUDGET) == gpu.GO_ON  # an import was cut?
     assert gpu.run(session, parts, gpu.Journal(path), gpu.BUDGET) == 0
     assert time.monotonic() - start < 20
     rows = [row for row in gpu_table.read(path) if "name" in row]
@@ -124,7 +125,7 @@ def test_a_run_goes_on_after_the_part_that_broke_the_device(tmp_path, monkeypatc
     parts = {"a": part_of(lambda: 1), "b": part_of(lambda: 2)}
     with monkeypatch.context() as broke:
         broke.setattr(gpu, "_works", lambda device: False)
-        assert gpu.run(session, parts, gpu.Journal(path), gpu.BUDGET) == gpu.BROKEN
+        assert gpu.run(session, parts, gpu.Journal(path), gpu.BUDGET) == gpu.GO_ON
     assert gpu.run(session, parts, gpu.Journal(path), gpu.BUDGET) == 0
     assert [row["seconds"] for row in gpu_table.read(path) if "name" in row] == [1, 2]
     began = json.loads(path.read_text().splitlines()[0])["epoch"]
