@@ -25,8 +25,7 @@ from .gpu_parts import PARTS, Part
 from .gpu_session import Session, told
 
 BUDGET = 480.0  # seconds the limits of the parts are made for
-# Exit status: a new process is to go on. The device may be lost, or an import was cut in the middle.
-GO_ON = 3
+GO_ON = 3  # exit status: the device may be lost, or an import was cut; a new process is to go on
 
 
 class TimeIsUp(BaseException):
@@ -110,9 +109,9 @@ def _measure(session: Session, name: str, part: Part, journal: Journal, limit: f
         return False
     except Exception as error:
         traceback.print_exc()
-        session.free()  # whatever was being changed is half done
         journal.write(part=name, name=name, missing=told(error))
         print(f"{name}: {told(error)}", flush=True)
+        session.free()  # whatever was being changed is half done
         return True
 
 

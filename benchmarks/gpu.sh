@@ -61,11 +61,14 @@ measure() {
 }
 
 # After a part that was cut, or brought the device down, a new process goes on with the next one.
-for attempt in 1 2 3 4 5 6 7 8 9 10 11 12; do
+while :; do
+    before=$(wc -c 2>/dev/null <"$out/rows.jsonl")
     measure "$@" 2>>"$out/log.txt"
     status=$?
-    [ $status = 0 ] || [ $status = 2 ] || [ $status = 143 ] && break
-    echo "attempt $attempt ended with status $status" | tee -a "$out/log.txt"
+    [ $status != 0 ] || break
+    echo "a process ended with status $status" | tee -a "$out/log.txt"
+    # None that measured nothing is started again.
+    [ "$(wc -c 2>/dev/null <"$out/rows.jsonl")" != "$before" ] || break
 done
 "$python" -m benchmarks.gpu_table "$out/rows.jsonl" >"$out/table.md"
 cat "$out/table.md"
