@@ -57,10 +57,10 @@ def load(
             which is bfloat16 on devices with matrix units for it, else float32. The tokenizer
             stays in float32, since bfloat16 assigns other tokens. TF32 is left as the process has
             it.
-        offload: `"none"` keeps all weights on the device. `"stages"` keeps them on the CPU and
-            onloads each stage's network for its call. `"layers"` also onloads the language model,
-            the largest part, layer by layer. Less memory, more time, the same results; one call at
-            a time.
+        offload: `"none"` keeps all weights on the device. `"stages"` keeps them on the CPU (for
+            CUDA in pinned memory) and onloads each stage's network for its call. `"layers"` also
+            onloads the language model, the largest part, layer by layer. Less memory, more time,
+            the same results; one call at a time.
         text: load the text encoders; without them only encoded instructions can be used.
         local_dir, allow_download: see `checkpoints.resolve`; the network is used only with
             `allow_download`.

@@ -197,15 +197,8 @@ class TextEncoders:
         not even in the last bit. The last negative prompts are remembered, as the same ones come
         with every call.
         """
-        prompts, negatives = (
-            _as_prompts("prompt", prompt),
-            _as_prompts("negative", own_negative if negative is None else negative),
-        )
-        if len(negatives) not in (1, len(prompts)):
-            raise InputError(
-                f"{len(negatives)} negative prompts for {len(prompts)} prompts; give one or as many"
-            )
-        negatives = negatives * (len(prompts) // len(negatives))
+        prompts = _as_prompts("prompt", prompt)
+        negatives = _as_negatives(own_negative if negative is None else negative, len(prompts))
         tokens = {text: self._tokens(text) for text in dict.fromkeys(prompts + negatives)}
         encoded = self._encode_new(tokens, prompts, negatives if guided else ())
         rows = [tokens[text][-1] for text in prompts]
@@ -262,6 +255,15 @@ class TextEncoders:
         with plain_defaults(), no_autocast(self.device), onloaded(self.gemma):
             states = [self.states(token_ids([one])) for _, one in tokens.values()]
         return require_finite(dict(zip(tokens, zip(states, pooled, strict=True), strict=True)))
+
+
+def _as_negatives(value: str | Sequence[str], count: int) -> tuple[str, ...]:
+    negatives = _as_prompts("negative", value)
+    if len(negatives) not in (1, count):
+        raise InputError(
+            f"{len(negatives)} negative prompts for {count} prompts; give one or as many"
+        )
+    return negatives * (count // len(negatives))
 
 
 def _joined(encoded: Encoded, texts: Sequence[str], part: int) -> torch.Tensor:
