@@ -9,7 +9,7 @@
 #           is not installed); wheels are installed for this run only.
 # PYTHON    interpreter, python3 by default.
 set -u
-out=$1
+out=${1:?"give a folder for the results"}
 shift
 checkout= wheels=
 while getopts o:w: option; do
@@ -20,7 +20,6 @@ while getopts o:w: option; do
     esac
 done
 shift $((OPTIND - 1))
-[ "${1:-}" = -- ] && shift
 
 python=${PYTHON:-python3}
 mkdir -p "$out"
