@@ -97,22 +97,47 @@ def toyworld() -> Case:
     )  # fmt: skip
 
 
-CASES: dict[str, Callable[[], Case]] = {"toyworld": toyworld, "mid": mid, "published": published}
+def tiny() -> Case:
+    """Everything the published case has, in seconds on a CPU: for trying the scripts."""
+    transformer = replace(
+        _published_transformer(), num_layers=1, num_single_layers=2, num_attention_heads=2,
+        attention_head_dim=16, joint_attention_dim=16, pooled_projection_dim=16,
+        axes_dims_rope=(4, 6, 6), vocab_size=40, codebook_size=32,
+    )  # fmt: skip
+    vq = VQConfig(
+        block_out_channels=(8, 16, 16), layers_per_block=2, latent_channels=4,
+        num_vq_embeddings=32, norm_num_groups=4,
+    )  # fmt: skip
+
+    def encoders() -> TextEncoders:
+        return build_text_encoders(corpus(), text_length=8, width=16, pooled=16)
+
+    return Case("tiny", transformer, vq, 8, 8, layers=(1, 2), steps=3, cpu_steps=3,
+                text_encoders=encoders)  # fmt: skip
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    "toyworld": toyworld, "mid": mid, "published": published, "tiny": tiny
+}  # fmt: skip
 
 
 def random_network(build: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """Build on the meta device, then fill so that every parameter matters and none overflows."""
+    """Build on the meta device, then fill so that every parameter matters and none overflows.
+
+    The numbers are drawn on a GPU if there is one; the network is on the CPU.
+    """
     with torch.device("meta"):
         network = build()
-    network = network.to_empty(device="cpu").requires_grad_(False)
-    generator = torch.Generator().manual_seed(seed)
+    place = "cuda" if torch.cuda.is_available() else "cpu"
+    network = network.to_empty(device=place).requires_grad_(False)
+    generator = torch.Generator(place).manual_seed(seed)
     for name, p in network.named_parameters():
         p.normal_(generator=generator)
         if p.ndim > 1 and not name.endswith(("embeddings.weight", "embedding.weight")):
             p.div_(math.sqrt(p[0].numel()))
         elif p.ndim == 1:
             p.mul_(0.1).add_(1.0 if name.endswith("weight") else 0.0)
-    return network
+    return network.to("cpu")
 
 
 def published_text_encoders() -> TextEncoders:

@@ -1,15 +1,16 @@
 """What this machine can do at most, measured, and the share of it a row reaches."""
 
-import time
-from collections.abc import Callable
+import math
 from typing import Any
 
 import torch
 
 from . import work
 from .cases import Case
-from .clock import set_precision, synchronize
+from .clock import repeated, set_precision
 from .work import Work
+
+MASKED = 2 / math.pi  # mean share of masked tokens in training
 
 
 def measure(device: str, precision: str, quick: bool) -> dict[str, float]:
@@ -20,36 +21,26 @@ def measure(device: str, precision: str, quick: bool) -> dict[str, float]:
     rates = []
     for n in sizes:
         a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-        rates.append(2 * n**3 / _shortest(lambda a=a, b=b: a @ b, device, seconds))
+        rates.append(2 * n**3 / min(repeated(lambda a=a, b=b: a @ b, device, seconds)))
     source = torch.ones((2**30 if cuda else 2**28) >> (4 if quick else 0), device=device).to(dtype)
     target = torch.empty_like(source)
     moved = 2 * source.numel() * source.element_size()  # read and written
-    rate = moved / _shortest(lambda: target.copy_(source), device, seconds)
+    rate = moved / min(repeated(lambda: target.copy_(source), device, seconds))
     return {"flops": max(rates), "bytes": rate}
-
-
-def _shortest(call: Callable[[], object], device: str, seconds: float) -> float:
-    """The shortest of at least three calls, and as many as fit into `seconds`."""
-    call()
-    taken: list[float] = []
-    while len(taken) < 3 or sum(taken) < seconds:
-        synchronize(device)
-        start = time.perf_counter()
-        call()
-        synchronize(device)
-        taken.append(time.perf_counter() - start)
-    return min(taken)
 
 
 def needed(case: Case, stage: str, asked: dict[str, Any]) -> Work | None:
     """What a stage computes and moves; None for those with hardly any products."""
     tokens, layers = case.side**2, asked.get("layers")
     probed = layers[1] - layers[0] + 1 if layers else 0
-    steps = asked.get("steps", 1)
-    sizes = work.Sizes(2, case.text_length, tokens, tokens, steps, probed)
+    steps, halves = asked.get("steps", 1), 2 * asked.get("batch", 1)
+    sizes = work.Sizes(halves, case.text_length, tokens, tokens, steps, probed)
     encoding, decoding = work.encoding(case.vq, tokens), work.decoding(case.vq, tokens)
+    if stage == "train":  # forward and backward of one half; logits of masked tokens alone
+        one = work.Sizes(asked["batch"], case.text_length, tokens, tokens)
+        return work.step(case.transformer, one, drawn=round(asked["batch"] * tokens * MASKED)) * 3
     if stage == "step":
-        return work.step(case.transformer, sizes, drawn=tokens)
+        return work.step(case.transformer, sizes, drawn=halves // 2 * tokens)
     if stage in ("sample", "edit"):
         run = work.sampling(case.transformer, sizes)
         return encoding + run + decoding if stage == "edit" else run

@@ -5,6 +5,7 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -55,6 +56,34 @@ def measured(call: Callable[[], object], device: str, memory: bool = False) -> d
         if peak is not None:
             taken["peak_mib"] = peak / 2**20
     return taken
+
+
+def repeated(
+    call: Callable[[], object], device: str, seconds: float, inner: int = 1
+) -> list[float]:
+    """Seconds of at least three runs after a warm-up, and of as many as fit into `seconds`.
+
+    inner: calls per run, the time of which is divided by it: of short kernels, launches then
+    overlap with work as in a network.
+    """
+    call()
+    taken: list[float] = []
+    while len(taken) < 3 or inner * sum(taken) < seconds:
+        synchronize(device)
+        start = time.perf_counter()
+        for _ in range(inner):
+            call()
+        synchronize(device)
+        taken.append((time.perf_counter() - start) / inner)
+    return taken
+
+
+def duration(record: dict[str, Any]) -> str:
+    """Format the median in seconds or milliseconds, or the reason why there is none."""
+    if "median" not in record:
+        return record.get("missing", "-")
+    seconds = record["median"]
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 
 def _forget_peak() -> None:

@@ -39,6 +39,12 @@ class Official:
             raise OfficialError("the official process ended:\n" + self._log.read()[-1500:])
         return json.loads(line)
 
+    def close(self) -> None:
+        """End the process."""
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait(timeout=60)
+
     def measure(self, stage: str, **asked: Any) -> dict[str, Any]:
         """Time one stage; `missing` says why there is nothing to time."""
         into = self._folder / "official-ids.safetensors"
@@ -61,8 +67,7 @@ def opened(
 ) -> Iterator[Official]:
     """Start `official_worker` on a checkpoint folder that also holds `inputs.safetensors`.
 
-    Raises:
-        OfficialError: with what the process said.
+    Raises OfficialError with what the process said.
     """
     text = folder if case.text_encoders else ""
     if case.trained:
@@ -86,7 +91,8 @@ def opened(
         try:
             side.ask(hello)
             yield side
+        except BaseException:
+            process.kill()  # it would go on computing
+            raise
         finally:
-            with suppress(BrokenPipeError):
-                process.stdin.close()
-            process.wait(timeout=60)
+            side.close()

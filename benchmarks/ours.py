@@ -59,9 +59,9 @@ class Ours:
         """What the steps of a run have in common."""
         return measured(lambda: self._predictor(self._tokens(), **asked), self.device)
 
-    def step(self, **asked: Any) -> dict[str, Any]:
+    def step(self, batch: int = 1, **asked: Any) -> dict[str, Any]:
         """The first step of a run, everything masked: predict, localize, draw, reveal."""
-        tokens = self._tokens()
+        tokens = self._tokens(batch)
         predictor = self._predictor(tokens, **asked)
         return measured(lambda: self._first_step(predictor, tokens), self.device)
 
@@ -89,28 +89,47 @@ class Ours:
         published_draw: bool = False,
         region: float = 1.0,
         compiled: bool = False,
+        recorded: bool = False,
+        batch: int = 1,
         **asked: Any,
     ) -> dict[str, Any]:
         """A whole sampling run from given tokens.
 
         published_draw: reproduce the official draws. region: fraction of the picture, its upper
-        rows, that may change.
+        rows, that may change. recorded: steps as CUDA graphs. batch: pictures that go through the
+        network together.
         """
         draw = "race" if published_draw else "inverse"
-        tokens, options = self._tokens(), self._options(steps=steps, draw=draw, **asked)
+        tokens, options = self._tokens(batch), self._options(steps=steps, draw=draw, **asked)
         area = torch.zeros(1, *tokens.canvas.size)
         area[:, : round(region * tokens.canvas.height)] = 1
-        model, ids = self.compiled() if compiled else self.model, []
+        ids: list[Tensor] = []
 
         def run() -> None:
             noise = SharedNoise(torch.Generator().manual_seed(0), draw) if published_draw else None
             edited, _ = model.sample(
                 tokens, self.instruction, options, localization=_reading(asked), noise=noise,
-                region=area if region < 1 else None,
+                region=area if region < 1 else None, batched=batch > 1,
             )  # fmt: skip
             ids.append(edited.ids)
 
-        return measured(run, self.device, memory=True) | {"ids": ids[0].cpu()}
+        with self._running(compiled, recorded) as model:
+            return measured(run, self.device, memory=True) | {"ids": ids[0].cpu()}
+
+    @contextmanager
+    def _running(self, compiled: bool, recorded: bool) -> Iterator[EditMGT]:
+        """The model with compiled blocks, or with its steps recorded as CUDA graphs."""
+        model = self.compiled() if compiled else self.model
+        if not recorded:
+            yield model
+            return
+        if not hasattr(model.transformer, "records"):
+            raise EditMGTError("steps cannot be recorded")
+        model.transformer.records = True
+        try:
+            yield model
+        finally:
+            model.transformer.records = False
 
     def compiled(self) -> EditMGT:
         """A copy of the model with compiled blocks; a compiled model cannot run plainly again."""
@@ -121,10 +140,16 @@ class Ours:
         return self._compiled
 
     def edit(
-        self, steps: int, offload: str = "none", text: bool = False, **asked: Any
+        self,
+        steps: int,
+        offload: str = "none",
+        text: bool = False,
+        compiled: bool = False,
+        recorded: bool = False,
+        **asked: Any,
     ) -> dict[str, Any]:
         """Picture to picture; `text`: from the prompt instead of ready text states."""
-        options, model = self._options(steps=steps, **asked), self.model
+        options = self._options(steps=steps, **asked)
 
         def run() -> None:
             instruction = model.encode_instruction(PROMPT) if text else self.instruction
@@ -132,7 +157,7 @@ class Ours:
             edited, _ = model.sample(tokens, instruction, options, localization=_reading(asked))
             model.decode(edited)
 
-        with self._offloaded(offload):
+        with self._offloaded(offload), self._running(compiled, recorded) as model:
             return measured(run, self.device, memory=True)
 
     @contextmanager
@@ -156,9 +181,10 @@ class Ours:
     def _picture(self) -> Tensor:
         return self.inputs["picture"].permute(0, 2, 3, 1).contiguous()
 
-    def _tokens(self) -> Tokens:
-        ids, pixels = self.inputs["reference"], self.case.side * self.case.vq.factor
-        return Tokens(ids, Canvas.blank(1, pixels, pixels, self.case.vq.factor), ids)
+    def _tokens(self, batch: int = 1) -> Tokens:
+        ids = self.inputs["reference"].expand(batch, -1, -1)
+        pixels = self.case.side * self.case.vq.factor
+        return Tokens(ids, Canvas.blank(batch, pixels, pixels, self.case.vq.factor), ids)
 
     def _masked(self, tokens: Tokens) -> Tensor:
         mask_id = self.case.transformer.mask_token_id

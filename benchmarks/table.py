@@ -1,6 +1,7 @@
 """Markdown tables from results: `python -m benchmarks.table [FILE.json ...]`.
 
-Without files those of the results `SHOWN` are written to the end of `README.md`.
+Without files those of the results `SHOWN`, and that of a GPU run, are written to the end of
+`README.md`.
 """
 
 import json
@@ -11,17 +12,12 @@ from typing import Any
 
 from editmgt_lib.pages.markdown import markdown, percent
 
+from . import gpu_table
+from .clock import duration
+
 HERE = Path(__file__).parent
 SHOWN = ("mid-cpu", "training-cpu", "study-cpu")  # in results/
 MARKER = "<!-- Below: written by `python -m benchmarks.table`. -->"
-
-
-def duration(record: dict[str, Any]) -> str:
-    """Format the median in seconds or milliseconds, or the reason why there is none."""
-    if "median" not in record:
-        return record.get("missing", "-")
-    seconds = record["median"]
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 
 def rows_table(rows: list[dict[str, Any]], reached: dict[str, dict[str, Any]]) -> str:
@@ -125,6 +121,7 @@ def readme_with_results() -> str:
     text = (HERE / "README.md").read_text(encoding="utf-8").partition(MARKER)[0]
     results = [HERE / "results" / f"{name}.json" for name in SHOWN]
     pages = [render(json.loads(path.read_text(encoding="utf-8"))) for path in results]
+    pages.append(gpu_table.page(gpu_table.read(HERE / "results" / "gpu.jsonl")))
     return "\n\n".join([text + MARKER, *(page.strip() for page in pages)]) + "\n"
 
 

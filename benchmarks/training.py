@@ -107,9 +107,12 @@ class Pictures:
 
 
 class Ours:
-    """Our training step."""
+    """Our training step. precision: of the products, as in a run's config."""
 
-    def __init__(self, of: Case, folder: Path, inputs: dict[str, Tensor], device: str) -> None:
+    def __init__(
+        self, of: Case, folder: Path, inputs: dict[str, Tensor], device: str,
+        precision: torch.dtype = torch.float32,
+    ) -> None:  # fmt: skip
         self.device, place = device, torch.device(device)
         self.inputs = {name: tensor.to(place) for name, tensor in inputs.items()}
         self.vq = load_tokenizer(folder / "vqvae", place)
@@ -117,15 +120,16 @@ class Ours:
         transformer.requires_grad_(True)
         self.parameters = list(transformer.parameters())
         self.optimizer = torch.optim.AdamW(self.parameters, RATE, weight_decay=DECAY)
-        given = GivenText(inputs["states"], inputs["pooled"])
-        live = TextEncoders.from_folder(folder, place, torch.float32, of.text_length)
+        texts: dict[bool, Any] = {False: GivenText(inputs["states"], inputs["pooled"])}
+        if (folder / "llm_encoder").exists():
+            texts[True] = TextEncoders.from_folder(folder, place, torch.float32, of.text_length)
         settings = Settings(resolution=of.side * of.vq.factor, text_length=of.text_length)
         self.stages = {
             encode: GenerationStage(
-                transformer, live if encode else given, Pictures(self, encode), PUBLISHED,
-                settings=settings, device=device, precision=torch.float32,
+                transformer, text, Pictures(self, encode), PUBLISHED,
+                settings=settings, device=device, precision=precision,
             )
-            for encode in (False, True)
+            for encode, text in texts.items()
         }  # fmt: skip
         self._numbers = count()
 

@@ -5,7 +5,7 @@ Library, command line and nodes read these; nothing is imported, so that help st
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 PACKED_DTYPES = ("bf16", "fp8", "fp32", "fp16", "keep")
-ATTENTIONS = ("sdpa", "flash", "xformers", "math")
+ATTENTIONS = ("auto", "sdpa", "flash", "xformers", "math")
 OFFLOAD = ("none", "stages", "layers")
 
 FITS = ("pad", "native", "crop")

@@ -42,7 +42,7 @@ def load(
     text: bool = True,
     local_dir: str | Path | None = None,
     allow_download: bool = False,
-    attention: str = "sdpa",
+    attention: str = "auto",
     lora: Sequence[str | Path | tuple[str | Path | Lora, float]] = (),
 ) -> EditMGT:
     """Load a checkpoint, strictly.
@@ -57,15 +57,16 @@ def load(
             which is bfloat16 on devices with matrix units for it, else float32. The tokenizer
             stays in float32, since bfloat16 assigns other tokens. TF32 is left as the process has
             it.
-        offload: `"none"` keeps all weights on the device. `"stages"` keeps them on the CPU and
-            onloads each stage's network for its call. `"layers"` also onloads the language model,
-            the largest part, layer by layer. Less memory, more time, the same results; one call at
-            a time.
+        offload: `"none"` keeps all weights on the device. `"stages"` keeps them on the CPU (for
+            CUDA in pinned memory) and onloads each stage's network for its call. `"layers"` also
+            onloads the language model, the largest part, layer by layer. Less memory, more time,
+            the same results; one call at a time.
         text: load the text encoders; without them only encoded instructions can be used.
         local_dir, allow_download: see `checkpoints.resolve`; the network is used only with
             `allow_download`.
-        attention: the transformer's back end: `"sdpa"` (PyTorch's kernel), `"flash"` (no mask,
-            hence faster on GPUs where strength is not 1), `"xformers"` or `"math"`.
+        attention: the transformer's back end: `"sdpa"` (PyTorch's kernel), `"flash"` (needs no mask
+            for a strength other than 1), `"xformers"`, `"math"`, or `"auto"`, the fastest one
+            measured on this kind of device.
         lora: LoRA files, alone or with a strength of -2..2: `[("hats.safetensors", 0.8)]`.
 
     Raises:

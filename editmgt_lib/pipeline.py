@@ -112,12 +112,16 @@ class EditMGT:
         return Tokens(ids, canvas, ids, notes if self.settings.edits else (UNTRAINED, *notes))
 
     def encode_instruction(
-        self, prompt: str | Sequence[str], negative: str | Sequence[str] | None = None
+        self,
+        prompt: str | Sequence[str],
+        negative: str | Sequence[str] | None = None,
+        guided: bool = True,
     ) -> Instruction:
         """Stage 2: prompts -> text states, and the rows each word occupies.
 
         Args:
             negative: negative prompts; the checkpoint's own by default.
+            guided: False saves encoding the negative prompts, which guidance 1 does not use.
 
         Raises:
             InputError: the text encoders were freed.
@@ -128,7 +132,7 @@ class EditMGT:
         if self.text_encoders.device.type != "cpu":
             advice = f"load with offload 'layers', or {advice}"
         with memory_advice("encoding text", advice):
-            return self.text_encoders.encode(prompt, negative, self.settings.negative)
+            return self.text_encoders.encode(prompt, negative, self.settings.negative, guided)
 
     def localize(
         self,
@@ -289,7 +293,7 @@ class EditMGT:
         if not ready and (localization or settings.localization != self.settings.localization):
             localization = settings.localization
         tokens = self.encode_image(image, fit_options, region)
-        instruction = self.encode_instruction(prompt, negative)
+        instruction = self.encode_instruction(prompt, negative, settings.sampling.guided)
         edited, localization = self.sample(
             tokens, instruction, settings.sampling, localization=localization,
             region=region, combine=combine, callback=callback, batched=batched,
@@ -323,6 +327,6 @@ class EditMGT:
         """
         settings = self.settings.based_on(options)
         sampling = settings.override(**{**more, "threshold": 0.0}).sampling
-        instruction = self.encode_instruction(prompt, negative)
+        instruction = self.encode_instruction(prompt, negative, sampling.guided)
         tokens = self.blank_tokens(instruction.batch, size)
         return self.decode(self.sample(tokens, instruction, sampling, callback=callback)[0]).image

@@ -15,6 +15,11 @@ SETTINGS = {
 }
 
 
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
 def write_tiny_checkpoint(folder, settings=SETTINGS):
     """64x64 pixels, 4x4 tokens, 2x2 positions, ToyWorld's words; by the library's own functions."""
     from editmgt_lib.checkpoints import save_module

@@ -52,10 +52,10 @@ def available(name, device, dtype):
 @pytest.mark.parametrize("strength", [1.0, 1.1, 0.2])
 @pytest.mark.parametrize("queries", [FULL, Segments(5, 4, 0)], ids=["all", "part"])
 @pytest.mark.parametrize("name", BACKENDS)
-@pytest.mark.parametrize("device", [CPU, CUDA], ids=str)
+@pytest.mark.parametrize(
+    "device", [CPU, pytest.param(CUDA, marks=pytest.mark.cuda)], ids=["cpu", "cuda"]
+)
 def test_every_back_end_computes_attention(device, name, queries, strength, scope):
-    if device.type == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     attention = available(name, device, dtype)
     q, k, v = projections(queries, dtype=dtype, device=device)
@@ -111,13 +111,22 @@ def test_a_model_edits_with_the_back_end_it_was_loaded_with(tiny_checkpoint, nam
 
 
 def test_the_command_line_offers_every_back_end():
-    assert set(choices.ATTENTIONS) == set(BACKENDS) and choices.ATTENTIONS[0] == "sdpa"
+    assert set(choices.ATTENTIONS) == {"auto", *BACKENDS} and choices.ATTENTIONS[0] == "auto"
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda", "mps", "xpu"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_auto_is_a_back_end_that_runs_there(kind, dtype):
+    device = torch.device(kind)
+    chosen = choose_attention("auto", device, dtype)
+    name = next(name for name, function in BACKENDS.items() if function is chosen)
+    assert choose_attention(name, device, dtype) is chosen
 
 
 @pytest.mark.parametrize(
     ("name", "device", "match"),
     [
-        ("fastest", CPU, "attention is 'fastest'; use one of sdpa, flash"),
+        ("fastest", CPU, "attention is 'fastest'; use one of auto, sdpa, flash"),
         ("xformers", CPU, "needs a CUDA device, not cpu"),
         ("flash", torch.device("mps"), "needs a CPU or a CUDA device, not mps"),
         ("flash", CUDA, "needs float16 or bfloat16, not cuda in torch.float32"),

@@ -4,7 +4,9 @@ A device is stood in for by copies: a tensor is "on the device" while a copy of 
 """
 
 import gc
+from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from weakref import WeakValueDictionary
 
 import pytest
@@ -39,12 +41,12 @@ class Device:
         self.brought += 1
         if self.brought == self.full_at:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        copy = twin(tensor)
+        here = twin(tensor)
         if isinstance(tensor, torch.nn.Parameter):
-            copy = torch.nn.Parameter(copy, requires_grad=False)
-        self.alive[id(copy)] = copy
+            here = torch.nn.Parameter(here, requires_grad=False)
+        self.alive[id(here)] = here
         self.peak = max(self.peak, sum(t.nbytes for t in self.alive.values()))
-        return copy
+        return here
 
     def holds(self, network):
         """Names of the network's parameters that are here."""
@@ -349,6 +351,136 @@ def test_an_offload_that_is_none_is_named(tiny_checkpoint):
         load(tiny_checkpoint, offload="disk")
 
 
+# Copies beside computation
+
+
+class Lane:
+    """A stand-in for a stream of copies: they hold NaN until computation waited for them."""
+
+    def __init__(self, device):
+        self.device, self.log, self.pending, self.open = device, [], {}, False
+
+    def __call__(self, _):
+        return self
+
+    @contextmanager
+    def copying(self):
+        self.open = True
+        yield
+        self.open = False
+
+    def bring(self, tensor, place):
+        here = self.device.bring(tensor, place)
+        if self.open:
+            self.pending[id(here)] = here.clone()
+            here.data.fill_(torch.nan if here.is_floating_point() else 0)
+        return here
+
+    def copied(self):
+        self.log.append("copy")
+        return len(self.log)
+
+    def receive(self, copies, event):
+        self.log.append("wait")
+        for here in copies:
+            here.data.copy_(self.pending.pop(id(here)))
+
+    def computed(self):
+        self.log.append("computed")
+        return SimpleNamespace(synchronize=lambda: self.log.append("until computed"))
+
+
+@pytest.fixture
+def lane(device, monkeypatch):
+    lane = Lane(device)
+    monkeypatch.setattr(offloading, "_lane", lane)
+    monkeypatch.setattr(offloading, "_onload", lane.bring)
+    return lane
+
+
+class Tower(torch.nn.Module):
+    """Layers in a row."""
+
+    def __init__(self, layers, width=4, device="cpu"):
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(width, width) for _ in range(layers))
+        self.requires_grad_(False)
+        offload(self, torch.device(device), layerwise=("layers",))
+
+    def forward(self, x):
+        with onloaded(self):
+            for layer in self.layers:
+                x = layer(x)
+        return x
+
+
+def test_layers_are_copied_one_ahead(lane):
+    tower, x = Tower(4), torch.ones(1, 4)
+    tower(x)
+    first, last = ["copy", "wait", "copy", "computed"], ["wait", "computed"]
+    assert lane.log == [*first, *["wait", "until computed", "copy", "computed"] * 2, *last]
+    with torch.no_grad():
+        wanted = torch.nn.Sequential(*tower.layers)(x)
+        assert torch.equal(tower(x), wanted)
+    with onloaded(tower):
+        assert torch.equal(tower(x), wanted) and torch.equal(tower(x), wanted)
+    assert not lane.pending and not lane.device.alive
+    assert lane.device.peak == 2 * weight_bytes(tower.layers[0])
+
+
+def test_text_is_the_same_when_layers_come_ahead(lane, resident, tiny_checkpoint):
+    model = load(tiny_checkpoint, device="cpu", offload="layers")
+    before, theirs = state(model), resident.encode_instruction(PROMPT)
+    assert torch.equal(model.encode_instruction(PROMPT).states, theirs.states)
+    assert state(model) == before and not lane.device.alive
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_layer_that_fails_leaves_no_copies(lane, tiny_checkpoint, monkeypatch, failing):
+    model = load(tiny_checkpoint, device="cpu", offload="layers")
+    before = state(model)
+    with monkeypatch.context() as broke:
+        broke.setattr(model.text_encoders.gemma.layers[failing].mlp, "forward", broken)
+        with pytest.raises(RuntimeError, match="of ours"):
+            model.encode_instruction(PROMPT)
+    lane.pending.clear()
+    gc.collect()
+    assert state(model) == before and not lane.device.alive
+    assert model.encode_instruction(PROMPT).states.isfinite().all()
+
+
+def test_weights_rest_in_pinned_memory(monkeypatch):
+    network = torch.nn.ModuleDict({k: torch.nn.Linear(3, 3) for k in ("a", "b", "table")})
+    network["b"].weight = network["a"].weight
+    pinned, table = [], network["table"].weight.data_ptr()
+
+    def pin(tensor):
+        pinned.append(tensor.clone())
+        return pinned[-1]
+
+    monkeypatch.setattr(offloading, "_pinned", pin)
+    offload(network, torch.device("cpu"), excluded=("table",))
+    assert not pinned
+    move = torch.device("cuda")
+    offload(network.requires_grad_(False), move, excluded=("table",))
+    assert len({t.data_ptr() for t in pinned}) >= 3
+    places = {t.data_ptr() for t in pinned}
+    assert all(network[k].weight.data_ptr() in places for k in ("a", "b"))
+    assert network["b"].weight is network["a"].weight
+    assert network["table"].weight.data_ptr() == table
+
+
+def test_a_system_that_pins_no_more_still_offloads(monkeypatch):
+    def refuse(tensor):
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(offloading, "_pinned", refuse)
+    network = torch.nn.Linear(3, 3).requires_grad_(False)
+    before = network.weight.data_ptr()
+    offload(network, torch.device("cuda"))
+    assert network.weight.data_ptr() == before and execution_device(network).type == "cuda"
+
+
 # The command line
 
 
@@ -397,7 +529,7 @@ def test_info_says_what_each_mode_needs(tiny_checkpoint, device, capsys):
 # On a real device
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 def test_networks_are_never_on_a_gpu_together(tmp_path):
     measured, results = {}, {}
     for mode in OFFLOAD:

@@ -928,3 +928,26 @@ def test_guidance_and_the_codebook_projection_are_computed_in_float32(tiny_check
     guided = negative + QUICK.guidance * (positive - negative)
     expected = guided @ whole.double().flatten(1).T
     assert float((logits - expected).abs().max()) < 1e-5 * float(expected.abs().max())
+
+
+def test_only_guidance_needs_the_negative_prompt(model, monkeypatch):
+    asked, encode = [], type(model.text_encoders).encode
+
+    def watched(self, *given):
+        asked.append(given[-1])
+        return encode(self, *given)
+
+    monkeypatch.setattr(type(model.text_encoders), "encode", watched)
+    for guidance in (1.0, 2.0):
+        model.edit(picture(), PROMPT, steps=2, guidance=guidance)
+        model.generate(PROMPT, steps=2, guidance=guidance)
+    assert asked == [False, False, True, True]
+    plain = model.encode_instruction(PROMPT, guided=False)
+    tokens = model.encode_image(picture())
+    alone, _ = model.sample(tokens, plain, SamplingOptions(steps=2, guidance=1.0))
+    whole, _ = model.sample(
+        tokens, model.encode_instruction(PROMPT), SamplingOptions(steps=2, guidance=1.0)
+    )
+    assert torch.equal(alone.ids, whole.ids)
+    with pytest.raises(InputError, match="guidance is 2, but.*without its negative prompt"):
+        model.sample(tokens, plain, QUICK)

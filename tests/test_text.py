@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -756,3 +757,75 @@ def test_rows_outside_the_text_are_refused(encoders):
     for row in (-1, whole.text_length):
         with pytest.raises(InputError, match=f"rows .{row}. are outside its {whole.text_length}"):
             replace(whole, content_rows=((row,),))
+
+
+# The negative prompt
+
+
+@contextmanager
+def encoded_texts(encoders):
+    """Texts that went through the language model inside the block, in their order."""
+    seen, states = [], type(encoders).states
+
+    def counting(self, ids):
+        seen.append(tuple(ids[0].tolist()))
+        return states(self, ids)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(encoders), "states", counting)
+        yield seen
+
+
+def ids_of(encoders, text):
+    return tuple(encoders.tokenize(text)[1][0].tolist())
+
+
+def test_the_negative_prompt_is_encoded_once(written):
+    encoders = load(written)
+    first, other, ugly = (ids_of(encoders, t) for t in (*SENTENCES[:2], "grey"))
+    with encoded_texts(encoders) as seen:
+        cold = encoders.encode(SENTENCES[0], "grey")
+        again = encoders.encode(SENTENCES[1], "grey")
+        encoders.encode("grey", "grey")
+        assert seen == [first, ugly, other]
+        encoders.encode(SENTENCES[1], SENTENCES[0])  # prompts are not remembered
+        assert seen[3:] == [other, first]
+    assert torch.equal(again.negative_states, cold.negative_states)
+    assert torch.equal(again.negative_pooled, cold.negative_pooled)
+
+
+def test_without_guidance_no_negative_prompt_is_encoded(encoders, tmp_path):
+    with encoded_texts(encoders) as seen:
+        one = encoders.encode(SENTENCES[:2], "blue and grey", guided=False)
+        assert seen == [ids_of(encoders, t) for t in SENTENCES[:2]]
+    assert not one.guided and one.negative_states is None
+    both = encoders.encode(SENTENCES[:2], "blue and grey")
+    assert both.guided and torch.equal(both.states, one.states)
+    assert torch.equal(both.pooled, one.pooled) and both.prompt_notes == one.prompt_notes
+    for same in (one.to(dtype=torch.bfloat16), one.item(0), one.item(1).expand(3)):
+        assert not same.guided
+    one.save(tmp_path / "one.safetensors")
+    back = Instruction.load(tmp_path / "one.safetensors")
+    assert not back.guided and torch.equal(back.states, one.states)
+    assert "states" in repr(back)
+    with pytest.raises(InputError, match="both negative_states and negative_pooled"):
+        Instruction(**{**vars(both), "negative_pooled": None})
+
+
+def test_trained_encoders_forget(written):
+    encoders = load(written)
+    before = encoders.encode(SENTENCES[0], "grey")
+    for network in encoders.modules_to_train():
+        for weight in network.parameters():
+            weight.data.mul_(1.1)
+    after = encoders.encode(SENTENCES[0], "grey")
+    assert not torch.equal(after.negative_states, before.negative_states)
+    assert not torch.equal(after.states, before.states)
+
+
+def test_what_was_encoded_in_another_precision_is_encoded_again(written):
+    encoders = load(written)
+    encoders.encode(SENTENCES[0], "grey")
+    for network in encoders.networks:
+        network.to(torch.bfloat16)
+    assert encoders.encode(SENTENCES[0], "grey").negative_states.dtype == torch.bfloat16

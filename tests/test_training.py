@@ -399,7 +399,7 @@ def progress_of(folder):
     return json.loads((folder / "progress.json").read_text())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 def test_a_recipe_trains_and_goes_on_where_a_gpu_is(tiny, tmp_path):
     commands.run_training(tiny, tmp_path, steps=3, device="cuda")
     folder = commands.run_training(tiny, tmp_path, stages=("decoder",), steps=5, device="cuda")

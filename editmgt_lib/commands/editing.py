@@ -99,7 +99,9 @@ class Session:
         self._sampling, self._localization = settings.sampling, settings.localization
         self._check_use()
         with clock.stage("instruction"):
-            self._instruction = model.encode_instruction(request.instruction, request.negative)
+            self._instruction = model.encode_instruction(
+                request.instruction, request.negative, self._sampling.guided
+            )
         if request.words:
             self._instruction.rows_of(request.words)  # one error now, not one per picture
         for note in self._instruction.notes:

@@ -35,7 +35,7 @@ def generate_all(
     sampling = model.settings.override(threshold=0.0, **given(args, *GENERATION)).sampling
     model.blank_tokens(1, size)  # refuses a size that cannot be before the text is encoded
     with clock.stage("instruction"):
-        instruction = model.encode_instruction(args.prompt, args.negative)
+        instruction = model.encode_instruction(args.prompt, args.negative, sampling.guided)
     model.free_text()
     notes = list(getattr(instruction, "notes", ()))
     for note in notes:

@@ -68,8 +68,8 @@ def add_device_options(parser: Any) -> None:
         help=f"{', '.join(DTYPES[1:])} or auto (default: auto)",
     )  # fmt: skip
     parser.add_argument(
-        "--attention", choices=ATTENTIONS, metavar="NAME", default="sdpa",
-        help=f"kernel: {', '.join(ATTENTIONS)} (default: sdpa)",
+        "--attention", choices=ATTENTIONS, metavar="NAME", default="auto",
+        help=f"kernel: {', '.join(ATTENTIONS[1:])} or auto (default: auto)",
     )  # fmt: skip
     parser.add_argument(
         "--offload", choices=OFFLOAD, metavar="MODE", default="none",

@@ -139,8 +139,8 @@ class ModelEditor:
         pixels = read_rgb(source)
         size = pixels.shape[1:3]
         tokens = _encoded(model, setup, pixels)
-        instruction = model.encode_instruction(item.instruction, setup.negative)
         sampling = replace(settings.sampling, seed=seed)
+        instruction = model.encode_instruction(item.instruction, setup.negative, sampling.guided)
         found = relevance = None
         if setup.maps or sampling.threshold > 0:
             found = model.localize(tokens, instruction, settings.localization, sampling)

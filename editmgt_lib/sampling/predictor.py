@@ -105,6 +105,11 @@ class Predictor:
         i, options, canvas = self.instruction, self.options, tokens.canvas
         states, pooled = i.states, i.pooled
         if options.guided:
+            if not i.guided:
+                raise InputError(
+                    f"guidance is {options.guidance:g}, but the instruction was encoded without "
+                    "its negative prompt; encode it with guided=True or use guidance 1"
+                )
             states = torch.cat([i.negative_states, states])
             pooled = torch.cat([i.negative_pooled, pooled])
         reference = None

@@ -12,7 +12,7 @@ from ..checkpoints.layout import layout_of
 from ..checkpoints.packed import exists
 from ..errors import CheckpointError
 from ..offload import execution_device, no_autocast, offload, onloaded
-from .encoders import TextEncoders, require_finite, token_ids
+from .encoders import Encoded, TextEncoders, require_finite, token_ids
 from .loading import load_clip, load_tokenizer, plain_defaults
 from .tokens import TextTokens, prepare_tokenizer, tokenize
 
@@ -77,9 +77,9 @@ class ClipEncoder(TextEncoders):
         return (tokenize(self.clip_tokenizer, text, self.clip_length, "right"),)
 
     @torch.no_grad()
-    def _encode(
-        self, tokens: Mapping[str, tuple[TextTokens, ...]]
-    ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    def _encode(self, tokens: Mapping[str, tuple[TextTokens, ...]]) -> Encoded:
+        if not tokens:
+            return {}
         with plain_defaults(), no_autocast(self.device), onloaded(self.clip):
             return require_finite(
                 {text: self.encode_ids(token_ids(one)) for text, one in tokens.items()}

@@ -31,6 +31,8 @@ from .prefix import PaddingPrefix
 from .tokens import TextTokens, notes, prepare_tokenizer, tokenize
 from .words import place_words
 
+Encoded = dict[str, tuple[torch.Tensor, torch.Tensor]]
+
 
 class TextEncoders:
     """Both text encoders with their tokenizers; needed only until a prompt is encoded.
@@ -41,6 +43,8 @@ class TextEncoders:
     Several threads may encode at a time, unless the weights are offloaded.
     Raises InputError for an impossible length, CheckpointError for tokenizers of another model.
     """
+
+    _remembered: tuple[Any, Encoded] = (None, {})  # where they were encoded, and the negatives
 
     def __init__(
         self,
@@ -183,32 +187,28 @@ class TextEncoders:
         prompt: str | Sequence[str],
         negative: str | Sequence[str] | None = None,
         own_negative: str = DEFAULT_NEGATIVE,
+        guided: bool = True,
     ) -> Instruction:
         """Encode B prompts and as many negative prompts, or one for all.
 
         own_negative: the checkpoint's, used for None; no user wrote it, so nothing is noted on it.
+        guided: encode the negative prompts too.
         Each distinct text is encoded by itself, so that its states do not depend on the others,
-        not even in the last bit.
+        not even in the last bit. The last negative prompts are remembered, as the same ones come
+        with every call.
         """
-        prompts, negatives = (
-            _as_prompts("prompt", prompt),
-            _as_prompts("negative", own_negative if negative is None else negative),
-        )
-        if len(negatives) not in (1, len(prompts)):
-            raise InputError(
-                f"{len(negatives)} negative prompts for {len(prompts)} prompts; give one or as many"
-            )
-        negatives = negatives * (len(prompts) // len(negatives))
+        prompts = _as_prompts("prompt", prompt)
+        negatives = _as_negatives(own_negative if negative is None else negative, len(prompts))
         tokens = {text: self._tokens(text) for text in dict.fromkeys(prompts + negatives)}
-        encoded = self._encode(tokens)
+        encoded = self._encode_new(tokens, prompts, negatives if guided else ())
         rows = [tokens[text][-1] for text in prompts]
         return Instruction(
             prompt=prompts,
             negative=negatives,
-            states=torch.cat([encoded[text][0] for text in prompts]),
-            pooled=torch.cat([encoded[text][1] for text in prompts]),
-            negative_states=torch.cat([encoded[text][0] for text in negatives]),
-            negative_pooled=torch.cat([encoded[text][1] for text in negatives]),
+            states=_joined(encoded, prompts, 0),
+            pooled=_joined(encoded, prompts, 1),
+            negative_states=_joined(encoded, negatives, 0) if guided else None,
+            negative_pooled=_joined(encoded, negatives, 1) if guided else None,
             rows=tuple(place_words(t, one.spans) for t, one in zip(prompts, rows, strict=True)),
             content_rows=tuple(
                 tuple(row for row, span in enumerate(one.spans) if span is not None) for one in rows
@@ -221,6 +221,23 @@ class TextEncoders:
             ),
         )
 
+    def _encode_new(
+        self,
+        tokens: Mapping[str, tuple[TextTokens, ...]],
+        prompts: Sequence[str],
+        negatives: Sequence[str],
+    ) -> Encoded:
+        """States and pooled of all texts; remembered negatives are not encoded again."""
+        place = execution(self.networks[-1])
+        known = self._remembered[1] if self._remembered[0] == place else {}
+        if any(p.requires_grad for network in self.networks for p in network.parameters()):
+            known = {}  # weights that may change
+        new = [text for text in dict.fromkeys((*prompts, *negatives)) if text not in known]
+        encoded = {**known, **self._encode({text: tokens[text] for text in new})}
+        if negatives:
+            self._remembered = place, {text: encoded[text] for text in negatives}
+        return encoded
+
     def _tokens(self, text: str) -> tuple[TextTokens, ...]:
         """For CLIP and Gemma; the padding sides are those the checkpoint was trained with."""
         return (
@@ -229,10 +246,10 @@ class TextEncoders:
         )
 
     @torch.no_grad()
-    def _encode(
-        self, tokens: Mapping[str, tuple[TextTokens, ...]]
-    ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    def _encode(self, tokens: Mapping[str, tuple[TextTokens, ...]]) -> Encoded:
         """States [1, L, D] and pooled [1, P] of each text."""
+        if not tokens:
+            return {}
         with plain_defaults(), no_autocast(self.device), onloaded(self.clip):
             pooled = [self.pooled(token_ids([one])) for one, _ in tokens.values()]
         with plain_defaults(), no_autocast(self.device), onloaded(self.gemma):
@@ -240,9 +257,20 @@ class TextEncoders:
         return require_finite(dict(zip(tokens, zip(states, pooled, strict=True), strict=True)))
 
 
-def require_finite(
-    encoded: dict[str, tuple[torch.Tensor, torch.Tensor]],
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def _as_negatives(value: str | Sequence[str], count: int) -> tuple[str, ...]:
+    negatives = _as_prompts("negative", value)
+    if len(negatives) not in (1, count):
+        raise InputError(
+            f"{len(negatives)} negative prompts for {count} prompts; give one or as many"
+        )
+    return negatives * (count // len(negatives))
+
+
+def _joined(encoded: Encoded, texts: Sequence[str], part: int) -> torch.Tensor:
+    return torch.cat([encoded[text][part] for text in texts])
+
+
+def require_finite(encoded: Encoded) -> Encoded:
     """Give encoded texts back; InputError for one that overflowed."""
     for text, both in encoded.items():
         if not all(torch.isfinite(part).all() for part in both):

@@ -29,6 +29,7 @@ class Instruction:
 
     states, negative_states: [B, L, D] rows of the language model, padding rows included
     pooled, negative_pooled: [B, P] pooled CLIP embedding
+        (both negative ones are None where they were not encoded, as guidance was off)
     rows: per prompt, its words in order with the text rows of each (none where it was cut off)
     content_rows: per prompt, all rows that carry prompt tokens (no padding, no start or end mark)
     truncated: per prompt, how many of its tokens did not fit into L rows
@@ -42,8 +43,8 @@ class Instruction:
     negative: tuple[str, ...]
     states: torch.Tensor
     pooled: torch.Tensor
-    negative_states: torch.Tensor
-    negative_pooled: torch.Tensor
+    negative_states: torch.Tensor | None
+    negative_pooled: torch.Tensor | None
     rows: tuple[tuple[WordRows, ...], ...]
     content_rows: tuple[tuple[int, ...], ...]
     truncated: tuple[int, ...]
@@ -53,15 +54,18 @@ class Instruction:
         batch = len(self.prompt)
         if not self.prompt_notes:
             object.__setattr__(self, "prompt_notes", ((),) * batch)
-        for name in ("negative", "rows", "content_rows", "truncated", "prompt_notes", *_TENSORS):
+        if (self.negative_states is None) != (self.negative_pooled is None):
+            raise InputError("instruction: give both negative_states and negative_pooled, or none")
+        given = self._tensors
+        for name in ("negative", "rows", "content_rows", "truncated", "prompt_notes", *given):
             if len(getattr(self, name)) != batch or not batch:
                 raise InputError(
                     f"instruction: {name} has {len(getattr(self, name))} entries for {batch} "
                     "prompts; give one per prompt, and at least one prompt"
                 )
-        for name, ndim in zip(_TENSORS, (3, 2, 3, 2), strict=True):
+        for name, tensor in given.items():
+            ndim = 3 if name.endswith("states") else 2
             other = getattr(self, name.removeprefix("negative_"))
-            tensor = getattr(self, name)
             if tensor.ndim != ndim or tensor.shape != other.shape:
                 raise InputError(
                     f"instruction: {name} is {tuple(tensor.shape)}, expected {ndim} axes and the "
@@ -86,6 +90,22 @@ class Instruction:
         return f"Instruction({first!r}{more}, states {shape}, {kind})"
 
     @property
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """Those there are, by name."""
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+    @property
+    def _plain(self) -> dict[str, tuple]:
+        """All other fields."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _TENSORS}
+
+    @property
+    def guided(self) -> bool:
+        """Whether the negative prompts are encoded, as guidance needs."""
+        return self.negative_states is not None
+
+    @property
     def batch(self) -> int:
         """Number of prompts B."""
         return len(self.prompt)
@@ -103,8 +123,9 @@ class Instruction:
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> "Instruction":
-        """The same instruction with its four tensors on `device` and in `dtype` (None keeps)."""
-        return replace(self, **{name: getattr(self, name).to(device, dtype) for name in _TENSORS})
+        """The same instruction with its tensors on `device` and in `dtype` (None keeps)."""
+        moved = {name: tensor.to(device, dtype) for name, tensor in self._tensors.items()}
+        return replace(self, **moved)
 
     def expand(self, batch: int) -> "Instruction":
         """One prompt repeated for `batch` pictures (tensors are views); B prompts stay as they are.
@@ -118,17 +139,13 @@ class Instruction:
                 f"instruction holds {self.batch} prompts for {batch} pictures; give one prompt or "
                 f"{batch} prompts"
             )
-        repeated = {
-            field.name: value.expand(batch, *value.shape[1:])
-            if isinstance(value := getattr(self, field.name), torch.Tensor)
-            else value * batch
-            for field in fields(self)
-        }
-        return Instruction(**repeated)
+        tensors = {n: t.expand(batch, *t.shape[1:]) for n, t in self._tensors.items()}
+        return replace(self, **tensors, **{n: value * batch for n, value in self._plain.items()})
 
     def item(self, k: int) -> "Instruction":
         """Prompt k alone (tensors are views)."""
-        return Instruction(**{f.name: getattr(self, f.name)[k : k + 1] for f in fields(self)})
+        parts = {**self._tensors, **self._plain}
+        return replace(self, **{name: value[k : k + 1] for name, value in parts.items()})
 
     def rows_of(self, words: str | Sequence[str]) -> list[list[int]]:
         """Text rows of words or phrases, per prompt: sorted, all occurrences, no row twice.
@@ -164,8 +181,7 @@ class Instruction:
 
         Raises InputError when the place cannot be written; an older file then stays as it was.
         """
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _TENSORS}
-        write_tensors(path, {name: getattr(self, name) for name in _TENSORS}, _KIND, plain)
+        write_tensors(path, self._tensors, _KIND, self._plain)
 
     @classmethod
     def load(cls, path: str | os.PathLike, device: torch.device | str = "cpu") -> "Instruction":
@@ -178,7 +194,8 @@ class Instruction:
                 tuple(WordRows(word, start, end, tuple(rows)) for word, start, end, rows in item)
                 for item in plain["rows"]
             )
-            return cls(**plain, **tensors)
+            needed = {name: tensors[name] for name in ("states", "pooled")}
+            return cls(**plain, **{**dict.fromkeys(_TENSORS), **tensors, **needed})
 
 
 def _named_phrases(words: str | Sequence[str]) -> tuple[str, ...]:
