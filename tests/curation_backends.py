@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from editmgt_lib.curation import run
-from editmgt_lib.curation.backends import Answer, Backends, Edited, NoAnswer, Sizing
-from editmgt_lib.curation.config import config_from
+from editmgt_lib.curation.backends import RUBRIC, Answer, Backends, Edited, NoAnswer, Sizing
+from editmgt_lib.curation.config import VALUES, config_from
 from editmgt_lib.curation.rows import Unavailable
 from editmgt_lib.curation.terms import FREE, Terms
 
@@ -110,6 +110,9 @@ class FakeJudge(FakeBackend):
         better = "tie" if one == other else "first" if one > other else "second"
         return Answer({"better": self.answer or better}, {"cost": 3})
 
+    def rate(self, before, after, instruction, category):
+        return Answer(dict.fromkeys(RUBRIC, 10))
+
 
 def backends(writers=(), editors=(), judges=()):
     roles = ({one.name: one for one in role} for role in (editors, writers, judges))
@@ -123,9 +126,10 @@ def config(folder, made, keep=None, **options):
     )
     named = {role: {name: {} for name in getattr(made, role)} for role in
              ("writers", "editors", "judges")}  # fmt: skip
+    any_edit = dict.fromkeys(VALUES["quality"], "off")
     source = {"name": "p", "path": str(folder), "licence": "own"}
     return config_from({
-        "sources": [source], "keep": {"images": images, **(keep or {})},
+        "sources": [source], "keep": {"images": images, "quality": any_edit, **(keep or {})},
         "duplicates": {"distance": -1}, "engine": {"workers": 1, "shard_rows": 2},
         **named, **options,
     })  # fmt: skip
@@ -139,9 +143,10 @@ def save_pictures(folder, count, size=(40, 24)):
 
 
 def start(folder, out, made, **options):
-    """Run a curation with these back ends."""
+    """Run a curation with these back ends; what became of its rows up to the edits."""
     with patch.object(run, "open_backends", lambda _: made):
-        return run.curate(config(folder, made, **options), out)
+        found = run.curate(config(folder, made, **options), out)
+    return [stage for stage in found if stage.stage != "quality"]
 
 
 def lines(out, stage):

@@ -18,7 +18,7 @@ if sys.version_info < (3, 11):
 
 from editmgt_lib.curation import run
 from editmgt_lib.curation.assembly import Curation
-from editmgt_lib.curation.backends import OFFLINE, Sizing, read_backends, seed_of
+from editmgt_lib.curation.backends import OFFLINE, RUBRIC, Sizing, read_backends, seed_of
 from editmgt_lib.curation.choosing import choose
 from editmgt_lib.curation.config import config_from, load_config
 from editmgt_lib.curation.edits import EditOptions, EditStage, edit_source
@@ -380,7 +380,8 @@ def test_everything_runs_offline(tmp_path):
     }  # fmt: skip
     out = tmp_path / "out"
     found = {stage.stage: stage for stage in curate(config_from(table), out)}
-    assert list(found) == ["sources", "images", "scores", "instructions", "edits"]
+    assert list(found) == ["sources", "images", "scores", "instructions", "edits", "quality"]
+    assert not found["quality"].failed
     assert found["scores"].kept == 3 and found["edits"].seen >= 1 and not found["edits"].failed
     [first, *_] = lines(out, "edits")
     assert {one["failure"] for one in first["values"]["candidates"]} == {""}
@@ -400,6 +401,8 @@ def test_servers_write_edit_and_judge(tmp_path):
         name = payload["response_format"]["json_schema"]["name"]
         if name == "caption":
             return {**CAPTION}
+        if name == "rating":
+            return {"reasoning": "", "done": "", **dict.fromkeys(RUBRIC, 9)}
         if name == "comparison":
             dark, light = (int(p.max()) for p in pictures_of(payload)[1:])
             return {"reasoning": "", "better": "first" if dark > light else "second"}
