@@ -31,6 +31,11 @@ class Look:
             return cls(scene.style, None, shape)
         return cls(scene.style, scene.background, shape, thing.color if thing else None)
 
+    @property
+    def ground(self) -> "Look":
+        """The look of the ground beside an object."""
+        return Look(self.style, self.background)
+
     def __str__(self) -> str:
         thing = " ".join(filter(None, (self.color, self.shape))) or "nothing"
         return f"{thing} on {self.background or self.style}"

@@ -1,4 +1,4 @@
-"""ToyWorld's textured grounds: a few variants of one token each, which fit together in any order."""
+"""ToyWorld's textured grounds: variants of one token each, which fit together in any order."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -49,7 +49,7 @@ def _spots(variant: int, count: int, margin: float, key: int) -> list[tuple[floa
 
 
 def _grass(variant: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    light = 9 * lattice_noise(x, y, 4, 4, 1, variant) + 6 * lattice_noise(x, y, 8, 8, 2, variant)
+    light = 12 * lattice_noise(x, y, 4, 4, 1, variant) + 8 * lattice_noise(x, y, 8, 8, 2, variant)
     picture = _tone((146, 186, 104), light)
     for k, (u, v) in enumerate(_spots(variant, 7, 0.16, 3)):
         lean = (keyed(k, variant, 4) - 0.5) * 0.2
@@ -65,8 +65,8 @@ def _grass(variant: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _sand(variant: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    light = 5 * lattice_noise(x, y, 3, 3, 11, variant) + 7 * lattice_noise(x, y, 8, 8, 12, variant)
-    picture = _tone((230, 208, 164), light)
+    light = 11 * lattice_noise(x, y, 4, 4, 11, variant)
+    picture = _tone((230, 208, 164), light + 13 * lattice_noise(x, y, 8, 8, 12, variant))
     for k, (u, v) in enumerate(_spots(variant, 6, 0.12, 13)):
         color = ((202, 174, 126), (248, 234, 202))[k % 2]
         picture = _put(picture, circle(u, v, 0.035), color, x, y)
@@ -95,8 +95,8 @@ def _water(variant: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _wood(variant: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    grain = lattice_noise(x, y, 9, 2, 31, variant)
-    picture = _tone((206, 164, 116), 13 * grain + 6 * lattice_noise(x, y, 16, 3, 32, variant))
+    light = 22 * lattice_noise(x, y, 9, 3, 31, variant)
+    picture = _tone((206, 164, 116), light + 10 * lattice_noise(x, y, 16, 4, 32, variant))
     if variant == 4:
         for radius, color in (
             (0.2, (184, 138, 92)),
@@ -113,8 +113,8 @@ def _wood(variant: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def _brick(variant: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     upper = np.where(y < 0.5, 1.0, 0.0)
-    tone = (0, 14, -14, 7, -30, 22)[variant]
-    light = 7 * lattice_noise(x, y, 8, 8, 41, variant) + tone * upper
+    tone = (4, 24, -18, -4, -36, 16)[variant]
+    light = 14 * lattice_noise(x, y, 8, 8, 41, variant) + tone * upper
     picture = _tone((206, 154, 132), light)
     joints = [line(0.045, (-1, level), (2, level)) for level in (0.0, 0.5, 1.0)]
     joints += [line(0.045, (u, 0), (u, 0.5)) for u in (0.0, 1.0)] + [
@@ -132,8 +132,8 @@ def _brick(variant: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _snow(variant: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    light = 9 * lattice_noise(x, y, 3, 3, 51, variant) + 4 * lattice_noise(x, y, 8, 8, 52, variant)
-    picture = _tone((232, 238, 246), light) + np.array([-0.4, -0.15, 0]) * light[..., None]
+    light = 18 * lattice_noise(x, y, 4, 4, 51, variant) + 8 * lattice_noise(x, y, 8, 8, 52, variant)
+    picture = _tone((228, 235, 245), light) + np.array([-0.4, -0.15, 0]) * light[..., None]
     for u, v in _spots(variant, 3, 0.15, 53):
         picture = _put(picture, circle(u, v, 0.045), (204, 216, 234), x, y)
     for u, v in _THING_AT.get(variant, ()):

@@ -13,6 +13,7 @@ Point = tuple[float, float]
 
 
 def circle(cx: float, cy: float, radius: float) -> Figure:
+    """Disc."""
     return lambda x, y: np.sqrt((x - cx) ** 2 + (y - cy) ** 2) - radius
 
 
@@ -81,10 +82,12 @@ def union(*figures: Figure, blend: float = 0.0) -> Figure:
 
 
 def intersection(*figures: Figure) -> Figure:
+    """What all figures share."""
     return lambda x, y: np.maximum.reduce([figure(x, y) for figure in figures])
 
 
 def ring(cx: float, cy: float, radius: float, half_width: float) -> Figure:
+    """Circle drawn with a thick line."""
     return lambda x, y: abs(circle(cx, cy, radius)(x, y)) - half_width
 
 

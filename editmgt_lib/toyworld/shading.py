@@ -66,7 +66,7 @@ def solid(shape: str, box: int) -> Layers:
 
 @lru_cache(maxsize=64)
 def drawn(shape: str, box: int, filled: bool) -> np.ndarray:
-    """Share of each pixel [box, box, 1] that ink covers in a drawing of lines, or filled with ink."""
+    """Share of each pixel [box, box, 1] that ink covers, in lines or filled."""
     x, y = _grid(box)
     ink = np.zeros(x.shape)
     for part in OBJECTS[shape]:
