@@ -6,6 +6,7 @@ from functools import lru_cache
 import numpy as np
 
 from .noise import keyed, lattice_noise
+from .objects import RGB
 from .outlines import Figure, circle, ellipse, line, union
 
 VARIANTS = 6
@@ -13,6 +14,7 @@ VARIANTS = 6
 VARIANT_OF = np.array((*(0, 1, 2, 3) * 14, *(4, 5) * 4))
 """Variant of each of 64 equally likely draws."""
 _SUPERSAMPLE = 4
+_SHARPNESS = 40  # an edge is 1/40 of a cell wide: continuous, so no sample is on either side of it
 _THING_AT = {4: ((0.36, 0.4),), 5: ((0.64, 0.62),)}  # where something lies, of the variants with it
 
 Texture = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
@@ -31,14 +33,16 @@ def ground_cells(background: str, edge: int) -> np.ndarray:
     return cells
 
 
-def _tone(color: tuple[int, int, int], light: np.ndarray) -> np.ndarray:
+def _tone(color: RGB, light: np.ndarray) -> np.ndarray:
     """A colour, lighter or darker by so many levels."""
     return np.array(color, float) + light[..., None]
 
 
-def _put(picture: np.ndarray, figure: Figure, color: tuple[int, int, int], x, y, share=1.0):
+def _put(
+    picture: np.ndarray, figure: Figure, color: RGB, x: np.ndarray, y: np.ndarray, share: float = 1
+) -> np.ndarray:
     """Paint a figure, given in cells, over a texture."""
-    cover = share * np.clip(0.5 - figure(x, y) * 40, 0, 1)[..., None]
+    cover = share * np.clip(0.5 - figure(x, y) * _SHARPNESS, 0, 1)[..., None]
     return picture * (1 - cover) + np.array(color, float) * cover
 
 

@@ -27,8 +27,8 @@ class Layers:
     """
 
     under: np.ndarray
-    fixed: np.ndarray
     tinted: np.ndarray
+    fixed: np.ndarray
 
     def over(self, ground: np.ndarray, color: RGB) -> np.ndarray:
         """Put the object on a ground [box, box, 3]."""
@@ -45,23 +45,20 @@ def solid(shape: str, box: int) -> Layers:
     )
     dark = np.clip((_SHADOW_PX[0] - outer) / sum(_SHADOW_PX), 0, 1)
     under = 1 - _SHADOW * dark * dark * (3 - 2 * dark)
-    fixed, tinted = np.zeros((*under.shape, 3)), np.zeros_like(under)
+    layers = np.concatenate([under[..., None], np.zeros((*under.shape, 4))], -1)
     for part in parts:
         distance = _distance(part.outline, x, y)
-        cover = _cover(distance, box)
+        cover = _cover(distance, box)[..., None]
         relief = _distance(part.surface, x, y) if part.surface else distance
         shade, shine = _light(part, distance, relief)
-        under, tinted, fixed = (
-            under * (1 - cover),
-            tinted * (1 - cover),
-            fixed * (1 - cover)[..., None],
-        )
+        layers = layers * (1 - cover)
         if part.paint is None:
-            tinted += cover * shade * (1 - shine)
+            layers[..., 1:2] += cover * shade * (1 - shine)
         else:
-            fixed += (cover * shade * (1 - shine))[..., None] * np.array(part.paint, float)
-        fixed += 255 * (cover * shine)[..., None]
-    return Layers(*(_shrink(layer, box) for layer in (under[..., None], fixed, tinted[..., None])))
+            layers[..., 2:] += cover * shade * (1 - shine) * np.array(part.paint, float)
+        layers[..., 2:] += 255 * cover * shine
+    under, tinted, fixed = np.split(_shrink(layers, box), (1, 2), -1)
+    return Layers(under, tinted, fixed)
 
 
 @lru_cache(maxsize=64)
@@ -94,7 +91,7 @@ def _cover(distance: np.ndarray, box: int) -> np.ndarray:
 
 
 def _light(part: Part, distance: np.ndarray, relief: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Brightness of the paint, and share of white highlight."""
+    """Brightness of the paint and share of white highlight, [n, n, 1] each."""
     depth = part.depth * _SIZE
     rise = np.clip(-relief / depth, 0, 1)
     height = 0.8 * depth * np.sqrt(rise * (2 - rise) + 0.02)
@@ -108,7 +105,7 @@ def _light(part: Part, distance: np.ndarray, relief: np.ndarray) -> tuple[np.nda
         shine = shine * shine  # to the power of 32
     rim = np.clip(1 + distance / _RIM_PX, 0, 1)
     shade = part.tone * (_AMBIENT + _DIFFUSE * facing) * (1 - _RIM * rim)
-    return np.minimum(shade, 1.15), part.gloss * shine
+    return np.minimum(shade, 1.15)[..., None], (part.gloss * shine)[..., None]
 
 
 def _shrink(samples: np.ndarray, box: int) -> np.ndarray:
