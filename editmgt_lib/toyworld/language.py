@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from itertools import product
 
-SHAPES = ("circle", "square", "triangle", "star", "heart", "diamond", "cross")
+SHAPES = (
+    "star", "heart", "apple", "mushroom", "tree", "house",
+    "boat", "fish", "balloon", "mug", "flower", "car",
+)  # fmt: skip
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "black")
-BACKGROUNDS = ("white", "gray", "sky", "beige", "mint", "striped", "checkered", "dotted")
+BACKGROUNDS = ("grass", "sand", "water", "wood", "brick", "snow")
 STYLES = ("plain", "sketch", "blueprint", "silhouette")
 CATEGORIES = ("add", "replace", "remove", "color", "background", "style", "motion")
 SLOT_NAMES = (
@@ -104,11 +107,6 @@ def place(slot: int) -> str:
     return f"{'in' if SLOT_NAMES[slot] == 'center' else 'at'} the {SLOT_NAMES[slot]}"
 
 
-def ground(background: str) -> str:
-    """Turn a background into an adjective, which "sky" is not."""
-    return "sky blue" if background == "sky" else background
-
-
 def enumerate_things(parts: Sequence[str]) -> str:
     """Join to "a", "a and b" or "a, b and c"."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
@@ -132,7 +130,7 @@ def caption_choices(things: Sequence[tuple[str, int]], background: str, style: s
     """
     templates = PLAIN_CAPTIONS if style == "plain" else STYLE_CAPTIONS
     phrases = [thing_phrases(noun, slot) for noun, slot in things]
-    fields = {"ground": ground(background), "style": article(style)}
+    fields = {"ground": background, "style": article(style)}
     choices = []
     for kind in (0, 1):
         joined = enumerate_things([phrase[kind] for phrase in phrases])
@@ -161,7 +159,7 @@ def corpus() -> list[str]:
                 place=place(slot),
                 slot=SLOT_NAMES[slot],
                 color=COLORS[index % len(COLORS)],
-                ground=ground(BACKGROUNDS[index % len(BACKGROUNDS)]),
+                ground=BACKGROUNDS[index % len(BACKGROUNDS)],
                 style=article(STYLES[1 + index % (len(STYLES) - 1)]),
             )
             if category in ("color", "replace") or index % 3 == 0:
@@ -171,5 +169,5 @@ def corpus() -> list[str]:
         pair = [(noun, slot), (nouns[(index + 5) % len(nouns)], (slot + 4) % len(SLOT_NAMES))]
         plain = [(phrase.split()[1], at) for phrase, at in pair]
         texts.update(caption_choices(pair, BACKGROUNDS[index % len(BACKGROUNDS)], "plain"))
-        texts.update(caption_choices(plain, "white", STYLES[1 + index % (len(STYLES) - 1)]))
+        texts.update(caption_choices(plain, BACKGROUNDS[0], STYLES[1 + index % (len(STYLES) - 1)]))
     return sorted(texts)

@@ -16,7 +16,7 @@ from ..errors import InputError
 from . import language
 from .drawing import slot_box, thing_mask
 from .language import BACKGROUNDS, CATEGORIES, COLORS, SHAPES, SLOT_NAMES, STYLES
-from .scenes import EditPair, Scene, Thing, change_mask, is_heldout, render
+from .scenes import TEXTURES, EditPair, Scene, Thing, change_mask, is_heldout, render
 
 __all__ = [
     "BACKGROUNDS", "CATEGORIES", "COLORS", "SHAPES", "SLOT_NAMES", "STYLES",
@@ -56,7 +56,7 @@ def _any_scene(rng: np.random.Generator, count: int) -> Scene:
         Thing(SHAPES[code % len(SHAPES)], COLORS[code // len(SHAPES)], slot)
         for code, slot in zip(codes, slots, strict=True)
     )
-    return Scene(things, _pick(rng, BACKGROUNDS))
+    return Scene(things, _pick(rng, BACKGROUNDS), texture=int(rng.integers(TEXTURES)))
 
 
 def sample_scene(
@@ -142,7 +142,7 @@ def _color(rng: np.random.Generator, scene: Scene) -> Draft:
 
 def _background(rng: np.random.Generator, scene: Scene) -> Draft:
     background = _pick(rng, _others(BACKGROUNDS, scene.background))
-    fields = {"ground": language.ground(background)}
+    fields = {"ground": background}
     return with_(scene, background=background), fields, ("background",)
 
 
