@@ -15,7 +15,7 @@ from .scenes import TEXTURES, EditPair, Scene, Thing, is_heldout
 from .world import BACKGROUNDS, COLORS, SHAPES, STYLES, sample_pair, sample_scene
 
 STYLED = 0.15  # share of training pictures in one of the styles
-CROWDED_STYLED = 0.3  # more of them, to fill the codebook
+CROWDED_STYLED = 0.4  # more of them, to fill the codebook
 
 
 def to_pixels(scenes: Sequence[Scene], size: int, device: torch.device | str = "cpu") -> Tensor:
