@@ -1,4 +1,4 @@
-"""`editmgt`: edit, generate, info, download, convert, lora, cache, train, evaluate.
+"""`editmgt`: a command for each file of `commands` that `COMMANDS` names.
 
 Exit codes: 0 done, 1 a defect of ours, 2 bad input (one line on the error stream says which value,
 and the fix), 130 stopped by Ctrl-C.
@@ -11,11 +11,37 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from . import __version__
-from .commands import cache, convert, download, edit, evaluate, generate, info, lora, train
+from .commands import (
+    benchmark,
+    cache,
+    compare,
+    convert,
+    curate,
+    download,
+    edit,
+    evaluate,
+    generate,
+    info,
+    lora,
+    train,
+)  # fmt: skip
 from .commands.console import DEFECT, Parser, flush, report, say, warnings_as_lines
 from .commands.interrupts import INTERRUPTED, is_interrupt
 
-COMMANDS = (edit, generate, info, download, convert, lora, cache, train, evaluate)
+COMMANDS = (
+    edit,
+    generate,
+    info,
+    download,
+    convert,
+    lora,
+    cache,
+    train,
+    evaluate,
+    benchmark,
+    compare,
+    curate,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,7 +18,7 @@ LETTERS, MARGIN = 28, 14
 PAPER, INK = (38, 40, 46), (226, 228, 234)
 NOTHING = "nothing to note"
 
-_noted: set[str] = set()  # nodes without a picture whose card has notes
+_noted: set[tuple[str, str]] = set()  # classes and ids of nodes whose card is of notes alone
 
 
 def shown(
@@ -30,8 +30,9 @@ def shown(
     and newer ones remove a progress text when the job ends. The text is there for API clients. A
     card stays until another replaces it, and an empty list does not.
     """
-    node, text = _node(), "\n".join(notes)
+    text = "\n".join(notes)
     if not pictures:
+        node = cls.__name__, _node()
         text, stale = text or NOTHING, node in _noted
         (_noted.add if notes else _noted.discard)(node)
         if not notes and not stale:

@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import paths
 from .compare_pictures import ComparePictures
+from .compile_model import CompileModel
 from .consolidate_attention import ConsolidateAttention
 from .decode import Decode
 from .edit_regions import EditRegions
@@ -29,6 +30,7 @@ class EditMGTExtension(ComfyExtension):
         return [
             Load,
             LoadLora,
+            CompileModel,
             ToyPicture,
             EncodeTokens,
             EmptyTokens,

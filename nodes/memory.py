@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import comfy.ldm.modules.attention as comfy_attention
 import comfy.lora
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..editmgt_lib.errors import CheckpointError, OutOfMemory
-from ..editmgt_lib.lora import Lora, adapter_of
+from ..editmgt_lib.lora import Lora, LoraLayer, adaptable, adapter_of
 from ..editmgt_lib.models.attention import QueryGroup
 from .eight_bits import in_8_bits, widened
 
@@ -172,30 +172,58 @@ def manage(
 def with_lora(managed: Managed, lora: Lora, strength: float) -> Managed:
     """A copy of a managed transformer, sharing its weights, that has a LoRA once it is loaded.
 
-    Scope `both` patches weights. Scope `reference` must not, see `lora`: there the patch is the
-    network's list of adapters.
+    Scope `both` patches weights, but acts beside those in 8 bits, to which the sum would be
+    rounded. Scope `reference` must not patch, see `lora`. What acts beside weights is an adapter,
+    and the network's list of these is what is patched.
 
     Raises CheckpointError for a LoRA that does not fit.
     """
     patcher = managed.patcher.clone()
-    if lora.scope == "reference":
+    lora = lora.fitted(patcher.model.state_dict())
+    beside = _beside(lora, patcher.model)
+    if beside:
+        part = replace(lora, layers=beside)
         adapters = [
             *patcher.get_model_object("adapters"),
-            adapter_of(patcher.model, lora, strength),
+            adapter_of(patcher.model, part, strength),
         ]
         patcher.add_object_patch("adapters", nn.ModuleList(adapters))
-        return replace(managed, patcher=patcher)
     tensors, places = {}, {}
-    for name, layer in lora.fitted(patcher.model.state_dict()).layers.items():
+    for name in lora.layers.keys() - beside.keys():
+        layer, patched = lora.layers[name], patcher.model.get_submodule(name)
+        up = layer.up
+        if in_8_bits(patched):  # the patch is added before the weight is multiplied by its scales
+            up = up.float() / patched.row_scale[:, None].to(up.device)
         places[name] = f"{name}.weight"
         tensors |= {
             f"{name}.lora_down.weight": layer.down,
-            f"{name}.lora_up.weight": layer.up,
+            f"{name}.lora_up.weight": up,
             f"{name}.alpha": torch.tensor(layer.alpha),
         }
     taken = patcher.add_patches(comfy.lora.load_lora(tensors, places), strength)
     if lost := sorted(set(places.values()) - set(taken)):
         raise CheckpointError(f"{lora.where}: ComfyUI did not take {', '.join(lost[:8])}")
+    return replace(managed, patcher=patcher)
+
+
+def _beside(lora: Lora, network: nn.Module) -> dict[str, LoraLayer]:
+    """The layers of a LoRA that act beside the weights, as the network runs."""
+    if lora.scope == "reference":
+        return dict(lora.layers)
+    able = adaptable(network, lora.scope)
+    return {n: x for n, x in lora.layers.items() if n in able and in_8_bits(able[n])}
+
+
+def with_compiled_blocks(managed: Managed, **options: Any) -> Managed:
+    """A copy of a managed transformer, sharing its weights, that is compiled as it runs.
+
+    Whatever ComfyUI does to weights on use, and torch cannot capture, runs uncompiled.
+    """
+    patcher = managed.patcher.clone()
+    network = patcher.model
+    halves = network.compiled_halves(fullgraph=False, **options)
+    for name, pair in zip(network.block_names, halves, strict=True):
+        patcher.add_object_patch(f"{name}.halves", pair)
     return replace(managed, patcher=patcher)
 
 

@@ -257,11 +257,12 @@ def ended(
     cls: type[io.ComfyNode], notes: Sequence[str], progress: Progress
 ) -> dict[str, Any] | None:
     """The `ui` of a node that sampled: its last preview with notes."""
-    if progress.picture is None:
+    picture = progress.picture
+    if picture is None:
         return shown(cls, notes)
     # Also as the last preview, which the canvas prefers to the node's own pictures.
-    progress.reach(progress.done, card("\n".join(notes), progress.picture))
-    return shown(cls, notes, [progress.picture])
+    progress.reach(progress.done, card("\n".join(notes), picture))
+    return shown(cls, notes, [picture])
 
 
 def _fixed(region: Tensor | None, canvas: Canvas, union: bool) -> Tensor | None:

@@ -48,12 +48,12 @@ def _share(cells: Tensor, canvas: Canvas) -> float:
 
 
 def sampling_report(options: SamplingOptions, batch: int, place: str, found: Measured) -> str:
-    """Two short lines: what a run used, and what came of it."""
+    """Short lines: what a run used, what came of it, and where."""
     seeds = options.seeds(batch)
     seed = f"seed {seeds[0]}" if batch == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
     used = f"{options.steps} steps, guidance {options.guidance:g}, {seed}"
-    came = f"{found.seconds:.1f} s, {found.held:.0%} held, {found.changed:.0%} changed, {place}"
-    return f"{used}\n{came}"
+    came = f"{found.seconds:.1f} s, {found.held:.0%} held, {found.changed:.0%} changed"
+    return f"{used}\n{came}\n{place}"
 
 
 def foreign_numbers(options: SamplingOptions, own: SamplingOptions) -> tuple[str, ...]:

@@ -17,7 +17,8 @@ from editmgt_lib.commands import console
 from editmgt_lib.errors import OutOfMemory
 
 TEXT = "make the red circle blue"
-COMMANDS = ("edit", "generate", "info", "download", "convert", "cache", "train", "evaluate")
+COMMANDS = ("edit", "generate", "info", "download", "convert", "cache", "train", "evaluate",
+            "benchmark", "compare", "curate")  # fmt: skip
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import importlib
 import sys
 
 import huggingface_hub.constants
-import huggingface_hub.file_download
 import pytest
 
 import editmgt_lib
@@ -17,7 +16,7 @@ from editmgt_lib.data.parquet import gaps, in_runs
 from editmgt_lib.data.rows import Row, Skipped
 from editmgt_lib.errors import InputError
 
-from .comfy.fake_hub import commit_of, serving
+from .comfy.fake_hub import commit_of, point_at, serving
 from .test_data_readers import picture, read
 
 pa = pytest.importorskip("pyarrow")
@@ -201,16 +200,8 @@ def test_without_pyarrow_the_extra_is_named(folder, monkeypatch):
 def server(folder, monkeypatch, tmp_path):
     """A Hub of one data set, asked by the real huggingface_hub over HTTP."""
     (folder / "README.md").write_text("readme")
-    constants = huggingface_hub.constants
     with serving(folder) as started:
-        monkeypatch.setattr(constants, "ENDPOINT", started.url)
-        template = started.url + "/{repo_id}/resolve/{revision}/{filename}"
-        for module in (constants, huggingface_hub.file_download):  # older versions copy it
-            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        point_at(started, monkeypatch, tmp_path / "hub")
         yield started
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import shutil
 import threading
 import time
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from editmgt_lib.checkpoints import hub, resolve, transfer
 from editmgt_lib.checkpoints.layout import PARTS
 from editmgt_lib.errors import Cancelled, CheckpointError, InputError
 
-from .comfy.fake_hub import commit_of, serving
+from .comfy.fake_hub import commit_of, point_at, serving
 
 REPO = hub.DEFAULT_REPO
 WEIGHTS = save({"w": torch.zeros(3)})
@@ -44,16 +45,8 @@ def server(tmp_path, monkeypatch):
         file = tmp_path / "repository" / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data)
-    constants = huggingface_hub.constants
     with serving(tmp_path / "repository") as started:
-        monkeypatch.setattr(constants, "ENDPOINT", started.url)
-        template = started.url + "/{repo_id}/resolve/{revision}/{filename}"
-        for module in (constants, huggingface_hub.file_download):  # older versions copy it
-            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        point_at(started, monkeypatch, tmp_path / "cache")
         monkeypatch.setattr(transfer, "POLL_SECONDS", 0.01)
         yield started
 
@@ -345,3 +338,52 @@ def test_the_toy_checkpoint_has_a_name(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "TOY_FOLDER", tmp_path / "absent")
     with pytest.raises(CheckpointError, match="install it again"):
         resolve("toyworld")
+
+
+NETWORK = {
+    **{name: b"{}" for name in ("config.json", "tokenizer.json", "tokenizer_config.json")},
+    **{name: b"x" for name in ("vocab.json", "merges.txt", "special_tokens_map.json")},
+    "model.safetensors": WEIGHTS,
+}
+
+
+@pytest.fixture
+def network(server):
+    """A repository of one network of transformers, with what else such ones hold."""
+    others = (
+        "pytorch_model.bin",
+        "tf_model.h5",
+        "README.md",
+        "modeling.py",
+        "model.fp16.safetensors",
+    )
+    for name in [path.name for path in server.folder.iterdir()]:
+        place = server.folder / name
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    for name, data in (NETWORK | dict.fromkeys(others, b"?")).items():
+        (server.folder / name).write_bytes(data)
+    return server
+
+
+def test_a_network_comes_without_code_and_other_formats(network, tmp_path):
+    folder = hub.download_network("openai/clip", folder=tmp_path / "clip", revision="v1")
+    assert contents(folder) == NETWORK
+    assert list(network.sent)[-1] == "config.json"
+    assert network.revisions == {"v1", commit_of("v1")}
+    fetched(network)
+    hub.download_network("openai/clip", folder=folder, revision="v1")
+    assert fetched(network) == []
+
+
+def test_a_network_without_safetensors_is_refused_before_anything_is_fetched(network, tmp_path):
+    change(network, "model.safetensors", None)
+    with pytest.raises(CheckpointError, match="openai/clip at main has no .* safetensors"):
+        hub.download_network("openai/clip", folder=tmp_path / "clip")
+    assert fetched(network) == []
+
+
+def test_no_network_offline(network, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="unset HF_HUB_OFFLINE"):
+        hub.download_network("openai/clip", folder=tmp_path / "clip")
+    assert fetched(network) == []

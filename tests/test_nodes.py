@@ -25,7 +25,8 @@ BOUNDARY = {
     "cards.py",
     "load_folder.py",
 }
-STAGES = {"Load", "LoadLora", "ToyPicture", "EncodeTokens", "EmptyTokens", "EncodeInstruction",
+STAGES = {"Load", "LoadLora", "CompileModel", "ToyPicture", "EncodeTokens", "EmptyTokens",
+          "EncodeInstruction",
           "ConsolidateAttention", "RegionHoldSampler", "EditRegions", "Decode", "ListOfValues",
           "ComparePictures", "LoadFolder"}  # fmt: skip
 
@@ -100,6 +101,18 @@ def test_no_device_is_named_and_every_input_has_a_tooltip():
                 assert node.value != "cuda", path.name
             if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("Input", "Output"):
                 assert "tooltip" in {k.arg for k in node.keywords}, ast.unparse(node)
+
+
+def test_a_missing_compiler_is_named(part, monkeypatch):
+    compilers = part("nodes.compilers")
+    monkeypatch.setattr(compilers.shutil, "which", lambda name: None)
+    monkeypatch.setattr(compilers.importlib.util, "find_spec", lambda name: None)
+    assert "C++" in compilers.missing_compiler("cpu")
+    assert "triton" in compilers.missing_compiler("a card")
+    assert not compilers.missing_compiler("mps")
+    monkeypatch.setattr(compilers.shutil, "which", lambda name: name == "clang++")
+    monkeypatch.setattr(compilers.importlib.util, "find_spec", lambda name: object())
+    assert not compilers.missing_compiler("cpu") and not compilers.missing_compiler("a card")
 
 
 # ---- batches
@@ -195,7 +208,8 @@ def test_the_report_of_a_run(part):
     text = reports.sampling_report(options(steps=16, guidance=1.0, seed=5), 1, "cpu fp32", found)
     assert text.splitlines() == [
         "16 steps, guidance 1, seed 5",
-        "2.0 s, 75% held, 12% changed, cpu fp32",
+        "2.0 s, 75% held, 12% changed",
+        "cpu fp32",
     ]
     last = 2**64 - 1
     assert "seeds 7 to 9" in reports.sampling_report(options(seed=7), 3, "cpu", found)
@@ -427,6 +441,7 @@ def host(part, monkeypatch, tmp_path):
         setattr(management, f"{kind}_device", lambda: torch.device("cpu"))
     memory = ModuleType("memory")
     memory.Layers, memory.Managed = torch.nn, object
+    memory.FORMATS = {"fp32": torch.float32, "fp8": torch.float8_e4m3fn}
     memory.attention = part("editmgt_lib.models.backends").sdpa
     memory.manage = lambda network, *_: network
     memory.precision = lambda *_: (torch.float32, torch.float32)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from editmgt_lib.errors import InputError
+from editmgt_lib.tables import to_toml, toml_reader
 from editmgt_lib.training.building import Builder
 from editmgt_lib.training.config import (
     GENERATION,
@@ -18,7 +19,6 @@ from editmgt_lib.training.config import (
 )
 from editmgt_lib.training.parallel import ONE
 from editmgt_lib.training.plan import plan_stage, require_room
-from editmgt_lib.training.tables import to_toml, toml_reader
 
 pytestmark = pytest.mark.skipif(
     not hasattr(torch.optim, "Muon"), reason="the extra `train` needs torch 2.9"

@@ -206,6 +206,8 @@ def test_every_node_and_every_output_is_used_somewhere():
     wanted = {(name, k) for name, e in ours(info).items() for k in range(len(e["output"]))}
     wanted -= {("EditMGT_LoadFolder", k) for k in (0, 1)}  # a template comes without pictures
     wanted -= {("EditMGT_ListOfValues", k) for k in (2, 3)}  # its first two in other types
+    wanted -= {("EditMGT_LoadLora", 0)}  # no LoRA comes with the pack
+    wanted -= {("EditMGT_CompileModel", 0)}  # not every machine has a compiler
     assert wanted <= used, wanted - used
 
 
@@ -367,7 +369,7 @@ def test_every_choice_states_its_default(info):
     """The canvas shows "undefined" for one that does not."""
     for name, entry in ours(info).items():
         for item in NodeType.read(name, entry).inputs:
-            if item.type == "COMBO":
+            if item.type == "COMBO" and item.choices:  # else a list of the user's files
                 assert item.options.get("default") in item.choices, f"{name}.{item.name}"
 
 

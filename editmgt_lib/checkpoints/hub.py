@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: the only module that knows a network.
+"""The Hugging Face Hub: the only module that knows a network, beside a judge's endpoint.
 
 Nothing here runs unless it is called, and only `download` reaches out. It fetches by an allow-list
 from one commit: weights as safetensors, configs and tokenizer files, never code.
@@ -21,7 +21,11 @@ DEFAULT_REPO = "WeiChow/EditMGT"
 PINNED = {DEFAULT_REPO: "0a00f14ea159728fb76ac99ed741f9deca5fee28"}
 
 _ALLOWED = re.compile(r"(\w+)/\w[\w.\- ]*\.(json|safetensors|txt|model)")
-_MARKERS = {f"{p.name}/{p.marker}" for layout in LAYOUTS for p in layout.parts}
+_NETWORK = re.compile(
+    r"config\.json|tokenizer(_config)?\.json|vocab\.json|merges\.txt|special_tokens_map\.json"
+    r"|model[\w.\-]*\.safetensors(\.index\.json)?"
+)
+_MARKERS = {f"{p.name}/{p.marker}" for layout in LAYOUTS for p in layout.parts} | {"config.json"}
 
 
 def folder_for(repo_id: str, local_dir: str | Path | None = None) -> Path:
@@ -96,11 +100,39 @@ def download(
     `progress` gives False.
     """
     folder = Path(os.path.expanduser(folder))
-    revision = revision or PINNED.get(repo_id, "main")
-    if is_offline():
-        raise InputError(f"cannot download {repo_id}: offline mode is on; unset HF_HUB_OFFLINE")
+    commit, listing = _list_files(repo_id, revision or PINNED.get(repo_id, "main"))
+    _fetch_missing(repo_id, commit, wanted_files(listing, repo_id), folder, progress)
+    return check_folder(folder)
+
+
+def download_network(
+    repo_id: str,
+    *,
+    folder: str | Path,
+    revision: str = "main",
+    progress: Progress | None = None,
+) -> Path:
+    """Fetch one network in transformers' layout, such as a CLIP for evaluation; gives the folder.
+
+    Config, tokenizer and safetensors of the repository's top folder, nothing else. Resumes, and
+    raises, as `download` does; CheckpointError when the repository has no safetensors weights.
+    """
+    folder = Path(os.path.expanduser(folder))
     commit, listing = _list_files(repo_id, revision)
-    files = wanted_files(listing, repo_id)
+    files = [f for f in listing if _NETWORK.fullmatch(f.path) and not is_variant(f.path)]
+    if "config.json" not in {f.path for f in files} or not any(map(_is_weights, files)):
+        raise CheckpointError(
+            f"{repo_id} at {revision} has no config.json with safetensors weights; name a revision "
+            "that has them, or convert its weights yourself"
+        )
+    _fetch_missing(repo_id, commit, files, folder, progress)
+    return folder
+
+
+def _fetch_missing(
+    repo_id: str, commit: str, files: list[RemoteFile], folder: Path, progress: Progress | None
+) -> None:
+    """Bring the files that are not complete yet, configs last."""
     meter = Meter(progress, sum(f.size for f in files))
     missing = [f for f in files if not meter.verified(folder, f)]
     _check_room(folder, sum(f.size for f in missing))
@@ -109,7 +141,6 @@ def download(
             fetch(repo_id, commit, batch, folder, meter)
     # Only huggingface_hub's bookkeeping, and the partial files a killed program leaves there.
     shutil.rmtree(folder / ".cache" / "huggingface", ignore_errors=True)
-    return check_folder(folder)
 
 
 def wanted_files(files: Iterable[RemoteFile], repo_id: str) -> list[RemoteFile]:
@@ -177,6 +208,8 @@ def _list_files(repo_id: str, revision: str, kind: str = "model") -> tuple[str, 
     """The commit a revision stands for, and its files."""
     from huggingface_hub import HfApi
 
+    if is_offline():
+        raise InputError(f"cannot download {repo_id}: offline mode is on; unset HF_HUB_OFFLINE")
     try:
         info = HfApi().repo_info(repo_id, repo_type=kind, revision=revision, files_metadata=True)
     except Exception as error:  # the kinds differ between versions and transports

@@ -1,11 +1,10 @@
 """Pictures in a folder: listed in a JSONL or CSV file, or each with its caption beside it."""
 
 import csv
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..errors import InputError
 from .columns import find_columns, to_row
@@ -27,7 +26,7 @@ class ListReader:
 
     def __init__(self, path: Path) -> None:
         self.root = path.parent.resolve()
-        self._cells = _read_list(path)
+        self._cells = list(read_list(path))
         names = {name for cells in self._cells if isinstance(cells, dict) for name in cells}
         self.columns = find_columns(names, str(path))
         self.edits = self.columns.source is not None
@@ -99,6 +98,14 @@ def in_parts(name: str, rows: int) -> tuple[Part, ...]:
 
 def inside(root: Path, name: Any) -> Path:
     """Path of a file below `root`; InputError for any other, since lists come from strangers."""
+    path = below(root, name)
+    if not path.is_file():
+        raise InputError(f"there is no file {name!r}")
+    return path
+
+
+def below(root: Path, name: Any) -> Path:
+    """Path of a name below `root`, whether there is such a file or not; see `inside`."""
     if not isinstance(name, str) or not name.strip():
         raise InputError(f"{name!r} is no path")
     try:
@@ -107,8 +114,6 @@ def inside(root: Path, name: Any) -> Path:
         raise InputError(f"{name!r} is no path ({error})") from error
     if Path(name).is_absolute() or not path.is_relative_to(root):
         raise InputError(f"{name!r} leaves the folder; use a path relative to it")
-    if not path.is_file():
-        raise InputError(f"there is no file {name!r}")
     return path
 
 
@@ -119,19 +124,20 @@ def numbers_of(part: Part, start: int, stop: int | None) -> range:
     return range(first + start, first + end)
 
 
-def _read_list(path: Path) -> list[dict[str, Any] | str]:
-    """Cells of each row, or what is wrong with it."""
+def read_list(path: Path) -> Iterator[dict[str, Any] | str]:
+    """Cells of each row of a JSONL or CSV file, or what is wrong with it. Raises InputError."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            if path.suffix.lower() == ".csv":
+                yield from _csv_cells(file)
+            else:
+                yield from (_cells(line) for line in file if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path} ({error}); give a UTF-8 text file") from error
-    if path.suffix.lower() == ".csv":
-        return list(_csv_cells(text))
-    return [_cells(line) for line in text.split("\n") if line.strip()]
 
 
-def _csv_cells(text: str) -> Iterator[dict[str, Any] | str]:
-    rows = csv.DictReader(io.StringIO(text, newline=""))
+def _csv_cells(file: TextIO) -> Iterator[dict[str, Any] | str]:
+    rows = csv.DictReader(file)
     while True:
         try:
             cells = next(rows)

@@ -53,7 +53,7 @@ class ParquetReader:
     def rows(self, part: Part, start: int = 0, stop: int | None = None) -> Iterator[Row | Skipped]:
         """Rows of a part."""
         groups = self._groups[part.name]
-        with _opened(self._files[part.name]) as file:
+        with opened(self._files[part.name]) as file:
             before = sum(_rows(file, k) for run in groups[: part.index] for k in run)
             yield from read_groups(file, part.name, groups[part.index], before, start, stop)
 
@@ -65,7 +65,7 @@ def find_parquet(folder: Path) -> list[Path]:
 
 def _layout(path: Path, name: str) -> tuple[list[int], Columns]:
     """Rows of each row group, and the columns."""
-    with _opened(path) as file:
+    with opened(path) as file:
         rows = [_rows(file, k) for k in range(file.metadata.num_row_groups)]
         return rows, _columns(file, name)
 
@@ -99,7 +99,7 @@ def read_groups(
                 yield (
                     Skipped(id, "damaged row", cells)
                     if damaged
-                    else to_row(columns, cells, id, _picture)
+                    else to_row(columns, cells, id, cell_bytes)
                 )
         at += count
 
@@ -146,8 +146,8 @@ def _row_cells(batch: Any, row: int) -> dict[str, Any] | str:
         return str(error)
 
 
-def _picture(cell: Any) -> bytes:
-    """The content of an Image cell, a struct of bytes and path, or of a binary one."""
+def cell_bytes(cell: Any) -> bytes:
+    """Content of an Image cell, a struct of bytes and path, or of a binary one. InputError."""
     data = cell.get("bytes") if isinstance(cell, dict) else cell
     if not isinstance(data, bytes) or not data:
         raise InputError("the cell holds no bytes")
@@ -163,8 +163,9 @@ def _rows(file: "pq.ParquetFile", group: int) -> int:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator["pq.ParquetFile"]:
-    pq = _pyarrow()
+def opened(path: Path) -> Iterator["pq.ParquetFile"]:
+    """Open a parquet file. Raises InputError if it is damaged or pyarrow is missing."""
+    pq = pyarrow_parquet()
     try:
         file = pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
     except Exception as error:  # pyarrow raises many kinds for a damaged footer
@@ -176,11 +177,13 @@ def _opened(path: Path) -> Iterator["pq.ParquetFile"]:
         yield file
 
 
-def _pyarrow() -> Any:
+def pyarrow_parquet() -> Any:
+    """Import pyarrow.parquet. Raises InputError if it is not installed."""
     try:
         import pyarrow.parquet
     except ImportError as error:
         raise InputError(
-            "reading parquet needs pyarrow; install it with `pip install 'editmgt[train]'`"
+            "reading parquet and arrow needs pyarrow; install it with "
+            "`pip install 'editmgt[train]'` (or `[eval]`, `[curate]`)"
         ) from error
     return pyarrow.parquet

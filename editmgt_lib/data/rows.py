@@ -36,7 +36,12 @@ class Row:
     @property
     def key(self) -> int:
         """Hash of the id, 0..2**64-1: what the row's draws and its split are keyed by."""
-        return int.from_bytes(hashlib.blake2b(self.id.encode(), digest_size=8).digest(), "big")
+        return key_of(self.id)
+
+
+def key_of(id: str) -> int:
+    """Hash of a row's id, 0..2**64-1."""
+    return int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8).digest(), "big")
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def draw_curve(sweep: Sweep) -> Image.Image:
     rules = sweep.hold_rules
     picture = Image.new("RGB", (_WIDTH * _SCALE * len(rules), _HEIGHT * _SCALE), _PAPER)
     most = max((point.local_outside or point.outside or 0.0) for point in sweep.points)
-    step = _nice_step(most / 4)
+    step = nice_step(most / 4)
     top = step * max(1, math.ceil(most / step * 1.02))
     for number, rule in enumerate(rules):
         panel = _Panel(sweep.of(rule), (step, top), sweep.best(rule).threshold)
@@ -35,7 +35,7 @@ def draw_curve(sweep: Sweep) -> Image.Image:
     return picture.resize((_WIDTH * len(rules), _HEIGHT), Image.Resampling.LANCZOS)
 
 
-def _nice_step(least: float) -> float:
+def nice_step(least: float) -> float:
     """The smallest of 1, 2, 5 times a power of ten that is at least `least`."""
     if least <= 0:
         return 0.01

@@ -8,6 +8,7 @@ go on where it stopped.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from math import isinf
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,7 +64,8 @@ class Score:
 
     Attributes:
         metric: name with everything that changes the number, as in "clip-i/vit-b-32/source".
-        value: None unless the status is "ok".
+        value: None unless the status is "ok". inf where nothing differs (PSNR); JSON, which has no
+            such number, holds "inf", and any Score made of it has inf again.
         status: "ok"; "failed" (counts as the worst value unless the report is told to drop it);
             "n/a" where the metric is undefined, with the reason.
     """
@@ -74,9 +76,14 @@ class Score:
     status: str = "ok"
     reason: str = ""
 
+    def __post_init__(self) -> None:
+        if isinstance(self.value, str):
+            object.__setattr__(self, "value", float(self.value))
+
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain values for JSON."""
-        return asdict(self)
+        infinite = self.value is not None and isinf(self.value)
+        return asdict(self) | ({"value": str(float(self.value))} if infinite else {})
 
 
 class Dataset(Protocol):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 def markdown(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Format a table with padded columns, the first left-aligned, the others right-aligned."""
-    widths = [max(len(line[k]) for line in (heading, *lines)) for k in range(len(heading))]
+    widths = [max(2, *(len(line[k]) for line in (heading, *lines))) for k in range(len(heading))]
 
     def row(cells: Sequence[str]) -> str:
         first = cells[0].ljust(widths[0])

@@ -180,7 +180,7 @@ def compiled(half: Callable[..., Any], options: dict[str, Any]) -> Callable[...,
     # A copy of the code: torch counts recompilations by code, whichever network they were for.
     own = FunctionType(half.__code__.replace(), half.__globals__, half.__name__)
     # fullgraph: a graph break or a shape too many raises instead of silently running uncompiled.
-    function = torch.compile(own, fullgraph=True, dynamic=True, **options)
+    function = torch.compile(own, **{"fullgraph": True, "dynamic": True, **options})
 
     @functools.wraps(half)
     def call(*args: Any) -> Any:

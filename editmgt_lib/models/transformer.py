@@ -4,7 +4,7 @@
 computes once per run what does not depend on tokens.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -199,16 +199,21 @@ class MaskedTransformer(nn.Module):
         return Attention(self.attention, groups, lengths, probe, probed)
 
     def compile_blocks(self, **options: Any) -> None:
-        """Compile both halves of every block on first use with `torch.compile(**options)`.
+        """Use the blocks' `compiled_halves`."""
+        for block, halves in zip(self.blocks, self.compiled_halves(**options), strict=True):
+            block.halves = halves
+
+    def compiled_halves(self, **options: Any) -> list[tuple[Callable[..., Any], ...]]:
+        """Both halves of every block, compiled on first use with `torch.compile(**options)`.
 
         Results differ by rounding. Sizes are dynamic, so other batches and grids do not recompile.
         Calls raise EditMGTError if compiling fails.
         """
-        kinds = {DoubleBlock: self.transformer_blocks, SingleBlock: self.single_transformer_blocks}
-        for kind, blocks in kinds.items():
-            halves = tuple(compiled(half, options) for half in (kind.before, kind.after))
-            for block in blocks:
-                block.halves = halves
+        kinds = {
+            kind: tuple(compiled(half, options) for half in (kind.before, kind.after))
+            for kind in (DoubleBlock, SingleBlock)
+        }
+        return [kinds[type(block)] for block in self.blocks]
 
     def recompute_blocks(self) -> None:
         """Recompute a block's activations in the backward pass instead of keeping them."""

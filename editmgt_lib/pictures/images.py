@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,22 @@ class Picture:
         return f"Picture({height}x{width}x{channels}, {self.bits} bits, from {self.mode})"
 
 
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """A picture's integers as the file holds them, upright.
+
+    values: uint8 or uint16 [H, W, 3 or 4]; mode: Pillow's name for what the file held.
+    """
+
+    values: np.ndarray
+    mode: str
+    contents: Contents
+
+    @property
+    def bits(self) -> int:
+        return self.values.dtype.itemsize * 8
+
+
 def read_image(source: Source) -> Picture:
     """Read a file (path or its bytes) or a PIL image; upright (EXIF), the first frame of several.
 
@@ -70,14 +87,29 @@ def read_image(source: Source) -> Picture:
     transparency. 16 bits survive in PNG and TIFF; a PIL image of 16-bit colour has 8 left.
     Raises InputError: missing, not a picture, cut off, empty, or a side above 8192 pixels.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     name = _name(source)
-    try:
+    with _input_errors(name):
         if isinstance(source, Image.Image):
             image = source.copy()  # the caller's own is neither closed nor changed
-            return _picture(image, Contents(b""), source.copy, name)
-        return _read(_data(source), name)
+            return _picture(_decode(image, Contents(b""), source.copy, name))
+        return _picture(_read(_data(source), name))
+
+
+def read_samples(data: bytes) -> Samples:
+    """Read a file's bytes as the integers it holds; else as `read_image`."""
+    name = _name(data)
+    with _input_errors(name):
+        return _read(data, name)
+
+
+@contextmanager
+def _input_errors(name: str) -> Iterator[None]:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        yield
     except (InputError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -112,7 +144,7 @@ def _data(source: str | os.PathLike[str] | bytes) -> bytes:
         return head + file.read() if format_of(head) else head
 
 
-def _read(data: bytes, name: str) -> Picture:
+def _read(data: bytes, name: str) -> Samples:
     from PIL import Image
 
     format_ = format_of(data[:HEAD])
@@ -130,23 +162,28 @@ def _read(data: bytes, name: str) -> Picture:
         return Image.open(io.BytesIO(contents.pixels), formats=[format_])
 
     with reopen() as image:
-        return _picture(image, contents, reopen, name)
+        return _decode(image, contents, reopen, name)
 
 
-def _picture(
+def _decode(
     image: Image.Image, contents: Contents, reopen: Callable[[], Image.Image], name: str
-) -> Picture:
+) -> Samples:
     _check_size(image.size, name)
     add_info(contents, image)
     decoded = decode(image, reopen, contents.icc)
     contents.notes.extend(decoded.notes)
     if contents.pixels:
         _note_frames(contents, image)
+    return Samples(turned(decoded.values, contents.orientation), decoded.mode, contents)
+
+
+def _picture(samples: Samples) -> Picture:
+    contents, bits = samples.contents, samples.bits
     metadata = contents.metadata()
     if metadata.icc:
-        metadata = replace(metadata, icc=_rgb_profile(contents, decoded.mode))
-    pixels = _tensor(turned(decoded.values, contents.orientation), decoded.bits)
-    return Picture(pixels, decoded.bits, decoded.mode, metadata, tuple(contents.notes))
+        metadata = replace(metadata, icc=_rgb_profile(contents, samples.mode))
+    pixels = _tensor(samples.values, bits)
+    return Picture(pixels, bits, samples.mode, metadata, tuple(contents.notes))
 
 
 def _rgb_profile(contents: Contents, mode: str) -> bytes | None:
@@ -163,6 +200,7 @@ def _note_frames(contents: Contents, image: Image.Image) -> None:
         frames = max(contents.frames, getattr(image, "n_frames", 1))
     except Exception:  # a later frame is damaged; the first one is read already
         frames = contents.frames
+    contents.frames = frames
     if frames > 1:
         others = "frame 2 is" if frames == 2 else f"frames 2 to {frames} are"
         contents.notes.append(f"{others} not read")

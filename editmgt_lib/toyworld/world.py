@@ -21,7 +21,7 @@ from .scenes import TEXTURES, EditPair, Scene, Thing, change_mask, is_heldout, r
 __all__ = [
     "BACKGROUNDS", "CATEGORIES", "COLORS", "SHAPES", "SLOT_NAMES", "STYLES",
     "EditPair", "Scene", "Thing",
-    "caption", "change_mask", "is_heldout", "pair_at", "render",
+    "caption", "change_mask", "edit_scene", "fits", "is_heldout", "pair_at", "render",
     "sample_pair", "sample_scene", "slot_box", "thing_mask",
 ]  # fmt: skip
 
@@ -179,6 +179,11 @@ def sample_pair(
     elif category not in CATEGORIES:
         raise InputError(f"category is {category!r}; give one of {', '.join(CATEGORIES)}")
     source = _sample_scene(rng, _COUNTS.get(category, tuple(COUNT_WEIGHTS)), heldout)
+    return edit_scene(rng, source, category)
+
+
+def edit_scene(rng: np.random.Generator, source: Scene, category: str) -> EditPair:
+    """Draw an edit of a plain scene; see `fits` for the categories it can take."""
     target, fields, words = _EDITS[category](rng, source)
     text = _pick(rng, language.WORDINGS[category]).format(**fields)
     if rng.random() < _PLEASE:
@@ -186,6 +191,11 @@ def sample_pair(
     if rng.random() < _PERIOD:
         text = f"{text}."
     return EditPair(category, text, words, source, target)
+
+
+def fits(scene: Scene, category: str) -> bool:
+    """Whether an edit of this category leaves a scene of the world: plain, with 1..4 objects."""
+    return scene.style == "plain" and len(scene.things) in _COUNTS.get(category, COUNT_WEIGHTS)
 
 
 def pair_at(seed: int, index: int, heldout: bool, category: str | None = None) -> EditPair:

@@ -10,6 +10,7 @@ import torch
 from ..checks import require_choice, require_number
 from ..files import atomic_write_bytes, atomic_write_json
 from ..loader import choose_device
+from ..tables import to_toml
 from .building import Builder
 from .config import RunConfig, StageConfig, config_table, load_config
 from .environment import environment
@@ -19,7 +20,6 @@ from .parallel import World, joined
 from .plan import plan_stage, require_room
 from .results import CHECKPOINT, export, is_exported, require_origin, result_of
 from .run import Run
-from .tables import to_toml
 
 Report = Callable[[str], None]
 

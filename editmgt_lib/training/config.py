@@ -15,10 +15,10 @@ from ..errors import InputError
 from ..models.config import TransformerConfig
 from ..models.vq import VQConfig
 from ..settings import Settings
+from ..tables import build, read_toml, refuse_unknown, set_value, without_none
 from .objective import ObjectiveOptions
 from .optimizers import OptimizerOptions
 from .options import EngineOptions, LoopOptions, LoraOptions
-from .tables import build, refuse_unknown, toml_reader, without_none
 from .validation import ValidationOptions
 
 KINDS = ("text", "tokenizer", "text-to-image", "edit", "decoder")
@@ -138,15 +138,10 @@ def load_config(source: str | Path, changes: Sequence[str] = ()) -> RunConfig:
     if path.suffix != ".toml":
         require_choice("recipe", str(source), recipe_names())
         path = RECIPES / f"{source}.toml"
-    try:
-        table = toml_reader().loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not TOML: {error}") from error
+    table = read_toml(path)
     _anchor(table, path.parent)
     for change in changes:
-        _change(table, change)
+        set_value(table, change, ("stages",))
     return config_from(table, str(path))
 
 
@@ -190,23 +185,6 @@ def _stage_from(table: Mapping[str, Any], where: str) -> StageConfig:
     made = build(OptimizerOptions, parts[2], where, {})
     made = build(LoopOptions, parts[1], where, {"optimizer": made})
     return build(StageConfig, parts[0], where, {"loop": made})
-
-
-def _change(table: dict[str, Any], change: str) -> None:
-    """Set one value: "key=value", "engine.precision=float32", "edit.learning_rate=1e-4"."""
-    key, equals, text = change.partition("=")
-    if not equals or not key.strip():
-        raise InputError(f"set is {change!r}; write key=value")
-    *path, last = key.strip().split(".")
-    for part in path:
-        stages = {s.get("name") or s.get("kind"): s for s in table.get("stages", [])}
-        table = stages[part] if part in stages else table.setdefault(part, {})
-        if not isinstance(table, dict):
-            raise InputError(f"set is {change!r}, but {part} is not a table")
-    try:
-        table[last] = toml_reader().loads(f"value = {text}")["value"]
-    except ValueError:
-        table[last] = text.strip()  # a word without quotes
 
 
 # --- writing ---

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 CHUNK = 1 << 16
@@ -81,6 +82,23 @@ def serving(folder: Path) -> Iterator[FakeHub]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def point_at(hub: FakeHub, monkeypatch: Any, cache: Path) -> FakeHub:
+    """Have huggingface_hub ask this hub, online, with a cache of its own; gives the hub."""
+    import huggingface_hub.constants
+    import huggingface_hub.file_download
+
+    constants = huggingface_hub.constants
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    for module in (constants, huggingface_hub.file_download):  # older versions copy it
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    return hub
 
 
 def _answer(request: BaseHTTPRequestHandler, hub: FakeHub, body: bool) -> None:

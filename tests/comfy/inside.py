@@ -6,6 +6,7 @@ python inside.py CHECKOUT_OF_THE_PACK prints one JSON, which test_memory.py besi
 """
 
 import contextlib
+import dataclasses
 import importlib
 import importlib.util
 import json
@@ -58,15 +59,18 @@ class Pack:
         }
         return {name: str(tensor.dtype) for name, tensor in tensors.items()}
 
-    def eight_bits(self) -> dict[str, dict]:
-        """Of a file in 8 bits: bytes that weights take in memory, and what comes out, by dtype."""
-
+    def write_8_bits(self) -> None:
+        """Write the toy checkpoint in 8 bits, as "small.safetensors"."""
         import folder_paths
 
         toy = self.part("editmgt_lib.checkpoints.names").TOY_FOLDER
         folder = Path(self.models.name)
         folder_paths.add_model_folder_path("editmgt", str(folder))
         self.part("editmgt_lib.checkpoints").pack(toy, folder / "small.safetensors", "fp8")
+
+    def eight_bits(self) -> dict[str, dict]:
+        """Of a file in 8 bits: bytes that weights take in memory, and what comes out, by dtype."""
+        self.write_8_bits()
         return {
             f"{name} {dtype}": self.weights(dtype, name)
             for name, dtype in (
@@ -91,6 +95,32 @@ class Pack:
             "ids": whole,
             "ids when partly loaded": part,
         }
+
+    def compiled(self) -> dict:
+        """An edit by a copy whose blocks are captured, not compiled, and by the model after it."""
+        from torch._dynamo.utils import counters
+
+        graphs, plain = [], self.model.transformer
+
+        def backend(graph, inputs):
+            graphs.append(graph)
+            return graph
+
+        counters.clear()
+        before = self.edit(STRENGTHS[-1])
+        copied = self.memory.with_compiled_blocks(plain, backend=backend)
+        self.model = dataclasses.replace(self.model, transformer=copied)
+        ids = self.edit(STRENGTHS[-1])
+        found = {"graphs": len(graphs), "breaks": dict(counters["graph_break"])}
+        with partly_loaded({}):
+            part = self.edit(STRENGTHS[-1])
+        self.model = dataclasses.replace(self.model, transformer=plain)
+        total = len(graphs)
+        after = self.edit(STRENGTHS[-1])
+        return found | {
+            "before": before, "ids": ids, "ids when partly loaded": part, "after": after,
+            "graphs of the original": len(graphs) - total,
+        }  # fmt: skip
 
     def needed(self, together: int = 1, **options) -> dict[str, int]:
         """Bytes that tensors take at the most while pictures are sampled, and our estimate."""
@@ -239,6 +269,7 @@ def main() -> None:
     report["eight bits"] = pack.eight_bits()
     for dtype in FORMATS:
         pack.load(dtype)
+        report[f"compiled {dtype}"] = pack.compiled()
         with partly_loaded({}):
             report["formats"][dtype] = pack.formats() | {"ids": pack.edit(STRENGTHS[-1])}
     print(json.dumps(report))

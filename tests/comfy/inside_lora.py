@@ -22,6 +22,7 @@ STACKS = {
     "two, turned": (("reference", -0.3), ("reference", 0.5), ("both", 0.8)),
     "half and half": (("both", 0.4), ("both", 0.4)),
 }
+OF_A_FILE = STACKS | {"nothing": (("both", 0.0),)}
 
 
 class LoraPack(Pack):
@@ -46,6 +47,14 @@ class LoraPack(Pack):
             words = pipeline.encode_instruction("make the background striped")
             found = pipeline.localize(tokens, words)
         return found.relevance.flatten().tolist()
+
+    def modulation(self, model) -> list[float]:
+        """What a modulation layer makes of some numbers."""
+        import torch
+
+        layer = model.pipeline.transformer.transformer_blocks[0].norm1
+        with torch.inference_mode(), self.memory.on_device(model.transformer):
+            return layer(torch.linspace(-1, 1, layer.linear.in_features)[None]).flatten().tolist()
 
 
 @contextlib.contextmanager
@@ -82,6 +91,16 @@ def main() -> None:
                     report.setdefault(f"{dtype} {kind} {name}", []).append(found)
                 network = pack.model.transformer.patcher.model
                 report[f"{dtype} {kind} partial"] = bool(network.model_lowvram)
+    pack.write_8_bits()
+    for dtype in ("auto", "fp32"):  # kept, widened
+        pack.load(dtype, "small.safetensors")
+        for kind, loading in (("whole", contextlib.nullcontext()), ("on use", no_vram())):
+            with loading:
+                for name, stack in OF_A_FILE.items():
+                    report[f"{dtype} file {kind} {name}"] = pack.map(pack.with_stack(folder, stack))
+                for stack in ((), (("modulation", 1.0),)):
+                    found = pack.modulation(pack.with_stack(folder, stack))
+                    report[f"{dtype} file {kind} {len(stack)} modulation"] = found
     loader = pack.part("editmgt_lib.loader")
     for name, stack in STACKS.items():
         files = [(folder / f"{file}.safetensors", strength) for file, strength in stack]

@@ -16,15 +16,15 @@ CHOICES = (("make the background mint", "toyworld", "pad", 0.25, 7),
 
 
 @pytest.fixture
-def page(server):
-    """A page of this server's frontend."""
+def page(server, request):
+    """A page of this server's frontend; a parameter holds settings."""
     pytest.importorskip("playwright")
     names = ("chromium", "chromium-browser", "google-chrome")
     if not os.environ.get("CHROMIUM") and not any(map(shutil.which, names)):
         pytest.skip("no Chromium: set CHROMIUM")
     from tools.comfy.browser import frontend
 
-    with frontend(server.url) as opened:
+    with frontend(server.url, settings=getattr(request, "param", None)) as opened:
         yield opened
 
 
@@ -91,3 +91,26 @@ def test_two_boxes_send_their_own_values_and_run(page, server, shared):
     again = page.page.evaluate("() => JSON.parse(JSON.stringify(window.app.graph.serialize()))")
     page.load(again)
     assert page.prompt() == prompt
+
+
+SHOWN = """() => Object.fromEntries(window.app.graph._nodes.map((n) => [n.type, {
+  title: n.title,
+  labels: [...n.inputs, ...(n.widgets ?? [])].map((i) => i.label ?? i.localized_name ?? i.name),
+  outputs: n.outputs.map((o) => o.label ?? o.localized_name ?? o.name),
+}]))"""
+
+
+@pytest.mark.parametrize("page", [{"Comfy.Locale": "zh"}], indirect=True)
+def test_a_chinese_canvas_is_chinese(page):
+    """The pack's nodes of a workflow, and the help page of one."""
+    texts = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
+    page.load(json.loads((ROOT / "workflows" / "02_see_where_it_acts.json").read_text("utf-8")))
+    nodes = {k: v for k, v in page.page.evaluate(SHOWN).items() if k in texts}
+    assert len(nodes) == 7
+    for kind, shown in nodes.items():
+        assert shown["title"] == texts[kind]["display_name"]
+        assert {item["name"] for item in texts[kind]["inputs"].values()} <= set(shown["labels"])
+        assert shown["outputs"] == [item["name"] for item in texts[kind]["outputs"].values()]
+    # Only asked for: the frontend cuts the name of this server's folder at the dot.
+    with page.page.expect_request("**/docs/EditMGT_Decode/zh.md"):
+        page.help_of("EditMGT_Decode")

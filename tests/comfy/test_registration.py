@@ -14,7 +14,7 @@ NODES = {
     "EditMGT_EncodeInstruction", "EditMGT_ConsolidateAttention", "EditMGT_RegionHoldSampler",
     "EditMGT_EditRegions", "EditMGT_Decode",
     "EditMGT_ToyPicture", "EditMGT_ListOfValues", "EditMGT_ComparePictures",
-    "EditMGT_LoadFolder",
+    "EditMGT_LoadFolder", "EditMGT_CompileModel",
 }  # fmt: skip
 
 
@@ -62,6 +62,12 @@ def test_help_pages_are_served(client, folder):
         page = client.get_bytes(f"{place}/docs/{name}.md").decode()
         for picture in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page):
             assert client.get_bytes(f"{place}/docs/{picture}")[:4] == b"\x89PNG"
+
+
+def test_chinese_help_is_served_where_the_frontend_asks_for_it(client, folder):
+    for name in NODES:
+        page = client.get_bytes(f"/extensions/{quote(folder)}/docs/{name}/zh.md").decode()
+        assert page.startswith("# ")
 
 
 def test_languages_are_served(client):

@@ -40,6 +40,19 @@ LISTEN = """() => {
     api.addEventListener(kind, (e) => { end.kind ??= kind; end.detail ??= e.detail; });
 }"""
 
+ONE_NODE = """([kind, widgets]) => {
+  window.app.graph.clear();
+  const node = window.LiteGraph.createNode(kind);
+  window.app.graph.add(node);
+  for (const widget of node.widgets ?? [])
+    if (widget.name in widgets) {
+      if (widget.options?.values) widget.options.values = [widgets[widget.name]];
+      widget.value = widgets[widget.name];
+    }
+  node.has_errors = false;
+  node.setSize([Math.max(node.size[0], 340), node.computeSize()[1]]);
+}"""
+
 SHOW_NODE = """([title, x, y]) => {
   const node = window.app.graph._nodes.find((n) => n.title === title || n.type === title);
   const canvas = window.app.canvas;
@@ -47,8 +60,15 @@ SHOW_NODE = """([title, x, y]) => {
   canvas.ds.offset = [x - node.pos[0], y - node.pos[1]];
   canvas.deselectAll?.();
   canvas.links_render_mode = -1;  // no lines across it
+  window.app.graph._groups.length = 0;  // nor a group's title
   canvas.setDirty(true, true);
   return [...node.size];
+}"""
+
+SELECT = """(type) => {
+  const canvas = window.app.canvas;
+  canvas.deselectAll?.();
+  canvas.selectNode(window.app.graph._nodes.find((n) => n.type === type));
 }"""
 
 
@@ -71,6 +91,11 @@ class Frontend:
         self.page.wait_for_timeout(800)
         return self.page.evaluate(INSPECT)
 
+    def add_node(self, kind: str, widgets: dict[str, Any]) -> None:
+        """Open one node alone, with these widgets changed."""
+        self.page.evaluate(ONE_NODE, [kind, widgets])
+        self.page.wait_for_timeout(500)
+
     def fit(self) -> None:
         """Zoom until the whole workflow is in view."""
         run = "async () => { await window.app.extensionManager.command.execute('%s'); }"
@@ -82,6 +107,8 @@ class Frontend:
         prompt = self.page.evaluate("async () => (await window.app.graphToPrompt()).output")
         for entry in prompt.values():
             entry["_meta"] = {"title": entry["_meta"]["title"]}  # newer ones add the pack's name
+            if entry["class_type"] == "PreviewAny":
+                entry["inputs"].pop("preview", None)  # older ones send what it shows
         return prompt
 
     def queue(self, timeout: float = 600) -> dict[str, Any]:
@@ -96,6 +123,11 @@ class Frontend:
                 return end
             self.page.wait_for_timeout(300)
         return {"kind": "timeout"}
+
+    def help_of(self, kind: str) -> None:
+        """Open the help page of the first node of that type."""
+        self.page.evaluate(SELECT, kind)
+        self.page.locator("[data-testid=info-button]").first.click(timeout=60_000)
 
     def shot(self, path: Path) -> None:
         """The whole page."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .blueprint import NAME, blueprint
+from .chinese import add_chinese
 from .client import Client
 from .editing import EDITING
 from .graph import Graph
@@ -42,6 +43,8 @@ def graphs(info: dict[str, Any]) -> list[Graph]:
     first, *others = (make(info) for make in (*EDITING, *PIPELINES, *REGIONS))
     for graph in others:
         point_to(first.name, graph)
+    for graph in (first, *others):
+        add_chinese(graph)
     return [layout(graph) for graph in (first, *others)]
 
 
@@ -72,8 +75,13 @@ def portable(entry: dict[str, Any]) -> dict[str, Any]:
     entry = json.loads(json.dumps(entry))
     if entry["python_module"].startswith("custom_nodes."):
         entry["python_module"] = "custom_nodes.EditMGT"
+    wanted = entry["input"].get("required", {})
     if entry["name"] == "LoadImage":
-        entry["input"]["required"]["image"][0] = []
+        wanted["image"][0] = []
+    if entry["name"] == "EditMGT_LoadFolder":
+        wanted["folder"][1]["options"] = ["."]
+    if entry["name"] == "EditMGT_LoadLora":
+        wanted["lora"][1]["options"] = []
     return entry
 
 

@@ -39,6 +39,11 @@ HELP = {
     "12_several_regions": ("EditMGT_EditRegions",),
     "14_text_to_image": ("EditMGT_EmptyTokens",),
 }  # fmt: skip
+ALONE = {  # in no workflow, with widgets as a user may have them
+    "EditMGT_LoadFolder": {},
+    "EditMGT_LoadLora": {"lora": "hats.safetensors"},
+    "EditMGT_CompileModel": {},
+}
 
 
 def draw_thumbnails(client: Client, only: str | None = None) -> None:
@@ -79,7 +84,7 @@ def draw_screens(url: str) -> None:
 
     with frontend(url) as page:
         for name in sorted({*SCREENSHOTS, *HELP}):
-            page.load(_workflow(name))
+            page.load(_in_english(_workflow(name)))
             page.queue()
             if name in SCREENSHOTS:
                 page.fit()
@@ -87,9 +92,16 @@ def draw_screens(url: str) -> None:
                 page.shot(path)
                 _shrink(path, 1500)
             for node in HELP.get(name, ()):
-                path = ROOT / "web" / "docs" / f"{node}.png"
-                page.shot_of_node(node, path)
-                _shrink(path, 700)
+                _draw_node(page, node)
+        for node, widgets in ALONE.items():
+            page.add_node(node, widgets)
+            _draw_node(page, node)
+
+
+def _draw_node(page, node: str) -> None:
+    path = ROOT / "web" / "docs" / f"{node}.png"
+    page.shot_of_node(node, path)
+    _shrink(path, 700)
 
 
 def check(url: str, folder: Path) -> bool:
@@ -122,6 +134,14 @@ def _workflow(name: str) -> dict:
     return json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def _in_english(workflow: dict) -> dict:
+    """Without the other half of its notes, for which a browser may have no letters."""
+    for node in workflow["nodes"]:
+        if node["type"] in ("Note", "MarkdownNote"):
+            node["widgets_values"] = [node["widgets_values"][0].split("\n\n---\n")[0]]
+    return workflow
+
+
 def _shrink(path: Path, width: int) -> None:
     """At most that wide, in 256 colours: small and still sharp."""
     picture = Image.open(path).convert("RGB")
@@ -142,10 +162,10 @@ def main() -> None:
         url = given.url or stack.enter_context(temporary(name="EditMGT")).url
         if given.check:
             sys.exit(0 if check(url, given.check) else 1)
+        if not given.skip_browser and not given.only:
+            draw_screens(url)  # first: nodes with these ids have had nothing to note yet
         with Client(url) as client:
             draw_thumbnails(client, given.only)
-        if not given.skip_browser and not given.only:
-            draw_screens(url)
 
 
 if __name__ == "__main__":

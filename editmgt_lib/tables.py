@@ -3,14 +3,15 @@
 import difflib
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, fields
 from functools import cache
+from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from ..errors import EditMGTError, InputError
+from .errors import EditMGTError, InputError
 
 
 @cache
@@ -25,6 +26,37 @@ def toml_reader() -> Any:
     except ImportError as error:
         raise InputError("Python 3.10 needs the package tomli to read TOML; install it") from error
     return tomli
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a file. Raises InputError naming it."""
+    try:
+        return toml_reader().loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not TOML: {error}") from error
+
+
+def set_value(table: dict[str, Any], change: str, lists: Sequence[str] = ()) -> None:
+    """Set one value: "key=value", "engine.precision=float32", "edit.learning_rate=1e-4".
+
+    lists: keys of lists of tables, which are addressed by their `name` or `kind`.
+    """
+    key, equals, text = change.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"set is {change!r}; write key=value")
+    *path, last = key.strip().split(".")
+    for part in path:
+        entries = [entry for name in lists for entry in table.get(name, [])]
+        named = {entry.get("name") or entry.get("kind"): entry for entry in entries}
+        table = named[part] if part in named else table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise InputError(f"set is {change!r}, but {part} is not a table")
+    try:
+        table[last] = toml_reader().loads(f"value = {text}")["value"]
+    except ValueError:
+        table[last] = text.strip()  # a word without quotes
 
 
 def build(kind: type, table: Mapping[str, Any], where: str, given: Mapping[str, Any]) -> Any:

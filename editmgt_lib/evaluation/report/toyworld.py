@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from ..localization.maps import LocalizationOptions
-from ..sampling.options import SamplingOptions
-from ..toyworld.world import EditPair
-from .layers import LayerReport
-from .metrics import OutsideError, Overlap, mean
-from .options import LOCAL
-from .success import Verdict
-from .sweep import Sweep
-from .tables import markdown, number, percent
+from ...localization.maps import LocalizationOptions
+from ...sampling.options import SamplingOptions
+from ...toyworld.world import EditPair
+from ..layers import LayerReport
+from ..metrics import OutsideError, Overlap, mean
+from ..options import LOCAL
+from ..success import Verdict
+from ..sweep import Sweep
+from ..tables import markdown, number, percent
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import InputError
+from ...errors import InputError
 
 OUTSIDE_TOLERANCE = 0.1
 """Largest difference (0..1) in any channel at which a pixel counts as unchanged."""

@@ -1,0 +1,1 @@
+"""Pairs from pictures: stages that score rows, and thresholds that decide afterwards."""

@@ -1,0 +1,154 @@
+"""Scenes back from ToyWorld pictures, and edits back from its sentences: the world is closed."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+
+from ...evaluation.success import judge
+from ...toyworld import language
+from ...toyworld.world import (
+    BACKGROUNDS,
+    COLORS,
+    SHAPES,
+    SLOT_NAMES,
+    STYLES,
+    EditPair,
+    Scene,
+    Thing,
+    render,
+    slot_box,
+)  # fmt: skip
+
+SIZES = range(64, 513, 16)
+"""Sides of the pictures that are read."""
+_Name = tuple[str, str | None]  # shape, and colour if it was said
+
+
+def read_scene(pixels: np.ndarray) -> Scene | None:
+    """The scene a picture uint8 [H, W, 3] shows by the world's own criterion, or None."""
+    size = pixels.shape[0]
+    if pixels.shape[1] != size or size not in SIZES:
+        return None
+    seen = pixels.astype(np.float32) / 255
+    grounds = [Scene((), ground) for ground in BACKGROUNDS]
+    grounds += [Scene((), BACKGROUNDS[0], style) for style in STYLES if style != "plain"]
+    empty = min(grounds, key=lambda ground: _outside(seen, ground, size))
+    things = []
+    for slot in range(len(SLOT_NAMES)):
+        y0, y1, x0, x1 = slot_box(slot, size)
+        patch = seen[y0:y1, x0:x1]
+        looks = _looks(empty.background, empty.style, slot, size)
+        shape, color = min(looks, key=lambda name: float(((looks[name] - patch) ** 2).mean()))
+        if shape:
+            things.append(Thing(shape, color, slot))
+    scene = replace(empty, things=tuple(things))
+    same = EditPair("style", "", (), scene, scene)
+    return scene if judge(seen, same).succeeded else None
+
+
+def read_edit(scene: Scene, category: str, instruction: str) -> EditPair | None:
+    """The edit that a sentence of the world's language asks for in a scene, or None."""
+    text = instruction.strip().lower().removesuffix(".").removeprefix("please ")
+    for wording in language.WORDINGS.get(category, ()):
+        match = _pattern(wording).fullmatch(text)
+        if match and (target := _target(scene, category, match.groupdict())) is not None:
+            return EditPair(category, instruction, (), scene, target)
+    return None
+
+
+def _outside(seen: np.ndarray, ground: Scene, size: int) -> float:
+    """Squared error between the slots."""
+    difference = (seen - render(ground, size).astype(np.float32) / 255) ** 2
+    for slot in range(len(SLOT_NAMES)):
+        y0, y1, x0, x1 = slot_box(slot, size)
+        difference[y0:y1, x0:x1] = 0
+    return float(difference.sum())
+
+
+@lru_cache(maxsize=256)
+def _looks(background: str, style: str, slot: int, size: int) -> dict[tuple[str, str], np.ndarray]:
+    """What a slot can show on a ground, by (shape, colour); ("", "") is nothing."""
+    y0, y1, x0, x1 = slot_box(slot, size)
+    colors = COLORS if style == "plain" else COLORS[:1]
+    names = [("", ""), *((shape, color) for shape in SHAPES for color in colors)]
+    found = {}
+    for shape, color in names:
+        things = (Thing(shape, color, slot),) if shape else ()
+        picture = render(Scene(things, background, style), size)
+        found[shape, color] = picture[y0:y1, x0:x1].astype(np.float32) / 255
+    return found
+
+
+@lru_cache
+def _pattern(wording: str) -> re.Pattern[str]:
+    shape, color = _any(SHAPES), _any(COLORS)
+    thing = f"(?:{color} )?{shape}"
+    parts = {
+        "thing": thing,
+        "new": f"an? {thing}",
+        "place": _any(map(language.place, range(len(SLOT_NAMES)))),
+        "slot": _any(SLOT_NAMES),
+        "color": color,
+        "ground": f"{_any(BACKGROUNDS)}(?: blue)?",  # "sky" is said as "sky blue"
+        "style": f"an? {_any(STYLES)}",
+    }
+    pattern = wording.format(**{name: f"(?P<{name}>{part})" for name, part in parts.items()})
+    return re.compile(pattern)
+
+
+def _any(names: Iterator[str] | tuple[str, ...]) -> str:
+    return f"(?:{'|'.join(sorted(map(re.escape, names), key=len, reverse=True))})"
+
+
+def _target(scene: Scene, category: str, said: Mapping[str, str]) -> Scene | None:
+    """The scene after an edit; None if it names no object, several, or leaves no such scene."""
+    if category == "background":
+        return replace(scene, background=said["ground"].removesuffix(" blue"))
+    if category == "style":
+        return replace(scene, style=said["style"].partition(" ")[2])
+    things = list(scene.things)
+    old = None
+    if category != "add":
+        if (old := _meant(scene, _name(said["thing"]))) is None:
+            return None
+        things.remove(old)
+    if category != "remove" and (new := _new(category, old, said)) is not None:
+        if new.slot in {thing.slot for thing in things}:
+            return None
+        things.append(new)
+    return replace(scene, things=tuple(sorted(things, key=lambda thing: thing.slot)))
+
+
+def _new(category: str, old: Thing | None, said: Mapping[str, str]) -> Thing | None:
+    """The object an edit leaves."""
+    if category in ("add", "motion"):
+        slot = _slot(said)
+        if category == "motion":
+            return replace(old, slot=slot)
+        shape, color = _name(said["new"].partition(" ")[2])
+        return Thing(shape, color or COLORS[0], slot)
+    if category == "color":
+        return replace(old, color=said["color"])
+    shape, color = _name(said["new"].partition(" ")[2])  # of replace; an unsaid colour stays
+    return Thing(shape, color or old.color, old.slot)
+
+
+def _meant(scene: Scene, name: _Name) -> Thing | None:
+    """The one object a name fits."""
+    shape, color = name
+    found = [t for t in scene.things if t.shape == shape and color in (None, t.color)]
+    return found[0] if len(found) == 1 else None
+
+
+def _name(text: str) -> _Name:
+    color, _, shape = text.rpartition(" ")
+    return shape, color or None
+
+
+def _slot(said: Mapping[str, str]) -> int:
+    if said.get("slot"):
+        return SLOT_NAMES.index(said["slot"])
+    return [language.place(slot) for slot in range(len(SLOT_NAMES))].index(said["place"])

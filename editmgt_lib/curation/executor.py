@@ -1,0 +1,225 @@
+"""The in-process executor: one stage over one shard at a time, by threads or processes.
+
+What is written depends neither on the number of workers nor on the order they finish in.
+"""
+
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from itertools import groupby, islice
+from pathlib import Path
+
+from ..checks import require_number
+from ..errors import InputError, is_out_of_memory
+from .assembly import Curation
+from .parquet_cells import read_cells
+from .rows import KEEP, Failure, Found, Row, Stage, Stored, Unavailable
+from .store import Manifest, PieceName, pieces, write_piece
+from .verdicts import read_decisions
+
+Answered = Callable[[Row, Found], None]
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How stages are run; results do not depend on it. Raises InputError.
+
+    Attributes:
+        workers: threads, or processes.
+        processes: for untrusted files: one that crashes its decoder fails alone.
+        shard_rows: rows of a shard, the most work that a kill loses. Only new rows follow a change.
+    """
+
+    workers: int = 2
+    processes: bool = False
+    shard_rows: int = 256
+
+    def __post_init__(self) -> None:
+        require_number("engine.workers", self.workers, 1, 1024, whole=True)
+        require_number("engine.shard_rows", self.shard_rows, 1, 10**6, whole=True)
+
+
+def run_shard(
+    curation: Curation, stage: Stage, shard: int, workers: "Workers", answered: Answered
+) -> Manifest | None:
+    """Run a stage on the rows of a shard that still need it; None if there are none.
+
+    answered: told of each row as it is done. Raises Unavailable, and InputError if the folder
+    cannot be written; nothing of the shard is kept then.
+    """
+    due = due_rows(curation, stage.name, shard)
+    if not due:
+        return None
+
+    def results() -> Iterator[tuple[str, Found]]:
+        for row, found in workers.map(_with_bytes(due)):
+            answered(row, found)
+            yield row.id, found
+
+    name = PieceName(stage.name, shard, len(pieces(curation.folder, stage.name, shard)))
+    return write_piece(curation.folder, name, results())
+
+
+def due_rows(curation: Curation, stage: str, shard: int) -> list[Row]:
+    """Rows kept so far that a stage has not looked at, or failed on in a way that may pass."""
+    decisions = read_decisions(curation, shard)
+    found = curation.found(stage, shard)
+    earlier = curation.stages[: curation.stages.index(stage)]
+
+    def is_due(row: Row) -> bool:
+        decision = decisions.get(row.id)  # None for one that continues as several
+        if decision is None or not all(name in row.found for name in earlier):
+            return False
+        if row.id not in found:
+            return decision.verdict == KEEP
+        failure = found[row.id].failure
+        return failure is not None and not failure.lasting and decision.stage == stage
+
+    return [row for row in curation.rows(shard, stage) if is_due(row)]
+
+
+def _with_bytes(rows: Iterable[Row]) -> Iterator[Row]:
+    """Read pictures in parquet files in order, a few at a time; files are left to the workers."""
+    for path, group in groupby(rows, _parquet_of):
+        if path is None:
+            yield from group
+            continue
+        left = deque(group)
+        try:
+            for cell in read_cells(path, [int(row.picture.member) for row in left]):
+                row = left.popleft()
+                yield row if isinstance(cell, InputError) else replace(row, picture=cell)
+        except InputError:
+            yield from left  # they fail where they are read, row by row
+
+
+def _parquet_of(row: Row) -> Path | None:
+    path = row.picture.path if isinstance(row.picture, Stored) else None
+    return path if path is not None and path.suffix == ".parquet" else None
+
+
+# --- one batch ---
+
+
+def answer(stage: Stage, rows: Sequence[Row]) -> list[Found]:
+    """Run a stage on a batch; if that fails, on each row, so that one cannot spoil the others."""
+    try:
+        found = list(stage(rows))
+        if len(found) != len(rows):
+            raise RuntimeError(f"{stage.name} gave {len(found)} answers for {len(rows)} rows")
+        return found
+    except Unavailable:
+        raise
+    except Exception as error:
+        if len(rows) > 1:
+            return [answer(stage, [row])[0] for row in rows]
+        return [Found(failure=_failure(error))]
+
+
+def _failure(error: Exception) -> Failure:
+    own = getattr(error, "failure", None)
+    if isinstance(own, Failure):
+        return own
+    if is_out_of_memory(error):
+        return Failure("out_of_memory", str(error), lasting=False)
+    if isinstance(error, InputError):
+        return Failure("bad_input", str(error))
+    return Failure("error", f"{type(error).__name__}: {error}", lasting=False)
+
+
+# --- workers ---
+
+
+class Workers:
+    """Threads or processes that run one stage. A context manager."""
+
+    def __init__(self, stage: Stage, options: EngineOptions) -> None:
+        self.stage, self.options = stage, options
+        self._pool: Executor | None = None
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def map(self, rows: Iterable[Row]) -> Iterator[tuple[Row, Found]]:
+        """Rows with what was found, in order; a few batches are read ahead."""
+        rows = iter(rows)
+        batches = iter(lambda: list(islice(rows, max(1, self.stage.batch))), [])
+        if self.options.workers == 1 and not self.options.processes:
+            for batch in batches:
+                yield from zip(batch, answer(self.stage, batch), strict=True)
+            return
+        ahead: deque[tuple[list[Row], Future]] = deque()
+        try:
+            for batch in batches:
+                ahead.append((batch, self._submit(batch)))
+                if len(ahead) >= 2 * self.options.workers:
+                    yield from self._next(ahead)
+            while ahead:
+                yield from self._next(ahead)
+        finally:
+            for _, future in ahead:
+                future.cancel()
+
+    def _next(self, ahead: deque[tuple[list[Row], Future]]) -> Iterator[tuple[Row, Found]]:
+        batch, future = ahead.popleft()
+        try:
+            found = future.result()
+        except BrokenProcessPool:
+            found = [self._alone(row) for row in batch]
+        yield from zip(batch, found, strict=True)
+
+    def _submit(self, batch: list[Row]) -> Future:
+        try:
+            return self._opened().submit(*self._call(batch))
+        except BrokenProcessPool:
+            self._close()
+            return self._opened().submit(*self._call(batch))
+
+    def _call(self, batch: list[Row]) -> tuple:
+        return (
+            (_answer_in_process, batch) if self.options.processes else (answer, self.stage, batch)
+        )
+
+    def _alone(self, row: Row) -> Found:
+        """Run a row in a process of its own: one of its batch killed the last."""
+        with _processes(self.stage, 1) as pool:
+            try:
+                return pool.submit(_answer_in_process, [row]).result()[0]
+            except BrokenProcessPool:
+                return Found(failure=Failure("crashed", "its process died"))
+
+    def _opened(self) -> Executor:
+        if self._pool is None:
+            count = self.options.workers
+            processes = self.options.processes
+            self._pool = _processes(self.stage, count) if processes else ThreadPoolExecutor(count)
+        return self._pool
+
+    def _close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        self._pool = None
+
+
+_STAGE: list[Stage] = []  # of a worker process, unpickled once
+
+
+def _processes(stage: Stage, count: int) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")  # torch and threads do not survive a fork
+    return ProcessPoolExecutor(count, context, _begin, (stage,))
+
+
+def _begin(stage: Stage) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    _STAGE[:] = [stage]
+
+
+def _answer_in_process(rows: list[Row]) -> list[Found]:
+    return answer(_STAGE[0], rows)

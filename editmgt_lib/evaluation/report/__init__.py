@@ -1,0 +1,22 @@
+"""What a run found, for people and for programs: Markdown, JSON and one page of HTML.
+
+`write_report` reads a run's folder, `write_comparison` two of them; `toyworld` holds the figures of
+`editmgt evaluate`.
+"""
+
+from .comparison import write_comparison
+from .toyworld import Outcome, PairResult, Report, Row, Setting, Summary, summarize
+from .writing import ReportOptions, write_report
+
+__all__ = [
+    "Outcome",
+    "PairResult",
+    "Report",
+    "ReportOptions",
+    "Row",
+    "Setting",
+    "Summary",
+    "summarize",
+    "write_comparison",
+    "write_report",
+]
