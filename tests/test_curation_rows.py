@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -319,9 +320,13 @@ def test_a_back_end_that_is_gone_stops_the_run_and_leaves_nothing_half_done(tmp_
     assert not [p for p in (made.folder / "images").glob("*") if p.suffix in (".jsonl", ".zip")]
 
 
-def test_a_row_that_kills_its_process_fails_alone(tmp_path):
+def test_a_row_that_kills_its_process_fails_alone(tmp_path, monkeypatch):
+    # By a name that worker processes find, however pytest calls the tests' modules.
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    import curation_stages
+
     made = curation(tmp_path, ["a", "crash", "bb", "ccc"])
-    run(made, processes=True, workers=1)
+    run(made, curation_stages.Numbered(), processes=True, workers=1)
     codes = [r.found["images"].failure and r.found["images"].failure.code for r in made.rows(0)]
     assert codes == [None, "crashed", None, None]
 

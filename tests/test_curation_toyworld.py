@@ -174,6 +174,7 @@ def networks(tmp_path_factory):
 def head(path, width=16, **change):
     """A head whose only output is the mean of its input's first value along the layers, plus 5."""
     import torch
+    from safetensors.torch import save_file
 
     state, rows = {}, width
     for name, out in (("0", 1024), ("2", 128), ("4", 64), ("6", 16), ("7", 1)):
@@ -182,7 +183,7 @@ def head(path, width=16, **change):
         state |= {f"layers.{name}.weight": weight, f"layers.{name}.bias": torch.zeros(out)}
         rows = out
     state["layers.7.bias"] += 5
-    torch.save({**state, **change}, path)
+    save_file({**state, **change}, path)
     return path
 
 
@@ -193,7 +194,7 @@ def scorer(**table):
 def test_the_aesthetic_head_stands_on_clips_unit_vector(networks, tmp_path):
     from editmgt_lib.evaluation.metrics.networks import NETWORKS
 
-    table = {"clip": str(networks / "clip"), "head": str(head(tmp_path / "head.pth"))}
+    table = {"clip": str(networks / "clip"), "head": str(head(tmp_path / "head.safetensors"))}
     one = scorer(kind="aesthetic", **table)
     one.check()
     pixels = first_picture()
@@ -202,14 +203,13 @@ def test_the_aesthetic_head_stands_on_clips_unit_vector(networks, tmp_path):
     assert one.score(pixels).values["aesthetic"] == pytest.approx(expected, abs=2e-3)
 
 
-def test_heads_that_do_not_fit_or_run_code_are_refused(tmp_path):
+def test_heads_that_do_not_fit_or_could_run_code_are_refused(tmp_path):
     with pytest.raises(InputError, match="do not belong together"):
-        read_head(head(tmp_path / "head.pth"), 768)
-    import pickle
-
-    (tmp_path / "bad.pth").write_bytes(pickle.dumps(print))
-    with pytest.raises(InputError, match="no aesthetic head"):
-        read_head(tmp_path / "bad.pth", 16)
+        read_head(head(tmp_path / "head.safetensors"), 768)
+    for name, match in (("bad.pth", "convert it once"), ("bad.safetensors", "no aesthetic head")):
+        (tmp_path / name).write_bytes(b"no tensors")
+        with pytest.raises(InputError, match=match):
+            read_head(tmp_path / name, 16)
 
 
 def test_a_classifier_gives_the_probability_of_its_label(networks):

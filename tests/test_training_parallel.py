@@ -32,8 +32,9 @@ pytestmark = pytest.mark.skipif(
 
 SHARED = ("text", "text-to-image", "edit", "decoder")
 STEPS = 3
-# Sums of float32 in another order; three steps of Adam, which divides by small moments, on top.
-ROUNDING = 2e-4
+# Sums of float32 in another order; three steps of Adam at 1e-2, which divides by small moments, on
+# top: a wrong gradient moves weights by ten times as much.
+ROUNDING = 1e-3
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,8 @@ def state_in(folder, kind, step=STEPS):
 def assert_near(one, other):
     assert one.keys() == other.keys()
     for name, tensor in one.items():
+        if name.endswith("k_proj.bias"):
+            continue  # softmax ignores it: its gradient is rounding, which Adam scales up
         limit = ROUNDING * max(1.0, float(tensor.abs().max()))
         assert (tensor - other[name]).abs().max() <= limit, name
 

@@ -16,7 +16,7 @@ _HEAD = {"layers.0": 1024, "layers.2": 128, "layers.4": 64, "layers.6": 16, "lay
 
 @dataclass(frozen=True)
 class AestheticOptions:
-    """clip: folder of CLIP ViT-L/14. head: file of LAION's V2 head, .pth or .safetensors."""
+    """clip: folder of CLIP ViT-L/14. head: LAION's V2 head as safetensors."""
 
     clip: str
     head: str
@@ -66,15 +66,19 @@ class AestheticScorer:
 
 
 def read_head(path: Path, width: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Weights and biases of the head for embeddings of a width; runs no code. Raises InputError."""
-    import torch
+    """Weights and biases of the head for embeddings of a width. Raises InputError."""
     from safetensors.torch import load_file
 
+    if path.suffix != ".safetensors":
+        target = path.with_suffix(".safetensors").name
+        raise InputError(
+            f"{path} is no safetensors file; convert it once: safetensors.torch.save_file("
+            f"torch.load({path.name!r}, weights_only=True), {target!r})"
+        )
     try:
-        safe = path.suffix == ".safetensors"
-        state = load_file(path) if safe else torch.load(path, "cpu", weights_only=True)
+        state = load_file(path)
         layers = [(state[f"{name}.weight"], state[f"{name}.bias"]) for name in _HEAD]
-    except Exception as error:  # torch raises many kinds for a file that is none of its own
+    except Exception as error:  # many kinds, for a file of another format
         raise InputError(f"{path} is no aesthetic head: {error}; fetch LAION's V2 head") from error
     for (name, rows), (weight, bias) in zip(_HEAD.items(), layers, strict=True):
         if tuple(weight.shape) != (rows, width) or tuple(bias.shape) != (rows,):
