@@ -1,6 +1,7 @@
 """Files that a reader never sees half of, and files of tensors with plain data in the header."""
 
 import errno
+import hashlib
 import json
 import os
 import stat
@@ -144,3 +145,12 @@ def _flush_to_disk(path: Path) -> None:
     # Without this, a crash of the machine can leave an empty file under the final name.
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
+
+
+def file_digest(path: Path, checksum: Any = None) -> str:
+    """Hexadecimal digest of a file: SHA-256, or that of `checksum` after what it holds already."""
+    checksum = checksum or hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            checksum.update(block)
+    return checksum.hexdigest()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Cancelled, CheckpointError, EditMGTError, InputError
+from ..files import file_digest
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 2.0  # how long a stopped transfer may take to notice
@@ -54,20 +55,13 @@ def is_complete(path: Path, file: RemoteFile) -> bool:
         if path.stat().st_size != file.size:
             return False
         if file.sha256:
-            return _digest(path, hashlib.sha256()) == file.sha256
+            return file_digest(path) == file.sha256
         if file.blob_id:
             start = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
-            return _digest(path, start) == file.blob_id
+            return file_digest(path, start) == file.blob_id
     except OSError:
         return False
     return True
-
-
-def _digest(path: Path, checksum: Any) -> str:
-    with open(path, "rb") as stream:
-        while chunk := stream.read(1 << 22):
-            checksum.update(chunk)
-    return checksum.hexdigest()
 
 
 class Meter:

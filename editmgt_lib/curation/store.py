@@ -17,7 +17,7 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from ..errors import CheckpointError, InputError
-from ..files import atomic_path, atomic_write_json
+from ..files import atomic_path, atomic_write_json, file_digest
 from ..pictures.formats import HEAD, format_of
 from .rows import Failure, Found, Picture, Stored
 
@@ -167,15 +167,6 @@ def read_lines(folder: Path, name: PieceName) -> list[dict[str, Any]]:
     if hashlib.sha256(data).hexdigest() != read_manifest(folder, name).digests.get(path.name):
         raise _damaged(path, "its content is not what its manifest says")
     return [json.loads(line) for line in data.splitlines()]
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    total = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            total.update(block)
-    return total.hexdigest()
 
 
 # --- what was found, as plain data ---

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files import file_digest
 
 _WEIGHTS = (".safetensors", ".bin", ".json", ".model")
 _PACKAGES = ("torch", "transformers", "numpy", "pillow")
@@ -36,9 +37,7 @@ def digest_of_files(place: Path) -> str:
     total = hashlib.sha256()
     for path in files:
         total.update((path.relative_to(place).as_posix() if path != place else "").encode() + b"\n")
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                total.update(block)
+        file_digest(path, total)
     return total.hexdigest()[:_LENGTH]
 
 

@@ -5,7 +5,6 @@ written under another name and renamed once its marker, `state.json`, is in it; 
 digests of all other files. Older folders are deleted after that.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import CheckpointError, InputError
-from ..files import atomic_write_json
+from ..files import atomic_write_json, file_digest
 
 STATES = "state"
 MARKER = "state.json"
@@ -49,7 +48,7 @@ def write_state(folder: Path, step: int, groups: Groups, record: Mapping[str, An
             path = temporary / f"{group}.safetensors"
             save_file(_owned(tensors), str(path))
             _flush(path)
-            files[path.name] = {"bytes": path.stat().st_size, "sha256": _digest(path)}
+            files[path.name] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
         marker = {"format": FORMAT, "step": step, **record, "files": files}
         atomic_write_json(temporary / MARKER, marker)
         if final.exists():
@@ -73,14 +72,6 @@ def _flush(path: Path) -> None:
     # Without this, a crash of the machine can leave an empty file under the final name.
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def saved_steps(folder: Path) -> dict[int, Path]:
@@ -120,7 +111,7 @@ def read_record(path: Path) -> dict[str, Any]:
         if file.stat().st_size != stated["bytes"]:
             found = f"{file.stat().st_size} bytes instead of {stated['bytes']}"
             raise CheckpointError(f"{file} has {found}; {advice}")
-        if _digest(file) != stated["sha256"]:
+        if file_digest(file) != stated["sha256"]:
             raise CheckpointError(f"{file} has been changed since it was saved; {advice}")
     return record
 
