@@ -13,7 +13,7 @@ from ..offload import execution_device
 from ..sampling.predictor import micro_conditions
 from ..toyworld.batches import to_pixels, training_pair, training_scene
 from ..toyworld.scenes import EditPair, Scene
-from ..toyworld.world import caption, render, sample_pair, sample_scene
+from ..toyworld.world import VERSION, caption, render, sample_pair, sample_scene
 from .draws import draws
 from .fingerprints import digest, tokenizer_fingerprint
 from .folders import in_parts, numbers_of
@@ -37,7 +37,7 @@ class ToyWorldReader:
         if not count.isdecimal() or not 0 < int(count) <= 10**7:
             raise InputError(f"toyworld:{count} names no number of pairs; write toyworld:1000, say")
         self.size, self.edits = size, task == "edit"
-        self.fingerprint = digest("toyworld", count, size, task)
+        self.fingerprint = digest("toyworld", VERSION, count, size, task)
         self.parts = in_parts("toyworld", int(count))
 
     def rows(self, part: Part, start: int = 0, stop: int | None = None) -> Iterator[Row | Skipped]:
@@ -88,7 +88,7 @@ class ToyWorldSource:
     ) -> None:
         require_choice("task", task, TASKS)
         self.vq, self.size, self.seed, self.task, self.heldout = vq, size, seed, task, heldout
-        settings = ("toyworld", size, seed, task, heldout)
+        settings = ("toyworld", VERSION, size, seed, task, heldout)
         self.fingerprint = digest(*settings, tokenizer_fingerprint(vq))
 
     def batch(self, numbers: Sequence[int]) -> TokenBatch:

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 
 from .drawing import BOX, GRID, SLOT_OFFSETS, covered, ground, sprite
-from .language import BACKGROUNDS, COLORS, SHAPES, STYLES
+from .language import ALL_COLORS, BACKGROUNDS, SHAPES, STYLES
 from .scenes import Scene, Thing
 
 
@@ -77,7 +77,7 @@ def atlas(size: int) -> Atlas:
         grounds[look] = range(len(cells), len(cells) + len(drawn))
         cells += [*drawn]
     for look in _looks(*SHAPES):
-        names = look.color or COLORS[0], look.background or BACKGROUNDS[0]
+        names = look.color or ALL_COLORS[0], look.background or BACKGROUNDS[0]
         patch, marked = (
             sprite(look.shape, *names, look.style, size),
             covered(look.shape, look.style),
@@ -96,5 +96,5 @@ def _looks(*shapes: str | None) -> Iterator[Look]:
         if style != "plain":
             yield Look(style, None, shape)
             continue
-        for background, color in product(BACKGROUNDS, COLORS if shape else (None,)):
+        for background, color in product(BACKGROUNDS, ALL_COLORS if shape else (None,)):
             yield Look(style, background, shape, color)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..files import atomic_path
 from .atlas import atlas
+from .language import ALL_COLORS, BACKGROUNDS, SHAPES, STYLES
 from .scenes import TEXTURES, EditPair, Scene, Thing, is_heldout
-from .world import BACKGROUNDS, COLORS, SHAPES, STYLES, sample_pair, sample_scene
+from .world import in_spare_color, sample_pair, sample_scene
 
 STYLED = 0.15  # share of training pictures in one of the styles
 CROWDED_STYLED = 0.4  # more of them, to fill the codebook
@@ -57,7 +58,7 @@ def training_pair(rng: np.random.Generator) -> EditPair:
 
 def crowded_scene(rng: np.random.Generator) -> Scene:
     """Draw a scene with an object in every slot, from which a tokenizer learns most."""
-    things = (Thing(_pick(rng, SHAPES), _pick(rng, COLORS), slot) for slot in range(9))
+    things = (Thing(_pick(rng, SHAPES), _pick(rng, ALL_COLORS), slot) for slot in range(9))
     style = _pick(rng, STYLES) if rng.random() < CROWDED_STYLED else "plain"
     return Scene(tuple(things), _pick(rng, BACKGROUNDS), style, int(rng.integers(TEXTURES)))
 

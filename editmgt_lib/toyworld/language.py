@@ -7,7 +7,11 @@ SHAPES = (
     "star", "heart", "apple", "mushroom", "tree", "house",
     "boat", "fish", "balloon", "mug", "flower", "car",
 )  # fmt: skip
-COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "black")
+COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "black")
+SPARE_COLOR = "pink"
+"""A colour no edit of the world asks for: text encoders and tokenizer know it, and a transformer
+is left to be taught it, by a LoRA for example."""
+ALL_COLORS = (*COLORS[:-1], SPARE_COLOR, COLORS[-1])
 BACKGROUNDS = ("grass", "sand", "water", "wood", "brick", "snow")
 STYLES = ("plain", "sketch", "blueprint", "silhouette")
 CATEGORIES = ("add", "replace", "remove", "color", "background", "style", "motion")
@@ -147,7 +151,7 @@ def corpus() -> list[str]:
     Every wording of every category occurs, as does every shape, colour, place, background and
     style, so that word frequencies and neighbours are those of real instructions.
     """
-    nouns = [f"{color} {shape}" for color, shape in product(COLORS, SHAPES)]
+    nouns = [f"{color} {shape}" for color, shape in product(ALL_COLORS, SHAPES)]
     texts: set[str] = set(nouns)
     for category, wordings in WORDINGS.items():
         for index, (noun, wording) in enumerate(product(nouns, wordings)):
@@ -158,7 +162,7 @@ def corpus() -> list[str]:
                 new=article(other),
                 place=place(slot),
                 slot=SLOT_NAMES[slot],
-                color=COLORS[index % len(COLORS)],
+                color=ALL_COLORS[index % len(ALL_COLORS)],
                 ground=BACKGROUNDS[index % len(BACKGROUNDS)],
                 style=article(STYLES[1 + index % (len(STYLES) - 1)]),
             )

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import InputError
 from .drawing import BOX, GRID, SLOT_OFFSETS, check_size, covered, ground, picture_of, sprite
 from .grounds import VARIANT_OF
-from .language import BACKGROUNDS, CATEGORIES, COLORS, SHAPES, SLOT_NAMES, STYLES
+from .language import ALL_COLORS, BACKGROUNDS, CATEGORIES, SHAPES, SLOT_NAMES, STYLES
 from .noise import keyed
 
 HELDOUT_MODULUS = 16
@@ -34,7 +34,7 @@ class Thing:
 
     def __post_init__(self) -> None:
         _check("shape", self.shape, SHAPES)
-        _check("color", self.color, COLORS)
+        _check("color", self.color, ALL_COLORS)
         if self.slot not in range(len(SLOT_NAMES)):
             raise InputError(f"slot is {self.slot!r}; give a whole number from 0 to 8")
 

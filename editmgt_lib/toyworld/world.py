@@ -21,11 +21,13 @@ from .scenes import TEXTURES, EditPair, Scene, Thing, change_mask, is_heldout, r
 __all__ = [
     "BACKGROUNDS", "CATEGORIES", "COLORS", "SHAPES", "SLOT_NAMES", "STYLES",
     "EditPair", "Scene", "Thing",
-    "caption", "change_mask", "edit_scene", "fits", "is_heldout", "pair_at", "render",
+    "caption", "change_mask", "edit_scene", "fits", "in_spare_color", "is_heldout", "pair_at", "render",
     "sample_pair", "sample_scene", "slot_box", "thing_mask",
 ]  # fmt: skip
 
 T = TypeVar("T")
+VERSION = 2
+"""Rises when the same numbers draw other pictures or sentences, so that no old cache is taken."""
 COUNT_WEIGHTS = {1: 0.15, 2: 0.30, 3: 0.30, 4: 0.25}
 """How often a scene has so many objects."""
 SHAPE_ONLY = 0.25
@@ -196,6 +198,23 @@ def edit_scene(rng: np.random.Generator, source: Scene, category: str) -> EditPa
 def fits(scene: Scene, category: str) -> bool:
     """Whether an edit of this category leaves a scene of the world: plain, with 1..4 objects."""
     return scene.style == "plain" and len(scene.things) in _COUNTS.get(category, COUNT_WEIGHTS)
+
+
+def in_spare_color(pair: EditPair) -> EditPair | None:
+    """The same edit with SPARE_COLOR as the colour it brings; None if it says none."""
+    new = next((thing for thing in pair.target.things if thing not in pair.source.things), None)
+    if new is None or pair.category not in ("add", "replace", "color"):
+        return None
+    spare = with_(new, color=language.SPARE_COLOR)
+    said, says = language.article(new.name), language.article(spare.name)
+    if pair.category == "color":  # the colour is its last word
+        said, says = new.color, spare.color
+    before, found, after = pair.instruction.rpartition(said)
+    if not found:
+        return None
+    things = [spare if thing == new else thing for thing in pair.target.things]
+    target = _with_things(pair.target, things)
+    return with_(pair, instruction=f"{before}{says}{after}", target=target)
 
 
 def pair_at(seed: int, index: int, heldout: bool, category: str | None = None) -> EditPair:
