@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..models.vq import VQModel
 from ..offload import execution_device
 from ..sampling.predictor import micro_conditions
-from ..toyworld.batches import to_pixels, training_pair, training_scene
+from ..toyworld.batches import spare_pair, to_pixels, training_pair, training_scene
 from ..toyworld.scenes import EditPair, Scene
 from ..toyworld.world import VERSION, caption, render, sample_pair, sample_scene
 from .draws import draws
@@ -20,7 +20,7 @@ from .folders import in_parts, numbers_of
 from .rows import Part, Row, Skipped
 from .source import TokenBatch
 
-TASKS = ("edit", "generate")
+TASKS = ("edit", "generate", "spare")
 
 
 class ToyWorldReader:
@@ -36,7 +36,7 @@ class ToyWorldReader:
     def __init__(self, count: str, size: int, task: str = "edit") -> None:
         if not count.isdecimal() or not 0 < int(count) <= 10**7:
             raise InputError(f"toyworld:{count} names no number of pairs; write toyworld:1000, say")
-        self.size, self.edits = size, task == "edit"
+        self.size, self.task = size, task
         self.fingerprint = digest("toyworld", VERSION, count, size, task)
         self.parts = in_parts("toyworld", int(count))
 
@@ -44,8 +44,8 @@ class ToyWorldReader:
         """Rows of a part."""
         for number in numbers_of(part, start, stop):
             id = f"toyworld:{number}"
-            if self.edits:
-                pair = draw_pair(0, number)
+            if self.task != "generate":
+                pair = draw_pair(0, number, task=self.task)
                 pictures = (self._png(pair.target), self._png(pair.source))
                 yield Row(id, pair.category, pair.instruction, *pictures)
             else:
@@ -60,9 +60,11 @@ class ToyWorldReader:
         return content.getvalue()
 
 
-def draw_pair(seed: int, number: int, heldout: bool = False) -> EditPair:
+def draw_pair(seed: int, number: int, heldout: bool = False, task: str = "edit") -> EditPair:
     """Edit pair of a number, neither of whose pictures is held out; or with a held-out source."""
     rng = draws(seed, number, "pair")
+    if task == "spare":
+        return spare_pair(rng)
     return sample_pair(rng, heldout=True) if heldout else training_pair(rng)
 
 
@@ -79,7 +81,8 @@ class ToyWorldSource:
     Args:
         vq: the tokenizer, on the device where it is to run.
         size: picture side in pixels.
-        task: "edit" for pairs with instructions, "generate" for pictures with captions.
+        task: "edit" for pairs with instructions, "generate" for pictures with captions, "spare"
+            for pairs that bring in the spare colour.
         heldout: draw from the held-out split, for validation.
     """
 
@@ -98,7 +101,7 @@ class ToyWorldSource:
             target, source = self._encode([scene for scene, _ in drawn]), None
             prompts = [text for _, text in drawn]
         else:
-            pairs = [draw_pair(self.seed, n, self.heldout) for n in numbers]
+            pairs = [draw_pair(self.seed, n, self.heldout, self.task) for n in numbers]
             both = self._encode([p.source for p in pairs] + [p.target for p in pairs])
             source, target = both.chunk(2)
             prompts = [pair.instruction for pair in pairs]

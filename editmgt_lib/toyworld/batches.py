@@ -56,6 +56,13 @@ def training_pair(rng: np.random.Generator) -> EditPair:
             return pair
 
 
+def spare_pair(rng: np.random.Generator) -> EditPair:
+    """Draw an edit of the training split that brings in the spare colour."""
+    while True:
+        if (pair := in_spare_color(training_pair(rng))) and not is_heldout(pair.target):
+            return pair
+
+
 def crowded_scene(rng: np.random.Generator) -> Scene:
     """Draw a scene with an object in every slot, from which a tokenizer learns most."""
     things = (Thing(_pick(rng, SHAPES), _pick(rng, ALL_COLORS), slot) for slot in range(9))

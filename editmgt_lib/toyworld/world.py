@@ -21,8 +21,8 @@ from .scenes import TEXTURES, EditPair, Scene, Thing, change_mask, is_heldout, r
 __all__ = [
     "BACKGROUNDS", "CATEGORIES", "COLORS", "SHAPES", "SLOT_NAMES", "STYLES",
     "EditPair", "Scene", "Thing",
-    "caption", "change_mask", "edit_scene", "fits", "in_spare_color", "is_heldout", "pair_at", "render",
-    "sample_pair", "sample_scene", "slot_box", "thing_mask",
+    "caption", "change_mask", "edit_scene", "fits", "in_spare_color", "is_heldout", "pair_at",
+    "render", "sample_pair", "sample_scene", "slot_box", "thing_mask",
 ]  # fmt: skip
 
 T = TypeVar("T")
