@@ -1,8 +1,10 @@
 """ToyWorld as an endless source of training samples, tokenized as they are drawn."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from io import BytesIO
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,7 +13,9 @@ from ..errors import InputError
 from ..models.vq import VQModel
 from ..offload import execution_device
 from ..sampling.predictor import micro_conditions
+from ..toyworld.atlas import atlas
 from ..toyworld.batches import spare_pair, to_pixels, training_pair, training_scene
+from ..toyworld.drawing import GRID
 from ..toyworld.scenes import EditPair, Scene
 from ..toyworld.world import VERSION, caption, render, sample_pair, sample_scene
 from .draws import draws
@@ -111,7 +115,17 @@ class ToyWorldSource:
     def _encode(self, scenes: Sequence[Scene]) -> Tensor:
         """Ids [B, H, W]; together on a GPU, where many small calls would take longest."""
         device = execution_device(self.vq)
+        if self.vq.config.cellwise and self.vq.config.factor == self.size // GRID:
+            numbers = np.stack([atlas(self.size).numbers(scene) for scene in scenes])
+            return self._cells[torch.from_numpy(numbers).to(device)]
         pixels = to_pixels(scenes, self.size, device)
         if device.type != "cpu":
             return self.vq.encode(pixels)
         return torch.cat([self.vq.encode(picture[None]) for picture in pixels])
+
+    @cached_property
+    def _cells(self) -> Tensor:
+        """Id of each cell of the atlas, [N]: a fifth of a training step spared."""
+        cells = torch.from_numpy(atlas(self.size).cells).to(execution_device(self.vq))
+        pixels = cells.movedim(-1, 1).float().div(255)  # [N, 3, edge, edge]
+        return torch.cat([self.vq.encode(some).flatten() for some in pixels.split(256)])
