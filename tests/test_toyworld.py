@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from editmgt_lib.errors import InputError
-from editmgt_lib.toyworld import drawing, language, world
+from editmgt_lib.toyworld import drawing, grounds, language, objects, world
+from editmgt_lib.toyworld.atlas import Look, atlas
+from editmgt_lib.toyworld.noise import keyed
 from editmgt_lib.toyworld.world import (
     BACKGROUNDS,
     CATEGORIES,
@@ -57,9 +59,9 @@ def test_a_known_pair_stays_what_it_is():
     # A change here changes every data set ever made: it must be deliberate.
     pair = world.pair_at(0, 0, False, "motion")
     assert (pair.instruction, pair.words, pair.source.background) == (
-        "please shift the blue diamond to the bottom left",
-        ("blue diamond", "bottom left"),
-        "striped",
+        "please the blue flower should be at the bottom left",
+        ("blue flower", "bottom left"),
+        "brick",
     )
 
 
@@ -107,17 +109,19 @@ def test_scenes_are_plain_distinct_and_of_every_count():
         (lambda: Thing("star", "teal", 0), "color is 'teal'"),
         (lambda: Thing("star", "red", 9), "slot is 9"),
         (lambda: Scene((), "wavy"), "background is 'wavy'"),
-        (lambda: Scene((), "white", "oil"), "style is 'oil'"),
-        (lambda: Scene((Thing("star", "red", 1), Thing("star", "blue", 0)), "white"), r"\[1, 0\]"),
-        (lambda: Scene((Thing("star", "red", 1), Thing("star", "blue", 1)), "white"), r"\[1, 1\]"),
-        (lambda: world.render(Scene((), "white"), 250), "size is 250"),
+        (lambda: Scene((), "snow", "oil"), "style is 'oil'"),
+        (lambda: Scene((Thing("star", "red", 1), Thing("star", "blue", 0)), "snow"), r"\[1, 0\]"),
+        (lambda: Scene((Thing("star", "red", 1), Thing("star", "blue", 1)), "snow"), r"\[1, 1\]"),
+        (lambda: Scene((), "snow", texture=-1), "texture is -1"),
+        (lambda: Scene((), "snow", texture=1 << 32), "texture is 4294967296"),
+        (lambda: world.render(Scene((), "snow"), 250), "size is 250"),
         (lambda: world.thing_mask("blob", 256), "shape is 'blob'"),
         (lambda: world.slot_box(9, 256), "slot is 9"),
         (lambda: world.sample_scene(rng(), count=5), "count is 5"),
         (lambda: world.sample_pair(rng(), "zoom"), "category is 'zoom'"),
-        (lambda: world.caption(Scene((), "white"), rng()), "things is empty"),
+        (lambda: world.caption(Scene((), "snow"), rng()), "things is empty"),
         (
-            lambda: EditPair("add", "add it", ("top",), Scene((), "white"), Scene((), "white")),
+            lambda: EditPair("add", "add it", ("top",), Scene((), "snow"), Scene((), "snow")),
             "words holds 'top'",
         ),
     ],
@@ -130,9 +134,19 @@ def test_bad_values_are_named(make, message):
 # --- pictures ---
 
 
+def own_cells(slot: int, shape: str, style: str, size: int = 256) -> np.ndarray:
+    """Pixels of the cells that an object in a slot covers, bool [size, size]."""
+    mask = np.zeros((size, size), bool)
+    y0, y1, x0, x1 = world.slot_box(slot, size)
+    edge = size // 16
+    mask[y0:y1, x0:x1] = np.kron(drawing.covered(shape, style), np.ones((edge, edge), bool))
+    return mask
+
+
 def test_every_name_has_its_paint():
     assert tuple(drawing.FILL) == COLORS
-    assert tuple(drawing.GROUND) == BACKGROUNDS
+    assert tuple(objects.OBJECTS) == SHAPES
+    assert tuple(grounds.GROUNDS) == BACKGROUNDS
     assert ("plain", *drawing.STYLE) == STYLES
 
 
@@ -142,19 +156,82 @@ def test_an_object_has_the_same_pixels_in_every_slot(background, style):
     for shape, color in zip(SHAPES, COLORS, strict=False):
         patches = []
         for slot in range(9):
-            picture = world.render(Scene((Thing(shape, color, slot),), background, style))
-            y0, y1, x0, x1 = world.slot_box(slot, 256)
-            patches.append(picture[y0:y1, x0:x1])
+            picture = world.render(Scene((Thing(shape, color, slot),), background, style, slot))
+            patches.append(picture[own_cells(slot, shape, style)])
         assert all(np.array_equal(patch, patches[0]) for patch in patches)
 
 
 @pytest.mark.parametrize("size", [64, 256, 512])
-def test_backgrounds_repeat_after_one_token(size):
-    edge = size // 16
+def test_a_ground_is_made_of_its_variants(size):
     for background, style in product(BACKGROUNDS, STYLES):
-        picture = world.render(Scene((), background, style), size)
+        scene = Scene((), background, style, texture=3)
+        picture = world.render(scene, size)
         assert picture.shape == (size, size, 3) and picture.dtype == np.uint8
-        assert np.array_equal(picture, np.tile(picture[:edge, :edge], (16, 16, 1)))
+        drawn = drawing.ground(background, style, size)
+        assert len(drawn) == (grounds.VARIANTS if style == "plain" else 1)
+        cells = drawing.cells_of(picture, size // 16)
+        assert np.array_equal(cells, drawn[scene.variants % len(drawn)])
+
+
+def test_variants_are_a_hash_that_is_the_same_everywhere():
+    assert keyed(1, 2, 3) == 0.03372056511909527  # exact arithmetic on whole numbers
+    scene = Scene((), "sand", texture=7)
+    assert scene.variants[0].tolist() == [3, 2, 0, 0, 1, 5, 0, 2, 0, 2, 3, 4, 4, 2, 0, 0]
+    share = np.mean([Scene((), "sand", texture=k).variants >= 4 for k in range(200)])
+    assert share == pytest.approx(8 / 64, abs=0.005)
+
+
+def test_variants_differ_visibly_and_have_no_seams():
+    for background in BACKGROUNDS:
+        cells = drawing.ground(background, "plain", 256).astype(float) / 255
+        gaps = [np.sqrt(np.mean((a - b) ** 2)) for a, b in combinations(cells, 2)]
+        assert min(gaps) > 0.019, background
+        inner = np.abs(np.diff(cells, axis=2)).mean()
+        seams = np.mean([np.abs(a[:, -1] - b[:, 0]) for a, b in product(cells, cells)])
+        assert seams < 1.5 * inner + 0.01, background
+        inner = np.abs(np.diff(cells, axis=1)).mean()
+        seams = np.mean([np.abs(a[-1] - b[0]) for a, b in product(cells, cells)])
+        # The joint of planks and bricks is a line along this border.
+        assert background in ("wood", "brick") or seams < 1.5 * inner + 0.01, background
+
+
+def test_only_the_texture_tells_two_grounds_apart():
+    scene = world.sample_scene(rng(3), count=2)
+    again = dataclasses.replace(scene, texture=scene.texture ^ 1)
+    assert world.is_heldout(scene) == world.is_heldout(again)
+    first, second = world.render(scene), world.render(again)
+    covered = np.zeros((256, 256), bool)
+    for thing in scene.things:
+        covered |= own_cells(thing.slot, thing.shape, "plain")
+    assert np.array_equal(first[covered], second[covered])
+    assert (first != second).any(-1)[~covered].mean() > 0.5
+    styled = [dataclasses.replace(s, style="blueprint") for s in (scene, again)]
+    assert np.array_equal(*map(world.render, styled))
+
+
+def test_a_small_codebook_holds_the_world():
+    cells = atlas(128).cells
+    assert (
+        len(cells) == len({cell.tobytes() for cell in cells}) + 1 < 7000
+    )  # two styles share paper
+    scene = world.sample_scene(rng(4))
+    for look in (Look.of(scene), Look.of(scene, scene.things[0])):
+        assert scene.background in str(look)
+
+
+@pytest.mark.parametrize("size", [64, 128, 256])
+def test_no_pixel_hangs_on_a_last_bit(size, monkeypatch):
+    levels = []
+    monkeypatch.setattr(drawing, "_bytes", lambda x: levels.append(x.ravel()) or x)
+    for background in BACKGROUNDS:
+        drawing.ground.__wrapped__(background, "plain", size)
+    for shape, color in product(SHAPES, COLORS):
+        for background in BACKGROUNDS[:: 1 if size == 64 else 5]:
+            drawing.sprite.__wrapped__(shape, color, background, "plain", size)
+    for shape, style in product(SHAPES, STYLES[1:]):
+        drawing.sprite.__wrapped__(shape, "red", "snow", style, size)
+    values = np.concatenate(levels) + 0.5 + drawing._UP
+    assert np.abs(values - np.rint(values)).min() > 1e-10
 
 
 def test_slots_start_on_tokens_and_do_not_touch():
@@ -165,17 +242,35 @@ def test_slots_start_on_tokens_and_do_not_touch():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_shapes_fill_their_box_without_leaving_it(shape):
+def test_objects_fill_their_box_without_leaving_it(shape):
     for size in (64, 256):
         mask = world.thing_mask(shape, size)
         box = size // 4
         assert mask.shape == (box, box) and mask.min() == 0 and mask.max() == 1
-        rows = np.flatnonzero(mask.any(1))
-        assert rows[-1] - rows[0] + 1 >= 0.75 * box
-        assert np.allclose(mask, mask[:, ::-1])  # symmetric, so nothing is shifted
+        extent = max(np.ptp(np.flatnonzero(mask.any(axis))) + 1 for axis in (0, 1))
+        assert extent >= 0.7 * box
     assert 0 < np.mean((mask > 0) & (mask < 1)) < 0.15  # antialiased
     border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
     assert not border.any()
+
+
+def test_what_an_object_leaves_to_the_ground_is_faint():
+    for shape, size in product(SHAPES, (64, 256, 512)):
+        patch = drawing.sprite(shape, "black", "snow", "plain", size).astype(int)
+        under = drawing.ground("snow", "plain", size)[0]
+        left = np.abs(patch - under)[~drawing.covered(shape, "plain")]
+        assert left.size == 0 or left.max() <= 12
+
+
+def test_a_solid_is_lit_from_the_upper_left_and_casts_a_shadow_to_the_lower_right():
+    picture = world.render(Scene((Thing("balloon", "blue", 4),), "snow")).astype(float).mean(-1)
+    box = picture[96:160, 96:160]
+    assert box[10:22, 18:30].mean() > box[30:42, 34:46].mean() + 20
+    shadow = drawing.solid("balloon", 64).under[..., 0]
+    left, right = shadow[:, :32], shadow[:, 32:]
+    assert (right[:, ::-1] > 0).any() and ((right > 0) & (right < 0.99)).sum() > 1.5 * (
+        (left > 0) & (left < 0.99)
+    ).sum()
 
 
 def test_colours_and_backgrounds_are_far_apart():
@@ -183,23 +278,20 @@ def test_colours_and_backgrounds_are_far_apart():
         return float(np.linalg.norm(np.subtract(first, second)))
 
     assert min(gap(a, b) for a, b in combinations(drawing.FILL.values(), 2)) > 85
-    grounds = [np.mean(tones, 0) for tones in drawing.GROUND.values()]
-    assert min(gap(a, b) for a, b in combinations(grounds, 2)) > 10
-    flat = [drawing.GROUND[name][0] for name in BACKGROUNDS[:5]]
-    assert min(gap(a, b) for a, b in combinations(flat, 2)) > 30
-    tones = [tone for pair in drawing.GROUND.values() for tone in pair]
-    assert min(gap(a, b) for a in drawing.FILL.values() for b in tones) > 80
+    means = [drawing.ground(name, "plain", 256).mean((0, 1, 2)) for name in BACKGROUNDS]
+    assert min(gap(a, b) for a, b in combinations(means, 2)) > 25
+    assert min(gap(a, b) for a in drawing.FILL.values() for b in means) > 60
 
 
 @pytest.mark.parametrize("style", STYLES[1:])
 def test_styles_hide_colour_and_background(style):
     scenes = [
-        Scene((Thing("heart", color, 4),), ground, style)
-        for color, ground in zip(COLORS, BACKGROUNDS, strict=True)
+        Scene((Thing("heart", color, 4),), ground, style, texture)
+        for texture, (color, ground) in enumerate(zip(COLORS, BACKGROUNDS, strict=False))
     ]
     first = world.render(scenes[0])
     assert all(np.array_equal(world.render(scene), first) for scene in scenes)
-    filled = first[128, 128].tolist() != world.render(Scene((), "white", style))[128, 128].tolist()
+    filled = first[128, 128].tolist() != world.render(Scene((), "snow", style))[128, 128].tolist()
     assert filled == (style == "silhouette")
 
 
@@ -296,7 +388,7 @@ def test_instructions_say_what_the_target_shows():
         if pair.category == "color":
             assert f" {new.color} " in text
         if pair.category == "background":
-            assert f" {language.ground(pair.target.background)} " in text
+            assert f" {pair.target.background} " in text
         if pair.category == "style":
             assert f" a {pair.target.style} " in text
 
@@ -334,7 +426,7 @@ def test_captions_mention_everything_visible():
         for thing in scene.things:
             noun, at = thing.name if plain else thing.shape, SLOT_NAMES[thing.slot]
             assert re.search(rf"\b{noun} ((at|in) the )?{at}\b", text), text
-        seen = f"{language.ground(scene.background)} background" if plain else scene.style
+        seen = f"{scene.background} background" if plain else scene.style
         assert seen in text
         assert plain or not words_of(text) & set(COLORS)
 
@@ -347,12 +439,12 @@ def test_captions_vary_with_the_generator_only():
 
 def test_corpus_covers_every_word():
     corpus = language.corpus()
-    assert corpus == sorted(set(corpus)) and len(corpus) < 5000
+    assert corpus == sorted(set(corpus)) and len(corpus) < 7000
     known = set().union(*map(words_of, corpus))
     for index, pair in enumerate(PAIRS):
         assert words_of(pair.instruction) <= known
         assert words_of(world.caption(pair.target, rng(index))) <= known
-    everything = " ".join((*SHAPES, *COLORS, *SLOT_NAMES, *map(language.ground, BACKGROUNDS)))
+    everything = " ".join((*SHAPES, *COLORS, *SLOT_NAMES, *BACKGROUNDS))
     assert words_of(everything) | set(STYLES[1:]) <= known
 
 

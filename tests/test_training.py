@@ -266,7 +266,7 @@ def test_held_out_scenes_are_never_trained_on(monkeypatch):
 def test_pictures_put_together_from_cells_are_those_that_are_drawn(size):
     rng = np.random.default_rng(0)
     scenes = [training_scene(rng) for _ in range(200)] + [crowded_scene(rng) for _ in range(60)]
-    scenes += [Scene((), "dotted"), Scene((Thing("star", "pink", 8),), "mint", "blueprint")]
+    scenes += [Scene((), "wood"), Scene((Thing("star", "pink", 8),), "sand", "blueprint")]
     assert {s.style for s in scenes} == set(STYLES)
     drawn = torch.from_numpy(np.stack([render(scene, size) for scene in scenes]))
     assert torch.equal(to_pixels(scenes, size), drawn.permute(0, 3, 1, 2).float() / 255)

@@ -1,8 +1,10 @@
 """ToyWorld as an endless source of training samples, tokenized as they are drawn."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from io import BytesIO
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,16 +13,18 @@ from ..errors import InputError
 from ..models.vq import VQModel
 from ..offload import execution_device
 from ..sampling.predictor import micro_conditions
-from ..toyworld.batches import to_pixels, training_pair, training_scene
+from ..toyworld.atlas import atlas
+from ..toyworld.batches import spare_pair, to_pixels, training_pair, training_scene
+from ..toyworld.drawing import GRID
 from ..toyworld.scenes import EditPair, Scene
-from ..toyworld.world import caption, render, sample_pair, sample_scene
+from ..toyworld.world import VERSION, caption, render, sample_pair, sample_scene
 from .draws import draws
 from .fingerprints import digest, tokenizer_fingerprint
 from .folders import in_parts, numbers_of
 from .rows import Part, Row, Skipped
 from .source import TokenBatch
 
-TASKS = ("edit", "generate")
+TASKS = ("edit", "generate", "spare")
 
 
 class ToyWorldReader:
@@ -36,16 +40,16 @@ class ToyWorldReader:
     def __init__(self, count: str, size: int, task: str = "edit") -> None:
         if not count.isdecimal() or not 0 < int(count) <= 10**7:
             raise InputError(f"toyworld:{count} names no number of pairs; write toyworld:1000, say")
-        self.size, self.edits = size, task == "edit"
-        self.fingerprint = digest("toyworld", count, size, task)
+        self.size, self.task = size, task
+        self.fingerprint = digest("toyworld", VERSION, count, size, task)
         self.parts = in_parts("toyworld", int(count))
 
     def rows(self, part: Part, start: int = 0, stop: int | None = None) -> Iterator[Row | Skipped]:
         """Rows of a part."""
         for number in numbers_of(part, start, stop):
             id = f"toyworld:{number}"
-            if self.edits:
-                pair = draw_pair(0, number)
+            if self.task != "generate":
+                pair = draw_pair(0, number, task=self.task)
                 pictures = (self._png(pair.target), self._png(pair.source))
                 yield Row(id, pair.category, pair.instruction, *pictures)
             else:
@@ -60,9 +64,11 @@ class ToyWorldReader:
         return content.getvalue()
 
 
-def draw_pair(seed: int, number: int, heldout: bool = False) -> EditPair:
+def draw_pair(seed: int, number: int, heldout: bool = False, task: str = "edit") -> EditPair:
     """Edit pair of a number, neither of whose pictures is held out; or with a held-out source."""
     rng = draws(seed, number, "pair")
+    if task == "spare":
+        return spare_pair(rng)
     return sample_pair(rng, heldout=True) if heldout else training_pair(rng)
 
 
@@ -79,7 +85,8 @@ class ToyWorldSource:
     Args:
         vq: the tokenizer, on the device where it is to run.
         size: picture side in pixels.
-        task: "edit" for pairs with instructions, "generate" for pictures with captions.
+        task: "edit" for pairs with instructions, "generate" for pictures with captions, "spare"
+            for pairs that bring in the spare colour.
         heldout: draw from the held-out split, for validation.
     """
 
@@ -88,7 +95,7 @@ class ToyWorldSource:
     ) -> None:
         require_choice("task", task, TASKS)
         self.vq, self.size, self.seed, self.task, self.heldout = vq, size, seed, task, heldout
-        settings = ("toyworld", size, seed, task, heldout)
+        settings = ("toyworld", VERSION, size, seed, task, heldout)
         self.fingerprint = digest(*settings, tokenizer_fingerprint(vq))
 
     def batch(self, numbers: Sequence[int]) -> TokenBatch:
@@ -98,7 +105,7 @@ class ToyWorldSource:
             target, source = self._encode([scene for scene, _ in drawn]), None
             prompts = [text for _, text in drawn]
         else:
-            pairs = [draw_pair(self.seed, n, self.heldout) for n in numbers]
+            pairs = [draw_pair(self.seed, n, self.heldout, self.task) for n in numbers]
             both = self._encode([p.source for p in pairs] + [p.target for p in pairs])
             source, target = both.chunk(2)
             prompts = [pair.instruction for pair in pairs]
@@ -108,7 +115,17 @@ class ToyWorldSource:
     def _encode(self, scenes: Sequence[Scene]) -> Tensor:
         """Ids [B, H, W]; together on a GPU, where many small calls would take longest."""
         device = execution_device(self.vq)
+        if self.vq.config.cellwise and self.vq.config.factor == self.size // GRID:
+            numbers = np.stack([atlas(self.size).numbers(scene) for scene in scenes])
+            return self._cells[torch.from_numpy(numbers).to(device)]
         pixels = to_pixels(scenes, self.size, device)
         if device.type != "cpu":
             return self.vq.encode(pixels)
         return torch.cat([self.vq.encode(picture[None]) for picture in pixels])
+
+    @cached_property
+    def _cells(self) -> Tensor:
+        """Id of each cell of the atlas, [N]: a fifth of a training step spared."""
+        cells = torch.from_numpy(atlas(self.size).cells).to(execution_device(self.vq))
+        pixels = cells.movedim(-1, 1).float().div(255)  # [N, 3, edge, edge]
+        return torch.cat([self.vq.encode(some).flatten() for some in pixels.split(256)])

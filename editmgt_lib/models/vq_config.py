@@ -106,6 +106,12 @@ class VQConfig:
         object.__setattr__(self, name, (supported,) * levels)
 
     @property
+    def cellwise(self) -> bool:
+        """Whether a token depends on the pixels of its own cell alone."""
+        levels = len(self.block_out_channels)
+        return self.encoder_kernel_size == levels == 1 and self.norm_num_groups == 0
+
+    @property
     def factor(self) -> int:
         """Pixels per token, along each side."""
         return self.patch_size * 2 ** (len(self.block_out_channels) - 1)

@@ -1,7 +1,7 @@
-"""Drawing of shapes, colours and backgrounds on a 16 x 16 token grid.
+"""ToyWorld's pictures on a 16 x 16 token grid: objects in slots, on a ground of small variants.
 
-Patterns repeat after one token and objects start on one, so that an object on a background has the
-same pixels in every slot and a small codebook holds the whole world.
+Each ground is a few cells of one token, and an object starts on a token border and lies on the
+first of them. So it has the same pixels in every slot, and a small codebook holds the whole world.
 """
 
 from functools import lru_cache
@@ -9,7 +9,10 @@ from functools import lru_cache
 import numpy as np
 
 from ..errors import InputError
+from .grounds import ground_cells
 from .language import SHAPES
+from .objects import RGB
+from .shading import drawn, solid
 
 GRID = 16
 """Tokens per side of a picture."""
@@ -18,7 +21,6 @@ BOX = 4
 SLOT_OFFSETS = (0, 6, 12)
 """First token of the three slot rows and columns."""
 
-RGB = tuple[int, int, int]
 FILL: dict[str, RGB] = {
     "red": (217, 34, 44),
     "orange": (250, 138, 18),
@@ -29,33 +31,14 @@ FILL: dict[str, RGB] = {
     "pink": (250, 130, 196),
     "black": (42, 42, 50),
 }
-# First and second tone; the second is the stripe, the dark check or the dot.
-GROUND: dict[str, tuple[RGB, RGB]] = {
-    "white": ((250, 250, 248), (250, 250, 248)),
-    "gray": ((203, 206, 212), (203, 206, 212)),
-    "sky": ((178, 217, 248), (178, 217, 248)),
-    "beige": ((240, 224, 190), (240, 224, 190)),
-    "mint": ((192, 238, 206), (192, 238, 206)),
-    "striped": ((238, 230, 251), (212, 197, 240)),
-    "checkered": ((254, 240, 230), (249, 214, 200)),
-    "dotted": ((244, 248, 252), (150, 194, 226)),
-}
-# Paper, faint grid line, ink and whether the shapes are filled with the ink.
+# Paper, faint grid line, ink and whether the objects are filled with the ink.
 STYLE: dict[str, tuple[RGB, RGB, RGB, bool]] = {
     "sketch": ((250, 250, 248), (250, 250, 248), (40, 40, 44), False),
     "blueprint": ((26, 66, 140), (42, 86, 164), (238, 246, 255), False),
     "silhouette": ((250, 250, 248), (250, 250, 248), (16, 16, 18), True),
 }
-OUTLINE_TONE = 0.58
-"""Outline brightness relative to the fill."""
-_SUPERSAMPLE = 4
-# Lengths in pixels of a 64-pixel box.
-_BOX_PX = 64.0
-_OUTLINE_PX = 3.0
-_LINE_PX = 6.0  # in styles that draw lines only; thinner lines get lost in a token
-_ROUNDING_PX = 2.5
-_EXTENT_PX = {"square": 52.0, "diamond": 60.0}
-_EXTENT_DEFAULT_PX = 58.0
+_FAINT = 0.04  # share of ground that an object may hide in a cell which is left as it is
+_UP = 1e-6  # levels: halves round up, whatever their last bit is
 
 
 def check_size(size: int) -> None:
@@ -77,124 +60,78 @@ def slot_box(slot: int, size: int) -> tuple[int, int, int, int]:
     return y, y + BOX * edge, x, x + BOX * edge
 
 
-def _outline_points(shape: str) -> np.ndarray:
-    """Corners [n, 2] of a shape, (x, y) with y down, at any scale and position."""
-    if shape == "square":
-        return np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], float)
-    if shape == "diamond":
-        return np.array([(0, -1), (0.82, 0), (0, 1), (-0.82, 0)], float)
-    if shape == "triangle":
-        return np.array([(0, -0.92), (1, 0.92), (-1, 0.92)], float)
-    if shape == "cross":
-        a = 0.38
-        quarter = np.array([(-a, -1), (a, -1), (a, -a)])
-        turns = [np.array([(1, 0), (0, 1)]), np.array([(0, 1), (-1, 0)])]
-        turns += [-turns[0], -turns[1]]
-        return np.concatenate([quarter @ turn for turn in turns])
-    if shape == "star":
-        angle = np.arange(10) * np.pi / 5
-        radius = np.where(np.arange(10) % 2, 0.46, 1.0)
-        return np.stack([radius * np.sin(angle), -radius * np.cos(angle)], -1)
-    t = np.linspace(0, 2 * np.pi, 64, endpoint=False)  # heart
-    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
-    return np.stack([16 * np.sin(t) ** 3, -y], -1)
+def cells_of(picture: np.ndarray, edge: int) -> np.ndarray:
+    """Cut a picture [h, w, 3] into square cells [h / edge, w / edge, edge, edge, 3]."""
+    rows, cols = (side // edge for side in picture.shape[:2])
+    return picture.reshape(rows, edge, cols, edge, -1).swapaxes(1, 2)
 
 
-def _polygon_distance(points: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Signed distance of points to a closed polygon, negative inside (even-odd rule)."""
-    nearest = np.full(x.shape, np.inf)
-    inside = np.zeros(x.shape, bool)
-    for (ax, ay), (bx, by) in zip(points, np.roll(points, -1, 0), strict=True):
-        dx, dy = bx - ax, by - ay
-        along = np.clip(((x - ax) * dx + (y - ay) * dy) / (dx * dx + dy * dy), 0, 1)
-        nearest = np.minimum(nearest, np.hypot(x - ax - along * dx, y - ay - along * dy))
-        if dy:
-            inside ^= ((ay > y) != (by > y)) & (x < ax + (y - ay) * dx / dy)
-    return np.where(inside, -nearest, nearest)
+def picture_of(cells: np.ndarray) -> np.ndarray:
+    """Join cells [rows, cols, edge, edge, 3] to a picture."""
+    rows, cols, edge = cells.shape[:3]
+    return cells.swapaxes(1, 2).reshape(rows * edge, cols * edge, -1)
 
 
 @lru_cache(maxsize=64)
-def _coverage(shape: str, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixel coverage [box, box] in 0..1: whole shape, inside the outline, inside the thick line."""
-    box = BOX * size // GRID
-    n = box * _SUPERSAMPLE
-    axis = ((np.arange(n) + 0.5) / n - 0.5) * _BOX_PX
-    x, y = axis[None, :], axis[:, None]
-    extent = _EXTENT_PX.get(shape, _EXTENT_DEFAULT_PX)
-    if shape == "circle":
-        distance = np.hypot(x, y) - extent / 2
+def ground(background: str, style: str, size: int) -> np.ndarray:
+    """Draw the variants of an empty cell: uint8 [n, edge, edge, 3], read-only.
+
+    A style overrides the background and has one variant.
+    """
+    return _bytes(_ground(background, style, size))
+
+
+@lru_cache(maxsize=1024)
+def sprite(shape: str, color: str, background: str, style: str, size: int) -> np.ndarray:
+    """Draw an object on the first variant of its ground: uint8 cells [BOX, BOX, edge, edge, 3].
+
+    Read-only. Only the cells of `covered` belong to the object.
+    """
+    under = np.tile(_ground(background, style, size)[0], (BOX, BOX, 1))
+    if style == "plain":
+        painted = solid(shape, len(under)).over(under, FILL[color])
     else:
-        points = _outline_points(shape)
-        low, high = points.min(0), points.max(0)
-        scale = (extent - 2 * _ROUNDING_PX) / (high - low).max()
-        points = (points - (low + high) / 2) * scale
-        grid = np.broadcast_arrays(x, y)
-        distance = _polygon_distance(points, *grid) - _ROUNDING_PX
-    fold = (box, _SUPERSAMPLE, box, _SUPERSAMPLE)
-    edges = (0, -_OUTLINE_PX, -_LINE_PX)
-    masks = tuple((distance < edge).reshape(fold).mean((1, 3)) for edge in edges)
-    for mask in masks:
-        mask.flags.writeable = False
-    return masks
+        _, _, ink, filled = STYLE[style]
+        share = drawn(shape, len(under), filled)
+        painted = under * (1 - share) + np.array(ink, float) * share
+    return _bytes(cells_of(painted, size // GRID))
+
+
+@lru_cache(maxsize=64)
+def covered(shape: str, style: str) -> np.ndarray:
+    """Mark the cells that an object or its shadow covers: bool [BOX, BOX], read-only."""
+    edge = 16  # the same cells at every size
+    if style == "plain":
+        share = 1 - solid(shape, BOX * edge).under
+    else:
+        share = drawn(shape, BOX * edge, STYLE[style][3])
+    marked = (cells_of(share, edge) > _FAINT).any((2, 3, 4))
+    marked.flags.writeable = False
+    return marked
 
 
 def thing_mask(shape: str, size: int) -> np.ndarray:
-    """Antialiased coverage of a shape in its slot: float64 [box, box], 0..1, box = size / 4.
+    """Antialiased coverage of an object, shadow excluded: float64 [box, box], box = size / 4.
 
     Read-only, shared between calls. Raises InputError for an unknown shape or size.
     """
     check_size(size)
     if shape not in SHAPES:
         raise InputError(f"shape is {shape!r}; give one of {', '.join(SHAPES)}")
-    return _coverage(shape, int(size))[0]
+    return drawn(shape, BOX * int(size) // GRID, True)[..., 0]
 
 
-def _pattern(background: str, edge: int) -> np.ndarray:
-    """Weight of the second tone in one token of a background, [edge, edge] in 0..1."""
-    n = edge * _SUPERSAMPLE
-    axis = (np.arange(n) + 0.5) / n
-    x, y = axis[None, :], axis[:, None]
-    if background == "striped":
-        second = (x + y) % 1 < 0.5
-    elif background == "checkered":
-        second = (x < 0.5) != (y < 0.5)
-    elif background == "dotted":
-        second = np.hypot(x - 0.5, y - 0.5) < 0.24
-    else:
-        second = np.zeros((n, n), bool)
-    return second.reshape(edge, _SUPERSAMPLE, edge, _SUPERSAMPLE).mean((1, 3))
-
-
-@lru_cache(maxsize=64)
-def ground_picture(background: str, style: str, size: int) -> np.ndarray:
-    """Draw an empty picture: uint8 [size, size, 3], read-only; styles override the background."""
+def _ground(background: str, style: str, size: int) -> np.ndarray:
     edge = size // GRID
     if style == "plain":
-        first, second = GROUND[background]
-        share = _pattern(background, edge)[..., None]
-    else:
-        first, second = STYLE[style][:2]
-        share = np.zeros((edge, edge, 1))
-        share[0, :] = share[:, 0] = 1.0  # a faint ruling, one line per token
-    tile = np.array(first) * (1 - share) + np.array(second) * share
-    picture = np.tile(np.rint(tile).astype(np.uint8), (GRID, GRID, 1))
-    picture.flags.writeable = False
-    return picture
+        return ground_cells(background, edge)
+    paper, rule = (np.array(tone, float) for tone in STYLE[style][:2])
+    cell = np.tile(paper, (1, edge, edge, 1))
+    cell[:, 0, :] = cell[:, :, 0] = rule  # one line per token
+    return cell
 
 
-@lru_cache(maxsize=1024)
-def sprite(shape: str, color: str, background: str, style: str, size: int) -> np.ndarray:
-    """Draw a slot with an object and its background: uint8 [box, box, 3], read-only."""
-    whole, inner, inside = (mask[..., None] for mask in _coverage(shape, size))
-    box = whole.shape[0]
-    under = ground_picture(background, style, size)[:box, :box].astype(float)
-    if style == "plain":
-        fill = np.array(FILL[color], float)
-        painted = under * (1 - whole) + OUTLINE_TONE * fill * (whole - inner) + fill * inner
-    else:
-        _, _, ink, filled = STYLE[style]
-        cover = whole if filled else whole - inside
-        painted = under * (1 - cover) + np.array(ink, float) * cover
-    patch = np.rint(painted).astype(np.uint8)
-    patch.flags.writeable = False
-    return patch
+def _bytes(levels: np.ndarray) -> np.ndarray:
+    pixels = np.clip(np.floor(levels + (0.5 + _UP)), 0, 255).astype(np.uint8)
+    pixels.flags.writeable = False
+    return pixels

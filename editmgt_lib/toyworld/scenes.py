@@ -8,11 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import InputError
-from .drawing import check_size, ground_picture, slot_box, sprite
-from .language import BACKGROUNDS, CATEGORIES, COLORS, SHAPES, SLOT_NAMES, STYLES
+from .drawing import BOX, GRID, SLOT_OFFSETS, check_size, covered, ground, picture_of, sprite
+from .grounds import VARIANT_OF
+from .language import ALL_COLORS, BACKGROUNDS, CATEGORIES, SHAPES, SLOT_NAMES, STYLES
+from .noise import keyed
 
 HELDOUT_MODULUS = 16
 """One scene in this many belongs to the held-out split."""
+TEXTURES = 1 << 32
+"""Number of keys for the noise of a ground."""
 
 
 def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -30,7 +34,7 @@ class Thing:
 
     def __post_init__(self) -> None:
         _check("shape", self.shape, SHAPES)
-        _check("color", self.color, COLORS)
+        _check("color", self.color, ALL_COLORS)
         if self.slot not in range(len(SLOT_NAMES)):
             raise InputError(f"slot is {self.slot!r}; give a whole number from 0 to 8")
 
@@ -45,11 +49,15 @@ class Scene:
     """Objects in distinct slots, sorted by slot, on a background, in a whole-picture style.
 
     In a style other than "plain" neither colours nor background are visible.
+
+    Attributes:
+        texture: key, 0..TEXTURES - 1, of the noise that chooses the variant of each ground cell.
     """
 
     things: tuple[Thing, ...]
     background: str
     style: str = "plain"
+    texture: int = 0
 
     def __post_init__(self) -> None:
         _check("background", self.background, BACKGROUNDS)
@@ -57,12 +65,20 @@ class Scene:
         slots = [thing.slot for thing in self.things]
         if slots != sorted(set(slots)):
             raise InputError(f"slots of things are {slots}; give distinct slots in rising order")
+        if not 0 <= self.texture < TEXTURES:
+            raise InputError(f"texture is {self.texture!r}; give a whole number below {TEXTURES}")
 
     @property
     def free_slots(self) -> tuple[int, ...]:
         """Slots without an object."""
         taken = {thing.slot for thing in self.things}
         return tuple(slot for slot in range(len(SLOT_NAMES)) if slot not in taken)
+
+    @property
+    def variants(self) -> np.ndarray:
+        """Variant of the ground in each cell, int64 [GRID, GRID]."""
+        noise = keyed(*np.ogrid[:GRID, :GRID], self.texture)
+        return VARIANT_OF[(noise * len(VARIANT_OF)).astype(np.int64)]
 
 
 @dataclass(frozen=True)
@@ -86,7 +102,10 @@ class EditPair:
 
 
 def is_heldout(scene: Scene) -> bool:
-    """Whether a scene belongs to the held-out split, by a hash that is the same everywhere."""
+    """Whether a scene belongs to the held-out split, by a hash that is the same everywhere.
+
+    The texture does not count: the same objects on the same ground are on the same side.
+    """
     things = ";".join(f"{thing.slot}:{thing.color}:{thing.shape}" for thing in scene.things)
     text = f"{scene.style}|{scene.background}|{things}"
     return zlib.crc32(text.encode("ascii")) % HELDOUT_MODULUS == 0
@@ -99,12 +118,13 @@ def render(scene: Scene, size: int = 256) -> np.ndarray:
     """
     check_size(size)
     size = int(size)  # one cache entry for numpy and plain integers
-    picture = ground_picture(scene.background, scene.style, size).copy()
+    drawn = ground(scene.background, scene.style, size)
+    cells = drawn[scene.variants % len(drawn)]
     for thing in scene.things:
-        y0, y1, x0, x1 = slot_box(thing.slot, size)
-        patch = sprite(thing.shape, thing.color, scene.background, scene.style, size)
-        picture[y0:y1, x0:x1] = patch
-    return picture
+        row, col = (SLOT_OFFSETS[i] for i in divmod(thing.slot, 3))
+        box, own = cells[row : row + BOX, col : col + BOX], covered(thing.shape, scene.style)
+        box[own] = sprite(thing.shape, thing.color, scene.background, scene.style, size)[own]
+    return picture_of(cells)
 
 
 def change_mask(pair: EditPair, size: int = 256) -> np.ndarray:

@@ -16,16 +16,18 @@ from ..errors import InputError
 from . import language
 from .drawing import slot_box, thing_mask
 from .language import BACKGROUNDS, CATEGORIES, COLORS, SHAPES, SLOT_NAMES, STYLES
-from .scenes import EditPair, Scene, Thing, change_mask, is_heldout, render
+from .scenes import TEXTURES, EditPair, Scene, Thing, change_mask, is_heldout, render
 
 __all__ = [
     "BACKGROUNDS", "CATEGORIES", "COLORS", "SHAPES", "SLOT_NAMES", "STYLES",
     "EditPair", "Scene", "Thing",
-    "caption", "change_mask", "edit_scene", "fits", "is_heldout", "pair_at", "render",
-    "sample_pair", "sample_scene", "slot_box", "thing_mask",
+    "caption", "change_mask", "edit_scene", "fits", "in_spare_color", "is_heldout", "pair_at",
+    "render", "sample_pair", "sample_scene", "slot_box", "thing_mask",
 ]  # fmt: skip
 
 T = TypeVar("T")
+VERSION = 2
+"""Rises when the same numbers draw other pictures or sentences, so that no old cache is taken."""
 COUNT_WEIGHTS = {1: 0.15, 2: 0.30, 3: 0.30, 4: 0.25}
 """How often a scene has so many objects."""
 SHAPE_ONLY = 0.25
@@ -56,7 +58,7 @@ def _any_scene(rng: np.random.Generator, count: int) -> Scene:
         Thing(SHAPES[code % len(SHAPES)], COLORS[code // len(SHAPES)], slot)
         for code, slot in zip(codes, slots, strict=True)
     )
-    return Scene(things, _pick(rng, BACKGROUNDS))
+    return Scene(things, _pick(rng, BACKGROUNDS), texture=int(rng.integers(TEXTURES)))
 
 
 def sample_scene(
@@ -142,7 +144,7 @@ def _color(rng: np.random.Generator, scene: Scene) -> Draft:
 
 def _background(rng: np.random.Generator, scene: Scene) -> Draft:
     background = _pick(rng, _others(BACKGROUNDS, scene.background))
-    fields = {"ground": language.ground(background)}
+    fields = {"ground": background}
     return with_(scene, background=background), fields, ("background",)
 
 
@@ -196,6 +198,23 @@ def edit_scene(rng: np.random.Generator, source: Scene, category: str) -> EditPa
 def fits(scene: Scene, category: str) -> bool:
     """Whether an edit of this category leaves a scene of the world: plain, with 1..4 objects."""
     return scene.style == "plain" and len(scene.things) in _COUNTS.get(category, COUNT_WEIGHTS)
+
+
+def in_spare_color(pair: EditPair) -> EditPair | None:
+    """The same edit with SPARE_COLOR as the colour it brings; None if it says none."""
+    new = next((thing for thing in pair.target.things if thing not in pair.source.things), None)
+    if new is None or pair.category not in ("add", "replace", "color"):
+        return None
+    spare = with_(new, color=language.SPARE_COLOR)
+    said, says = language.article(new.name), language.article(spare.name)
+    if pair.category == "color":  # the colour is its last word
+        said, says = new.color, spare.color
+    before, found, after = pair.instruction.rpartition(said)
+    if not found:
+        return None
+    things = [spare if thing == new else thing for thing in pair.target.things]
+    target = _with_things(pair.target, things)
+    return with_(pair, instruction=f"{before}{says}{after}", target=target)
 
 
 def pair_at(seed: int, index: int, heldout: bool, category: str | None = None) -> EditPair:

@@ -16,9 +16,10 @@ from ..data.draws import draws
 from ..text.encoders import TextEncoders
 from ..toyworld.batches import training_pair, training_scene
 from ..toyworld.text_encoders import save_text_folders
-from ..toyworld.world import caption
+from ..toyworld.world import caption, in_spare_color
 from .stage import Prepared
 
+SPARE = 0.1  # share of instructions with the spare colour
 OFFSETS = (-6, -5, -4, -3, -2, -1, 0, 1)
 """Words a text row has to tell, relative to its own: what led to it, itself, and what may follow.
 
@@ -27,9 +28,14 @@ The transformer sees the rows of a prompt as a set, so a row has to carry its co
 
 
 def training_prompt(rng: np.random.Generator) -> str:
-    """Draw an instruction or a caption of the training split, equally likely."""
+    """Draw an instruction or a caption of the training split, equally likely.
+
+    A tenth of the instructions that can says the spare colour.
+    """
     if rng.random() < 0.5:
-        return training_pair(rng).instruction
+        pair = training_pair(rng)
+        spare = in_spare_color(pair) if rng.random() < SPARE else None
+        return (spare or pair).instruction
     return caption(training_scene(rng), rng)
 
 

@@ -6,8 +6,8 @@ from editmgt_lib.toyworld.world import Scene, Thing, render
 
 from .build import ROOT
 
-BEFORE = Scene((Thing("heart", "red", 4),), "sky")
-AFTER = Scene((Thing("star", "yellow", 4),), "sky")
+BEFORE = Scene((Thing("heart", "red", 4),), "water")
+AFTER = Scene((Thing("star", "yellow", 4),), "water")
 
 
 def close_up(scene: Scene) -> Image.Image:
