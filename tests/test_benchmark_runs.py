@@ -21,15 +21,22 @@ from editmgt_lib.commands import pace
 from editmgt_lib.data.processes import Process
 from editmgt_lib.errors import InputError
 from editmgt_lib.evaluation import benchmark, sweeps
+from editmgt_lib.evaluation.batches import pair_index
 from editmgt_lib.evaluation.benchmark import Plan, run_benchmark
 from editmgt_lib.evaluation.datasets.toyworld import ToyWorld
 from editmgt_lib.evaluation.editors import Made, ModelEditor, Setup, read_rgb
 from editmgt_lib.evaluation.generation import generate, seed_of
 from editmgt_lib.evaluation.items import Item, Score
+from editmgt_lib.evaluation.metrics import mask_cells, mean, outside_error, overlap
+from editmgt_lib.evaluation.metrics.toyworld import IOU_THRESHOLD
+from editmgt_lib.evaluation.options import FALLBACK_THRESHOLD
 from editmgt_lib.evaluation.pacing import Pace
 from editmgt_lib.evaluation.preparation import prepare
 from editmgt_lib.evaluation.report import write_report
 from editmgt_lib.evaluation.runs import RunFolder
+from editmgt_lib.toyworld.drawing import GRID
+from editmgt_lib.toyworld.success import judge
+from editmgt_lib.toyworld.world import change_mask, pair_at, render
 
 from .lookalikes import DRAWN, magicbrush
 from .networks import write_clip
@@ -651,51 +658,100 @@ def test_progress_has_rate_and_time_left(monkeypatch, capsys):
 # ---- ToyWorld
 
 
-def test_toyworld_gives_the_figures_of_evaluate(tmp_path):
-    """The same pictures, through files and back: seeds, criterion and maps agree."""
+def direct_figures(model, samples, categories, threshold, steps):
+    """Means by category and metric of plain edits: the pipeline alone, no files, no stages."""
+    size, found = model.settings.resolution, {}
+    for category in categories:
+        rows = [pair_at(0, pair_index(category, k), True, category) for k in range(samples)]
+        for rank, pair in enumerate(rows):
+            seed = pair_index(category, rank)
+            source = torch.from_numpy(render(pair.source, size)).float()[None] / 255
+            mask = change_mask(pair, size)
+            text = model.encode_instruction(pair.instruction)
+            sampling = replace(model.settings.sampling, steps=steps, seed=seed)
+            map_ = model.localize(model.encode_image(source), text, None, sampling)
+            cells = map_.upsample(GRID, GRID)[0].numpy()
+            located = overlap(cells, mask_cells(mask, GRID, GRID), IOU_THRESHOLD)
+            values = {"auc": located.auc, "iou/t0.1": located.iou, "iou/best": located.best_iou}
+            for name, at in (("free", 0.0), ("held", threshold)):
+                made = model.edit(source, pair.instruction, seed=seed, threshold=at, steps=steps)
+                picture = made.image[0].numpy()
+                values[name, "success"] = float(judge(picture, pair).succeeded)
+                values[name, "outside"] = outside_error(picture, source[0].numpy(), mask).mean
+            for name, value in values.items():
+                found.setdefault((category, name), []).append(value)
+    return {key: mean(values) for key, values in found.items()}
+
+
+def test_toyworld_gives_the_figures_of_direct_edits(tmp_path):
+    """Seeds, criterion and maps survive stages and files; with 60 samples, README's table too."""
     import editmgt_lib
-    from editmgt_lib.evaluation import EvaluationOptions, evaluate
 
     model = editmgt_lib.load("toyworld", device="cpu")
     samples = int(os.environ.get("EDITMGT_TOYWORLD_SAMPLES", "1"))
     names = ("add", "background") if samples == 1 else ToyWorld.tasks
     steps = 2 if samples == 1 else model.settings.sampling.steps
-    sampling = replace(model.settings.sampling, steps=steps)
-    report = evaluate(
-        model, EvaluationOptions(samples=samples, categories=names, sampling=sampling)
-    )
+    threshold = model.settings.sampling.threshold or FALLBACK_THRESHOLD
     run = RunFolder(tmp_path / "run")
     plan = Plan(
         stages=("prepare", "generate", "score"), setup=Setup({"steps": steps}),
-        sweep={"threshold": (0.0, 0.1)}, baselines=False,
+        sweep={"threshold": (0.0, threshold)}, baselines=False,
     )  # fmt: skip
-
-    class Few(ToyWorld):
-        def items(self, data, store):
-            return (item for item in super().items(data, store) if item.task in names)
-
-    run_benchmark(run, Few(samples), tmp_path, plan, lambda: model)
-    free, held = (run.parts("sweep")[f"threshold={x}"].scores() for x in ("0.0", "0.1"))
+    dataset = ToyWorld(samples, size=model.settings.resolution, categories=names)
+    run_benchmark(run, dataset, tmp_path, plan, lambda: model)
+    points = {"free": run.parts("sweep")["threshold=0.0"],
+              "held": run.parts("sweep")[f"threshold={threshold}"]}  # fmt: skip
     tasks = {item.id: item.task for item in run.items()}
-    for name, summary in report.categories.items():
+    found = {}
+    for point, part in points.items():
+        for (item, metric), score in part.scores().items():
+            key = tasks[item], (point, metric.removeprefix("toyworld/"))
+            found.setdefault(key, []).append(score.value)
+    near = {"success": 0.004, "outside": 3e-4}
+    expected = direct_figures(model, samples, names, threshold, steps)
+    for (category, key), value in expected.items():
+        point, metric = key if isinstance(key, tuple) else ("held", key)
+        got = mean(found[category, (point, metric)])
+        assert got == (value and pytest.approx(value, abs=near.get(metric, 2e-3))), (category, key)
+    if samples == 60:
+        check_readme_table({k: mean(v) for k, v in found.items()})
 
-        def mean(scores, metric, name=name):
-            values = [s.value for (item, m), s in scores.items()
-                      if m == metric and tasks[item] == name and s.status == "ok"]  # fmt: skip
-            return np.mean(values) if values else None
 
-        assert mean(free, "toyworld/success") == pytest.approx(summary.success, abs=0.004)
-        assert mean(held, "toyworld/success") == pytest.approx(summary.held_success, abs=0.004)
-        for metric, expected in (
-            ("auc", summary.auc),
-            ("iou/t0.1", summary.iou),
-            ("iou/best", summary.best_iou),
-        ):
-            found = mean(free, f"toyworld/{metric}")
-            assert found == (expected and pytest.approx(expected, abs=1e-3))
-        for scores, expected in ((free, summary.outside), (held, summary.held_outside)):
-            found = mean(scores, "toyworld/outside")
-            assert found == (expected and pytest.approx(expected, abs=3e-4))
+def check_readme_table(found):
+    """README's figures of the shipped checkpoint are those of this run, but for two pairs of 60."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    rows = re.findall(
+        r"^\| (\w+) \| 60 \| ([\d.]+) % \| ([\d.]+) % \| ([\d.]+|–|-) \|$", text, re.MULTILINE
+    )
+    assert len(rows) == len(ToyWorld.tasks), "README has no table of 60 pairs per category"
+    for name, free, held, area in rows:
+        task = {"colour": "color"}.get(name, name)
+        for point, percent in (("free", free), ("held", held)):
+            got = found[task, (point, "success")]
+            assert got == pytest.approx(float(percent) / 100, abs=2 / 60 + 0.005), (name, point)
+        if area not in "–-":
+            assert found[task, ("held", "auc")] == pytest.approx(float(area), abs=0.02), name
+
+
+def test_the_short_form_is_the_same_run(tiny_checkpoint, tmp_path, capsys):
+    """`editmgt evaluate` and `editmgt benchmark toyworld` give every pair the same figures."""
+    words = ("--sweep", "threshold=0,0.1", "--stages", "prepare,generate,score", "--no-baselines")
+    assert bench(tiny_checkpoint, tmp_path / "run", *words, "--seed", "3") == 0
+    out = tmp_path / "short.json"
+    words = ("--samples", "1", "--seed", "3", "--device", "cpu", "--json", str(out))
+    assert main(["evaluate", str(tiny_checkpoint), *words]) == 0
+    run, pairs = RunFolder(tmp_path / "run"), json.loads(out.read_text("utf-8"))["pairs"]
+    points = run.parts("sweep")
+    for item, pair in zip(run.items(), pairs, strict=True):
+        assert (item.task, item.extra["index"]) == (pair["category"], pair["index"])
+        for name, part in (("free", points["threshold=0"]), ("held", points["threshold=0.1"])):
+            scores = {m: s.value for (i, m), s in part.scores().items() if i == item.id}
+            assert scores["toyworld/success"] == pair[name]["success"]
+            assert scores["toyworld/outside"] == pair[name]["outside"]["mean"]
+            assert scores["toyworld/moved/t0.1"] == pair[name]["outside"]["share"]
+            assert scores["toyworld/auc"] == pair["localization"]["auc"]
+            assert scores["toyworld/iou/t0.1"] == pair["localization"]["iou"]
+        assert points["threshold=0.1"].attempts()[item.id].held == pair["held_share"]
 
 
 def test_toyworld_success_takes_any_size(tmp_path):

@@ -247,11 +247,11 @@ def _editor(args: argparse.Namespace) -> tuple[str, str]:
 
 
 def _toy_options(args: argparse.Namespace) -> dict[str, int]:
-    """Pictures are drawn at the model's own size."""
+    """Pictures are drawn at the model's own size, or at that of the shipped one."""
     from ..checkpoints import resolve
     from ..settings import Settings
 
-    size = Settings.read(resolve(args.model)).resolution if args.model else 128
+    size = Settings.read(resolve(args.model or "toyworld")).resolution
     return {"samples": args.samples, "seed": args.seed, "size": size}
 
 

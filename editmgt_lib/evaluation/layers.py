@@ -23,7 +23,8 @@ from ..sampling.options import SamplingOptions
 from ..sampling.predictor import Predictor, row_weights
 from .batches import PairBatch, batch_count, pair_batches, seeded
 from .metrics import auc, mask_cells, mean
-from .options import LOCAL, EvaluationOptions, Progress
+from .options import LOCAL, EvaluationOptions
+from .pacing import Progress
 from .tables import markdown, number
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def localization_by_layer(
         for key, values in _measure(model, batch, options):
             aucs.setdefault(key, {}).setdefault(batch.category, []).extend(values)
         if progress is not None:
-            progress(done, total, f"layers, {batch.category}")
+            progress(f"layers, {batch.category}", done, total, 0)
     points = {False: [], True: []}
     for (is_range, *reading_of), values in aucs.items():
         overall = mean([value for some in values.values() for value in some])

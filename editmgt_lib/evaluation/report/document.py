@@ -10,9 +10,9 @@ from typing import Any
 
 from ...errors import InputError
 from ..datasets.registry import find
+from ..naming import meanings_of
 from ..runs import RunFolder
 from .figures import Counting, Results, defects, detectable, difference, histogram
-from .naming import meanings_of
 
 _BASELINES = {"copy": "copy-input", "roundtrip": "tokenizer round trip"}
 _LEFT_OUT = ("data", "folder", "url", "tasks")  # places on this machine; counts that are shown
