@@ -41,7 +41,7 @@ class Point:
 
 
 def write_sweep(run: RunFolder, points: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write sweep.json and sweep.md, and sweep.svg where one numeric option is swept.
+    """Write sweep.json and sweep.md, and sweep.svg where one numeric option (no seed) is swept.
 
     points: values by the name of the run in sweep/.
     """
@@ -50,7 +50,7 @@ def write_sweep(run: RunFolder, points: Mapping[str, Mapping[str, Any]]) -> None
     atomic_write_bytes(run.path / "sweep.md", (table(found) + "\n").encode())
     names = list(found[0].values)
     numeric = all(isinstance(p.values[names[0]], (int, float)) for p in found)
-    if len(names) == 1 and numeric:
+    if len(names) == 1 and numeric and names != ["seed"]:
         atomic_write_bytes(run.path / "sweep.svg", figure(found, names[0]).encode())
 
 
