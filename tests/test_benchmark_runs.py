@@ -176,6 +176,25 @@ def test_another_run_in_the_same_folder_is_refused(
     assert findings(RunFolder(tmp_path / "run")) == before
 
 
+def test_the_manifest_of_a_model_holds_all_that_decides_its_results(tmp_path, dataset, data, tiny):
+    (data / "revisions.json").write_text('{"a/b": "0123abc"}', "utf-8")
+    plan = replace(PLAN, editor="model", pictures=None, setup=Setup({"steps": 2}, name="tiny"),
+                   limit=1, baselines=False)  # fmt: skip
+    run = RunFolder(tmp_path / "run", data)
+    run_benchmark(run, dataset, data, plan, lambda: tiny)
+    manifest = run.manifest
+    prepared, made = manifest["prepare"], manifest["generate"]
+    assert prepared["revisions"] == {"a/b": "0123abc"} and prepared["items"] == 1
+    assert prepared["digest"] and prepared["dataset"] == "magicbrush"
+    assert made["model"] == "tiny" and len(made["weights"]) == 16 and made["lora"] == {}
+    assert made["sampling"]["steps"] == 2 and made["sampling"]["guidance"] == 2.0
+    assert "seed" not in made["sampling"] and made["seed"] == 5 and "sha256" in made["seed_rule"]
+    assert made["resolution"] == "pad 64" and made["localization"]["layers"]
+    assert (made["dtype"], made["device"], made["negative"]) == ("float32", "cpu", "ugly")
+    assert {"editmgt", "torch", "numpy", "pillow"} <= set(made["versions"])
+    assert manifest["score"]["versions"] == made["versions"]
+
+
 def test_metrics_can_be_added_later(tmp_path, dataset, data, edited_by):
     editor = edited_by(Tint())
     run = run_plan(tmp_path / "run", dataset, data, replace(PLAN, metrics=METRICS[:1]))
@@ -262,6 +281,21 @@ def test_a_resumed_run_edits_only_what_is_missing_or_broken(tmp_path, dataset, d
     editor = edited_by(Tint())
     again = run_plan(tmp_path / "run", dataset, data)
     assert editor.edited == [ids[1], ids[4]] and findings(again) == before
+
+
+def test_a_kill_while_a_picture_is_written_leaves_none(tmp_path, dataset, data, edited_by):
+    edited_by(Tint())
+
+    def killed(*_):
+        raise Killed
+
+    prepared = run_plan(tmp_path / "run", dataset, data, replace(PLAN, stages=("prepare",)))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(os, "replace", killed)
+        run_plan(tmp_path / "run", dataset, data, replace(PLAN, stages=("generate",)))
+    assert not any(prepared.picture(item).exists() for item in prepared.items())
+    whole = findings(run_plan(tmp_path / "whole", dataset, data))
+    assert findings(run_plan(tmp_path / "run", dataset, data)) == whole
 
 
 def test_a_torn_line_is_cut_before_the_next_one(tmp_path):
@@ -526,6 +560,60 @@ def test_a_sweep_shows_what_the_judge_says_and_counts_failures(tmp_path):
     plot = (tmp_path / "sweep.svg").read_text()
     assert judged in plot and "lambda" in plot
     assert (tmp_path / "sweep.md").read_text().count("\n") == 4
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_checkpoint):
+    import editmgt_lib
+
+    return editmgt_lib.load(tiny_checkpoint, device="cpu")
+
+
+def swept(place, dataset, data, tiny, **sweep):
+    plan = replace(PLAN, editor="model", pictures=None, setup=Setup({"steps": 1}), limit=1,
+                   sweep=sweep, baselines=False, stages=(*PLAN.stages, "report"),
+                   report={"draws": 100, "pictures": "none"})  # fmt: skip
+    run = RunFolder(place, data)
+    run_benchmark(run, dataset, data, plan, lambda: tiny)
+    return run
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_lambda_is_swept_on_any_benchmark(tmp_path, name, tiny):
+    dataset = DRAWN[name](tmp_path / "data", small=True)
+    run = swept(tmp_path / "run", dataset, tmp_path / "data", tiny, threshold=(0.0, 0.9))
+    points = json.loads((run.path / "sweep.json").read_text("utf-8"))["points"]
+    free, held = (point["figures"][sweeps.L1]["mean"] for point in points)
+    assert [point["values"] for point in points] == [{"threshold": 0.0}, {"threshold": 0.9}]
+    assert held <= free  # what is held keeps the source
+    assert "lambda" in (run.path / "sweep.svg").read_text("utf-8")
+    assert "lambda" in (run.path / "report.html").read_text("utf-8")
+
+
+def test_guidance_and_lambda_are_swept_together(tmp_path, dataset, data, tiny):
+    run = swept(tmp_path / "run", dataset, data, tiny, threshold=(0.0, 0.9), guidance=(1.0, 3.0))
+    parts = run.parts("sweep")
+    settings = [part.manifest["generate"]["sampling"] for part in parts.values()]
+    assert {(s["threshold"], s["guidance"]) for s in settings} == {
+        (0.0, 1.0), (0.0, 3.0), (0.9, 1.0), (0.9, 3.0)
+    }  # fmt: skip
+    assert len({next(iter(part.attempts().values())).seed for part in parts.values()}) == 1
+    assert not (run.path / "sweep.svg").exists()  # two options have no one axis
+    assert (run.path / "sweep.md").read_text("utf-8").count("\n") == 6
+
+
+def test_a_sweep_of_seeds_shows_what_chance_does(tmp_path, dataset, data, tiny):
+    run = swept(tmp_path / "run", dataset, data, tiny, seed=(0, 7))
+    [item], parts = run.items(), run.parts("sweep")
+    seeds = [part.attempts()[item.id].seed for part in parts.values()]
+    assert seeds == [seed_of(0, item), seed_of(7, item)]
+    assert [part.manifest["generate"]["seed"] for part in parts.values()] == [0, 7]
+    report = json.loads((run.path / "report.json").read_text("utf-8"))
+    assert {row["metric"] for row in report["between"]} >= {L1, sweeps.L1}
+    assert all(row["name"] == "seeds" and row["runs"] == 2 for row in report["between"])
+    assert not (run.path / "sweep.svg").exists()
+    with pytest.raises(InputError, match="seed is -1"):
+        Plan(sweep={"seed": (-1, 0)})
 
 
 def bench(tiny_checkpoint, out, *words):

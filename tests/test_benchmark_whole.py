@@ -8,7 +8,9 @@ import json
 import random
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import editmgt_lib
 from editmgt_lib.data.processes import Process
@@ -22,7 +24,7 @@ from .fake_judge import FakeJudge, completion, failure, good
 from .lookalikes import DRAWN
 from .networks import write_networks
 
-ITEMS = 5
+ITEMS = 3
 REFUSED, OUT_OF_TIME, NONSENSE, TWICE, BUSY = range(5)  # moods; the rest of ten is good
 
 
@@ -113,7 +115,7 @@ def test_killed_at_random_the_report_is_the_same(tmp_path, drawn, model, network
     def maybe_killed(call):
         def wrapped(*given):
             result = call(*given)
-            if chance.random() < 0.06:
+            if chance.random() < 0.08:
                 raise Killed
             return result
 
@@ -144,3 +146,75 @@ def prepare_alone(folder, drawn):
     dataset, data = drawn
     plan = Plan(stages=("prepare",), limit=ITEMS)
     run_benchmark(RunFolder(folder, data, Process(0, 2, None)), dataset, data, plan, lambda: None)
+
+
+def finished(folder, run, draw):
+    """Pictures of another editor, one per item."""
+    folder.mkdir()
+    for number, item in enumerate(run.items()):
+        with Image.open(run.source(item)) as source:
+            pixels = np.asarray(source.convert("RGB"))
+        Image.fromarray(draw(pixels, number)).save(folder / f"{item.id}.png")
+    return folder
+
+
+def test_random_noise_scores_at_the_floor(tmp_path):
+    """Every picture is noise: nothing succeeds, and no metric ranks it with a copy of the input."""
+    floor = {"toyworld/success": (0, 0), "psnr/source/fit-output": (0, 11),
+             "toyworld/outside": (0.2, 1), "l1/target/fit-output": (0.2, 1),
+             "l1-inside/target/fit-output": (0.15, 1), "changed-outside/t8/source/fit-output":
+             (0.95, 1)}  # fmt: skip
+    dataset, place = ToyWorld(1, size=64), tmp_path / "run"
+    run = RunFolder(place, tmp_path, Process(0, 1, None))
+    plan = Plan(stages=("prepare",), metrics=tuple(floor))
+    run_benchmark(run, dataset, tmp_path, plan, lambda: None)
+    rng = np.random.default_rng(0)
+    folder = finished(tmp_path / "noise", run, lambda p, _: rng.integers(0, 256, p.shape, np.uint8))
+    plan = Plan(stages=("generate", "score"), editor="pictures", pictures=folder,
+                metrics=tuple(floor))  # fmt: skip
+    run_benchmark(run, dataset, tmp_path, plan, lambda: None)
+    scores = run.scores()
+    copied = run.parts("baselines")["copy"].scores()
+    for item in run.items():
+        for name, (low, high) in floor.items():
+            score = scores[item.id, name]
+            if score.status == "ok":
+                assert low <= score.value <= high, (item.id, name, score.value)
+        psnr = (item.id, "psnr/source/fit-output")
+        assert scores[psnr].value < copied[psnr].value == float("inf")
+
+
+GOLDEN = {  # of this run, then of copy-input: macro, micro
+    "l1/source": (0.578877005, 0.581325864, 0, 0),
+    "gedit/sc": (3.727272727, 3.809523810, 2.818181818, 2.904761905),
+    "gedit/pq": (3.727272727, 3.857142857, 2.590909091, 2.619047619),
+    "gedit/o": (3.485421989, 3.584050962, 2.279838296, 2.321058521),
+}
+
+
+def test_a_golden_run_with_a_judge(tmp_path):
+    """GEdit's look-alike, colours inverted, a judge that answers by what it sees: known figures."""
+    data = tmp_path / "data"
+    dataset = DRAWN["gedit-en"](data, small=True)
+    run = RunFolder(tmp_path / "run", data, Process(0, 1, None))
+    run_benchmark(run, dataset, data, Plan(stages=("prepare",), limit=21), lambda: None)
+    folder = finished(tmp_path / "inverted", run, lambda pixels, _: 255 - pixels)
+    with FakeJudge(good) as judge:
+        plan = Plan(
+            stages=("generate", "score", "judge", "report"), limit=21, editor="pictures",
+            pictures=folder,
+            metrics=("l1/source/fit-output",), judge={"url": judge.url, "model": "m"},
+            report={"draws": 100, "pictures": "none"},
+        )  # fmt: skip
+        run_benchmark(run, dataset, data, plan, lambda: None)
+    report = json.loads((run.path / "report.json").read_text("utf-8"))
+    assert [row["name"] for row in report["rows"]] == ["this run", "copy-input"]
+    found: dict[str, tuple[float, ...]] = {}
+    for row in report["rows"]:
+        for metric, figures in row["figures"].items():
+            means = tuple(figures[mean]["mean"] for mean in ("macro", "micro"))
+            name = "/".join(metric.split("/")[:2])
+            found[name] = found.get(name, ()) + means
+    assert found.keys() == GOLDEN.keys() and report["headline"] == "macro"
+    for name, expected in GOLDEN.items():
+        assert found[name] == pytest.approx(expected, abs=1e-6), name

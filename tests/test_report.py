@@ -14,10 +14,10 @@ from PIL import Image
 
 from editmgt_lib.cli import main
 from editmgt_lib.errors import InputError
+from editmgt_lib.evaluation.items import Score
 from editmgt_lib.evaluation.metrics import find
 from editmgt_lib.evaluation.report import write_comparison, write_report
 from editmgt_lib.evaluation.report.figures import Cell, detectable
-from editmgt_lib.evaluation.items import Score
 from editmgt_lib.evaluation.runs import RunFolder
 
 from .reported_runs import JUDGED, L1, PSNR, add_baseline, save, write_run, write_scores

@@ -4,7 +4,7 @@ Every stage reads only the files of those before it. Several processes share the
 WORLD_SIZE); the one that finishes last reports.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
