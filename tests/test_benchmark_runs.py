@@ -772,7 +772,10 @@ def direct_figures(model, samples, categories, threshold, steps):
 
 
 def test_toyworld_gives_the_figures_of_direct_edits(tmp_path):
-    """Seeds, criterion and maps survive stages and files; with 60 samples, README's table too."""
+    """Seeds, criterion and maps survive stages and files; with 60 samples, README's table too.
+
+    At most ten pairs of each category are edited once more directly, which is half of the time.
+    """
     import editmgt_lib
 
     model = editmgt_lib.load("toyworld", device="cpu")
@@ -796,10 +799,11 @@ def test_toyworld_gives_the_figures_of_direct_edits(tmp_path):
             key = tasks[item], (point, metric.removeprefix("toyworld/"))
             found.setdefault(key, []).append(score.value)
     near = {"success": 0.004, "outside": 3e-4}
-    expected = direct_figures(model, samples, names, threshold, steps)
+    direct = min(samples, 10)
+    expected = direct_figures(model, direct, names, threshold, steps)
     for (category, key), value in expected.items():
         point, metric = key if isinstance(key, tuple) else ("held", key)
-        got = mean(found[category, (point, metric)])
+        got = mean(found[category, (point, metric)][:direct])
         assert got == (value and pytest.approx(value, abs=near.get(metric, 2e-3))), (category, key)
     if samples == 60:
         check_readme_table({k: mean(v) for k, v in found.items()})
