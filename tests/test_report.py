@@ -450,7 +450,7 @@ def test_the_spread_between_seeds_is_reported_by_what_else_was_swept(tmp_path):
         part.claim("generate", {"editor": "model"})
         write_scores(part, {L1: [value, value + 0.1]})
     [found] = reported(RunFolder(tmp_path))["between"]  # one seed alone has no spread
-    assert (found["name"], found["metric"], found["runs"]) == ("threshold=0 seeds", L1, 2)
+    assert (found["name"], found["metric"], found["runs"]) == ("threshold=0, seeds", L1, 2)
     assert found["macro"]["mean"] == pytest.approx(0.35)
     assert found["macro"]["deviation"] == pytest.approx(0.02**0.5)
     alone = write_run(tmp_path / "alone", {L1: [0.1, 0.2]})

@@ -115,7 +115,7 @@ def between(
             cells = [figures[name][metric] for name in names]
             means = [[getattr(f, kind).mean for f in cells] for kind in ("macro", "micro")]
             if len(names) > 1 and None not in means[0]:
-                rows.append(_spread(f"{rest} seeds".strip(), metric, *means))
+                rows.append(_spread(", ".join(filter(None, (rest, "seeds"))), metric, *means))
     return rows
 
 
