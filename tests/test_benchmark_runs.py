@@ -20,7 +20,7 @@ from editmgt_lib.cli import main, parse
 from editmgt_lib.commands import pace
 from editmgt_lib.data.processes import Process
 from editmgt_lib.errors import InputError
-from editmgt_lib.evaluation import benchmark, sweeps
+from editmgt_lib.evaluation import benchmark, metrics, sweeps
 from editmgt_lib.evaluation.batches import pair_index
 from editmgt_lib.evaluation.benchmark import Plan, run_benchmark
 from editmgt_lib.evaluation.datasets.toyworld import ToyWorld
@@ -371,6 +371,38 @@ def test_a_process_killed_by_the_system_loses_nothing(tmp_path, dataset, data, e
     for rank in (1, 0):
         run_plan(tmp_path / "run", dataset, data, process=Process(rank, 2, None))
     assert findings(RunFolder(tmp_path / "run")) == whole
+
+
+AT_ONCE = """
+import sys
+from pathlib import Path
+from tests.test_benchmark_runs import PLAN, Tint, benchmark, replace, run_plan
+from editmgt_lib.evaluation.datasets.magicbrush import MagicBrush
+
+own = benchmark._editor
+benchmark._editor = lambda name, plan, model: own(name, plan, None) if name else Tint()
+plan = replace(PLAN, stages=(*PLAN.stages, "report"), report={"draws": 100})
+run_plan(Path(sys.argv[1]), MagicBrush("magicbrush", 8, 4), Path(sys.argv[2]), plan)
+"""
+
+
+def test_processes_at_the_same_time_share_a_run(tmp_path, dataset, data, edited_by):
+    edited_by(Tint())
+    whole = run_plan(tmp_path / "whole" / "run", dataset, data)
+    places = (str(tmp_path / "run"), str(data))
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", AT_ONCE, *places],
+            cwd=ROOT,
+            env={**os.environ, "RANK": rank, "WORLD_SIZE": "2", "PYTHONPATH": str(ROOT)},
+        )
+        for rank in "10"
+    ]
+    assert [process.wait(timeout=600) for process in started] == [0, 0]
+    run = RunFolder(tmp_path / "run")
+    assert findings(run) == findings(whole)
+    assert (run.path / "report.html").exists()  # by whichever was last
+    assert report_of(run) == report_of(whole)
 
 
 def test_the_environment_says_which_process_this_is(tmp_path, monkeypatch):
@@ -884,3 +916,10 @@ def documented_calls():
 @pytest.mark.parametrize("call", documented_calls(), ids=" ".join)
 def test_documented_commands_are_understood(call):
     assert callable(parse(call).run)
+
+
+def test_documented_metrics_exist():
+    text = (ROOT / "docs" / "evaluation.md").read_text("utf-8")
+    table = text.partition("## Metrics")[2].partition("\n## ")[0]
+    names = [n for n in re.findall(r"`([a-z0-9-]+/[^`]+)`", table) if not n.endswith("...")]
+    assert len(names) > 20 and [metric.name for metric in metrics.find(names)]
