@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from editmgt_lib.evaluation.tables import markdown, percent
+from editmgt_lib.pages.markdown import markdown, percent
 
 from .clock import duration
 

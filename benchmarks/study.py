@@ -22,9 +22,9 @@ import editmgt_lib
 from editmgt_lib.evaluation.batches import PairBatch, pair_batches, seeded
 from editmgt_lib.evaluation.metrics import mean, outside_error
 from editmgt_lib.evaluation.options import EvaluationOptions
-from editmgt_lib.evaluation.success import judge
 from editmgt_lib.pipeline import EditMGT
 from editmgt_lib.sampling.options import FAST, SamplingOptions
+from editmgt_lib.toyworld.success import judge
 from editmgt_lib.toyworld.world import CATEGORIES
 
 from .clock import machine

@@ -20,16 +20,23 @@ from editmgt_lib.cli import main, parse
 from editmgt_lib.commands import pace
 from editmgt_lib.data.processes import Process
 from editmgt_lib.errors import InputError
-from editmgt_lib.evaluation import benchmark, sweeps
+from editmgt_lib.evaluation import benchmark, metrics, sweeps
+from editmgt_lib.evaluation.batches import pair_index
 from editmgt_lib.evaluation.benchmark import Plan, run_benchmark
 from editmgt_lib.evaluation.datasets.toyworld import ToyWorld
 from editmgt_lib.evaluation.editors import Made, ModelEditor, Setup, read_rgb
 from editmgt_lib.evaluation.generation import generate, seed_of
 from editmgt_lib.evaluation.items import Item, Score
+from editmgt_lib.evaluation.metrics import mask_cells, mean, outside_error, overlap
+from editmgt_lib.evaluation.metrics.toyworld import IOU_THRESHOLD
+from editmgt_lib.evaluation.options import FALLBACK_THRESHOLD
 from editmgt_lib.evaluation.pacing import Pace
 from editmgt_lib.evaluation.preparation import prepare
 from editmgt_lib.evaluation.report import write_report
 from editmgt_lib.evaluation.runs import RunFolder
+from editmgt_lib.toyworld.drawing import GRID
+from editmgt_lib.toyworld.success import judge
+from editmgt_lib.toyworld.world import change_mask, pair_at, render
 
 from .lookalikes import DRAWN, magicbrush
 from .networks import write_clip
@@ -169,6 +176,25 @@ def test_another_run_in_the_same_folder_is_refused(
     assert findings(RunFolder(tmp_path / "run")) == before
 
 
+def test_the_manifest_of_a_model_holds_all_that_decides_its_results(tmp_path, dataset, data, tiny):
+    (data / "revisions.json").write_text('{"a/b": "0123abc"}', "utf-8")
+    plan = replace(PLAN, editor="model", pictures=None, setup=Setup({"steps": 2}, name="tiny"),
+                   limit=1, baselines=False)  # fmt: skip
+    run = RunFolder(tmp_path / "run", data)
+    run_benchmark(run, dataset, data, plan, lambda: tiny)
+    manifest = run.manifest
+    prepared, made = manifest["prepare"], manifest["generate"]
+    assert prepared["revisions"] == {"a/b": "0123abc"} and prepared["items"] == 1
+    assert prepared["digest"] and prepared["dataset"] == "magicbrush"
+    assert made["model"] == "tiny" and len(made["weights"]) == 16 and made["lora"] == {}
+    assert made["sampling"]["steps"] == 2 and made["sampling"]["guidance"] == 2.0
+    assert "seed" not in made["sampling"] and made["seed"] == 5 and "sha256" in made["seed_rule"]
+    assert made["resolution"] == "pad 64" and made["localization"]["layers"]
+    assert (made["dtype"], made["device"], made["negative"]) == ("float32", "cpu", "ugly")
+    assert {"editmgt", "torch", "numpy", "pillow"} <= set(made["versions"])
+    assert manifest["score"]["versions"] == made["versions"]
+
+
 def test_metrics_can_be_added_later(tmp_path, dataset, data, edited_by):
     editor = edited_by(Tint())
     run = run_plan(tmp_path / "run", dataset, data, replace(PLAN, metrics=METRICS[:1]))
@@ -257,6 +283,21 @@ def test_a_resumed_run_edits_only_what_is_missing_or_broken(tmp_path, dataset, d
     assert editor.edited == [ids[1], ids[4]] and findings(again) == before
 
 
+def test_a_kill_while_a_picture_is_written_leaves_none(tmp_path, dataset, data, edited_by):
+    edited_by(Tint())
+
+    def killed(*_):
+        raise Killed
+
+    prepared = run_plan(tmp_path / "run", dataset, data, replace(PLAN, stages=("prepare",)))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(os, "replace", killed)
+        run_plan(tmp_path / "run", dataset, data, replace(PLAN, stages=("generate",)))
+    assert not any(prepared.picture(item).exists() for item in prepared.items())
+    whole = findings(run_plan(tmp_path / "whole", dataset, data))
+    assert findings(run_plan(tmp_path / "run", dataset, data)) == whole
+
+
 def test_a_torn_line_is_cut_before_the_next_one(tmp_path):
     run = RunFolder(tmp_path)
     run.append("scores", [Score("a", "m", 0.5), Score("b", "m", float("inf"))])
@@ -330,6 +371,38 @@ def test_a_process_killed_by_the_system_loses_nothing(tmp_path, dataset, data, e
     for rank in (1, 0):
         run_plan(tmp_path / "run", dataset, data, process=Process(rank, 2, None))
     assert findings(RunFolder(tmp_path / "run")) == whole
+
+
+AT_ONCE = """
+import sys
+from pathlib import Path
+from tests.test_benchmark_runs import PLAN, Tint, benchmark, replace, run_plan
+from editmgt_lib.evaluation.datasets.magicbrush import MagicBrush
+
+own = benchmark._editor
+benchmark._editor = lambda name, plan, model: own(name, plan, None) if name else Tint()
+plan = replace(PLAN, stages=(*PLAN.stages, "report"), report={"draws": 100})
+run_plan(Path(sys.argv[1]), MagicBrush("magicbrush", 8, 4), Path(sys.argv[2]), plan)
+"""
+
+
+def test_processes_at_the_same_time_share_a_run(tmp_path, dataset, data, edited_by):
+    edited_by(Tint())
+    whole = run_plan(tmp_path / "whole" / "run", dataset, data)
+    places = (str(tmp_path / "run"), str(data))
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", AT_ONCE, *places],
+            cwd=ROOT,
+            env={**os.environ, "RANK": rank, "WORLD_SIZE": "2", "PYTHONPATH": str(ROOT)},
+        )
+        for rank in "10"
+    ]
+    assert [process.wait(timeout=600) for process in started] == [0, 0]
+    run = RunFolder(tmp_path / "run")
+    assert findings(run) == findings(whole)
+    assert (run.path / "report.html").exists()  # by whichever was last
+    assert report_of(run) == report_of(whole)
 
 
 def test_the_environment_says_which_process_this_is(tmp_path, monkeypatch):
@@ -521,6 +594,60 @@ def test_a_sweep_shows_what_the_judge_says_and_counts_failures(tmp_path):
     assert (tmp_path / "sweep.md").read_text().count("\n") == 4
 
 
+@pytest.fixture(scope="module")
+def tiny(tiny_checkpoint):
+    import editmgt_lib
+
+    return editmgt_lib.load(tiny_checkpoint, device="cpu")
+
+
+def swept(place, dataset, data, tiny, **sweep):
+    plan = replace(PLAN, editor="model", pictures=None, setup=Setup({"steps": 1}), limit=1,
+                   sweep=sweep, baselines=False, stages=(*PLAN.stages, "report"),
+                   report={"draws": 100, "pictures": "none"})  # fmt: skip
+    run = RunFolder(place, data)
+    run_benchmark(run, dataset, data, plan, lambda: tiny)
+    return run
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_lambda_is_swept_on_any_benchmark(tmp_path, name, tiny):
+    dataset = DRAWN[name](tmp_path / "data", small=True)
+    run = swept(tmp_path / "run", dataset, tmp_path / "data", tiny, threshold=(0.0, 0.9))
+    points = json.loads((run.path / "sweep.json").read_text("utf-8"))["points"]
+    free, held = (point["figures"][sweeps.L1]["mean"] for point in points)
+    assert [point["values"] for point in points] == [{"threshold": 0.0}, {"threshold": 0.9}]
+    assert held <= free  # what is held keeps the source
+    assert "lambda" in (run.path / "sweep.svg").read_text("utf-8")
+    assert "lambda" in (run.path / "report.html").read_text("utf-8")
+
+
+def test_guidance_and_lambda_are_swept_together(tmp_path, dataset, data, tiny):
+    run = swept(tmp_path / "run", dataset, data, tiny, threshold=(0.0, 0.9), guidance=(1.0, 3.0))
+    parts = run.parts("sweep")
+    settings = [part.manifest["generate"]["sampling"] for part in parts.values()]
+    assert {(s["threshold"], s["guidance"]) for s in settings} == {
+        (0.0, 1.0), (0.0, 3.0), (0.9, 1.0), (0.9, 3.0)
+    }  # fmt: skip
+    assert len({next(iter(part.attempts().values())).seed for part in parts.values()}) == 1
+    assert not (run.path / "sweep.svg").exists()  # two options have no one axis
+    assert (run.path / "sweep.md").read_text("utf-8").count("\n") == 6
+
+
+def test_a_sweep_of_seeds_shows_what_chance_does(tmp_path, dataset, data, tiny):
+    run = swept(tmp_path / "run", dataset, data, tiny, seed=(0, 7))
+    [item], parts = run.items(), run.parts("sweep")
+    seeds = [part.attempts()[item.id].seed for part in parts.values()]
+    assert seeds == [seed_of(0, item), seed_of(7, item)]
+    assert [part.manifest["generate"]["seed"] for part in parts.values()] == [0, 7]
+    report = json.loads((run.path / "report.json").read_text("utf-8"))
+    assert {row["metric"] for row in report["between"]} >= {L1, sweeps.L1}
+    assert all(row["name"] == "seeds" and row["runs"] == 2 for row in report["between"])
+    assert not (run.path / "sweep.svg").exists()
+    with pytest.raises(InputError, match="seed is -1"):
+        Plan(sweep={"seed": (-1, 0)})
+
+
 def bench(tiny_checkpoint, out, *words):
     args = ["benchmark", "toyworld", "--out", str(out), "--samples", "1", "--device", "cpu"]
     model = [] if "--pictures" in words or "--model" in words else ["--model", str(tiny_checkpoint)]
@@ -651,51 +778,107 @@ def test_progress_has_rate_and_time_left(monkeypatch, capsys):
 # ---- ToyWorld
 
 
-def test_toyworld_gives_the_figures_of_evaluate(tmp_path):
-    """The same pictures, through files and back: seeds, criterion and maps agree."""
+def direct_figures(model, samples, categories, threshold, steps):
+    """Means by category and metric of plain edits: the pipeline alone, no files, no stages.
+
+    Maps have 16 bits, as those in files: cells that differ by less are ties for the AUC.
+    """
+    size, found = model.settings.resolution, {}
+    for category in categories:
+        rows = [pair_at(0, pair_index(category, k), True, category) for k in range(samples)]
+        for rank, pair in enumerate(rows):
+            seed = pair_index(category, rank)
+            source = torch.from_numpy(render(pair.source, size)).float()[None] / 255
+            mask = change_mask(pair, size)
+            text = model.encode_instruction(pair.instruction)
+            sampling = replace(model.settings.sampling, steps=steps, seed=seed)
+            map_ = model.localize(model.encode_image(source), text, None, sampling)
+            cells = map_.upsample(GRID, GRID)[0].clamp(0, 1).mul(65535).round().numpy() / 65535
+            located = overlap(cells, mask_cells(mask, GRID, GRID), IOU_THRESHOLD)
+            values = {"auc": located.auc, "iou/t0.1": located.iou, "iou/best": located.best_iou}
+            for name, at in (("free", 0.0), ("held", threshold)):
+                made = model.edit(source, pair.instruction, seed=seed, threshold=at, steps=steps)
+                picture = made.image[0].numpy()
+                values[name, "success"] = float(judge(picture, pair).succeeded)
+                values[name, "outside"] = outside_error(picture, source[0].numpy(), mask).mean
+            for name, value in values.items():
+                found.setdefault((category, name), []).append(value)
+    return {key: mean(values) for key, values in found.items()}
+
+
+def test_toyworld_gives_the_figures_of_direct_edits(tmp_path):
+    """Seeds, criterion and maps survive stages and files; with 60 samples, README's table too.
+
+    At most ten pairs of each category are edited once more directly, which is half of the time.
+    """
     import editmgt_lib
-    from editmgt_lib.evaluation import EvaluationOptions, evaluate
 
     model = editmgt_lib.load("toyworld", device="cpu")
     samples = int(os.environ.get("EDITMGT_TOYWORLD_SAMPLES", "1"))
     names = ("add", "background") if samples == 1 else ToyWorld.tasks
     steps = 2 if samples == 1 else model.settings.sampling.steps
-    sampling = replace(model.settings.sampling, steps=steps)
-    report = evaluate(
-        model, EvaluationOptions(samples=samples, categories=names, sampling=sampling)
-    )
+    threshold = model.settings.sampling.threshold or FALLBACK_THRESHOLD
     run = RunFolder(tmp_path / "run")
     plan = Plan(
         stages=("prepare", "generate", "score"), setup=Setup({"steps": steps}),
-        sweep={"threshold": (0.0, 0.1)}, baselines=False,
+        sweep={"threshold": (0.0, threshold)}, baselines=False,
     )  # fmt: skip
-
-    class Few(ToyWorld):
-        def items(self, data, store):
-            return (item for item in super().items(data, store) if item.task in names)
-
-    run_benchmark(run, Few(samples), tmp_path, plan, lambda: model)
-    free, held = (run.parts("sweep")[f"threshold={x}"].scores() for x in ("0.0", "0.1"))
+    dataset = ToyWorld(samples, size=model.settings.resolution, categories=names)
+    run_benchmark(run, dataset, tmp_path, plan, lambda: model)
+    points = {"free": run.parts("sweep")["threshold=0.0"],
+              "held": run.parts("sweep")[f"threshold={threshold}"]}  # fmt: skip
     tasks = {item.id: item.task for item in run.items()}
-    for name, summary in report.categories.items():
+    found = {}
+    for point, part in points.items():
+        for (item, metric), score in part.scores().items():
+            key = tasks[item], (point, metric.removeprefix("toyworld/"))
+            found.setdefault(key, []).append(score.value)
+    near = {"success": 0.004, "outside": 3e-4, "auc": 1e-3}  # a cell at the threshold may flip
+    direct = min(samples, 10)
+    expected = direct_figures(model, direct, names, threshold, steps)
+    for (category, key), value in expected.items():
+        point, metric = key if isinstance(key, tuple) else ("held", key)
+        got = mean(found[category, (point, metric)][:direct])
+        assert got == (value and pytest.approx(value, abs=near.get(metric, 0.01))), (category, key)
+    if samples == 60:
+        check_readme_table({k: mean(v) for k, v in found.items()})
 
-        def mean(scores, metric, name=name):
-            values = [s.value for (item, m), s in scores.items()
-                      if m == metric and tasks[item] == name and s.status == "ok"]  # fmt: skip
-            return np.mean(values) if values else None
 
-        assert mean(free, "toyworld/success") == pytest.approx(summary.success, abs=0.004)
-        assert mean(held, "toyworld/success") == pytest.approx(summary.held_success, abs=0.004)
-        for metric, expected in (
-            ("auc", summary.auc),
-            ("iou/t0.1", summary.iou),
-            ("iou/best", summary.best_iou),
-        ):
-            found = mean(free, f"toyworld/{metric}")
-            assert found == (expected and pytest.approx(expected, abs=1e-3))
-        for scores, expected in ((free, summary.outside), (held, summary.held_outside)):
-            found = mean(scores, "toyworld/outside")
-            assert found == (expected and pytest.approx(expected, abs=3e-4))
+def check_readme_table(found):
+    """README's figures of the shipped checkpoint are those of this run, but for two pairs of 60."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    rows = re.findall(
+        r"^\| (\w+) \| 60 \| ([\d.]+) % \| ([\d.]+) % \| ([\d.]+|–|-) \|$", text, re.MULTILINE
+    )
+    assert len(rows) == len(ToyWorld.tasks), "README has no table of 60 pairs per category"
+    for name, free, held, area in rows:
+        task = {"colour": "color"}.get(name, name)
+        for point, percent in (("free", free), ("held", held)):
+            got = found[task, (point, "success")]
+            assert got == pytest.approx(float(percent) / 100, abs=2 / 60 + 0.005), (name, point)
+        if area not in "–-":
+            assert found[task, ("held", "auc")] == pytest.approx(float(area), abs=0.02), name
+
+
+def test_the_short_form_is_the_same_run(tiny_checkpoint, tmp_path, capsys):
+    """`editmgt evaluate` and `editmgt benchmark toyworld` give every pair the same figures."""
+    words = ("--sweep", "threshold=0,0.1", "--stages", "prepare,generate,score", "--no-baselines")
+    assert bench(tiny_checkpoint, tmp_path / "run", *words, "--seed", "3") == 0
+    out = tmp_path / "short.json"
+    words = ("--samples", "1", "--seed", "3", "--device", "cpu", "--json", str(out))
+    assert main(["evaluate", str(tiny_checkpoint), *words]) == 0
+    run, pairs = RunFolder(tmp_path / "run"), json.loads(out.read_text("utf-8"))["pairs"]
+    points = run.parts("sweep")
+    for item, pair in zip(run.items(), pairs, strict=True):
+        assert (item.task, item.extra["index"]) == (pair["category"], pair["index"])
+        for name, part in (("free", points["threshold=0"]), ("held", points["threshold=0.1"])):
+            scores = {m: s.value for (i, m), s in part.scores().items() if i == item.id}
+            assert scores["toyworld/success"] == pair[name]["success"]
+            assert scores["toyworld/outside"] == pair[name]["outside"]["mean"]
+            assert scores["toyworld/moved/t0.1"] == pair[name]["outside"]["share"]
+            assert scores["toyworld/auc"] == pair["localization"]["auc"]
+            assert scores["toyworld/iou/t0.1"] == pair["localization"]["iou"]
+        assert points["threshold=0.1"].attempts()[item.id].held == pair["held_share"]
 
 
 def test_toyworld_success_takes_any_size(tmp_path):
@@ -736,3 +919,10 @@ def documented_calls():
 @pytest.mark.parametrize("call", documented_calls(), ids=" ".join)
 def test_documented_commands_are_understood(call):
     assert callable(parse(call).run)
+
+
+def test_documented_metrics_exist():
+    text = (ROOT / "docs" / "evaluation.md").read_text("utf-8")
+    table = text.partition("## Metrics")[2].partition("\n## ")[0]
+    names = [n for n in re.findall(r"`([a-z0-9-]+/[^`]+)`", table) if not n.endswith("...")]
+    assert len(names) > 20 and [metric.name for metric in metrics.find(names)]

@@ -16,14 +16,12 @@ from editmgt_lib.evaluation import (
     contact_sheet,
     draw_curve,
     evaluate,
-    judge,
     layers,
     metrics,
     save_picture,
-    success,
 )
 from editmgt_lib.evaluation import batches as batching
-from editmgt_lib.evaluation.sweep import Sweep, SweepPoint
+from editmgt_lib.evaluation.report.toyworld_sweep import Sweep, SweepPoint
 from editmgt_lib.localization.maps import Localization
 from editmgt_lib.models.config import TransformerConfig
 from editmgt_lib.models.transformer import MaskedTransformer
@@ -33,9 +31,10 @@ from editmgt_lib.pipeline import EditMGT
 from editmgt_lib.sampling.loop import StepEvent
 from editmgt_lib.sampling.options import SamplingOptions
 from editmgt_lib.settings import Settings
-from editmgt_lib.toyworld import language
+from editmgt_lib.toyworld import language, success
 from editmgt_lib.toyworld.atlas import atlas
 from editmgt_lib.toyworld.drawing import ground, sprite
+from editmgt_lib.toyworld.success import judge
 from editmgt_lib.toyworld.text_encoders import build_text_encoders
 from editmgt_lib.toyworld.world import (
     BACKGROUNDS,
@@ -358,7 +357,6 @@ def test_a_mask_without_two_sides_has_no_figures():
         ({"hold_rules": ("drop",)}, "'drop'"),
         ({"thresholds": ()}, "thresholds is"),
         ({"thresholds": (0.1, 3.0)}, "thresholds is 3"),
-        ({"tolerance": float("nan")}, "tolerance is nan"),
         ({"study_samples": 0}, "study_samples is 0"),
     ],
 )
@@ -442,9 +440,10 @@ def oracle() -> Oracle:
 
 def test_an_oracle_gets_full_marks(oracle):
     heard = []
-    options = EvaluationOptions(samples=3, batch=2, threshold=0.3, rows=1)
+    options = EvaluationOptions(samples=3, threshold=0.3, rows=1)
     report = evaluate(oracle, options, lambda *event: heard.append(event))
-    assert heard[-1] == (14, 14, "motion") and len(heard) == 14
+    assert len(heard) == 4 * 21 and heard[20] == ("generate threshold=0.0", 21, 21, 0)
+    assert heard[-1] == ("score threshold=0.3", 21, 21, 0)
     assert list(report.categories) == list(CATEGORIES) and len(report.rows) == 7
     for name, summary in report.categories.items():
         assert (summary.pairs, summary.success, summary.held_success) == (3, 0.0, 1.0)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from editmgt_lib.cli import main
 from editmgt_lib.errors import InputError
+from editmgt_lib.evaluation.items import Score
 from editmgt_lib.evaluation.metrics import find
 from editmgt_lib.evaluation.report import write_comparison, write_report
 from editmgt_lib.evaluation.report.figures import Cell, detectable
@@ -404,3 +405,53 @@ def test_the_command_compares(tmp_path, capsys):
     capsys.readouterr()
     assert main(["compare", *runs, *words, "--metrics", "l2"]) == 2
     assert "no scores named 'l2'" in capsys.readouterr().err
+
+
+def test_compare_is_an_option_of_benchmark_too(tmp_path, capsys):
+    scores = {L1: [0.1, 0.2, 0.4]}
+    runs = [str(write_run(tmp_path / name, scores).path) for name in "ab"]
+    words = ["--report", "draws=100", "--report", "pictures=none"]
+    for place, command in (("c", ["compare", *runs]),
+                           ("d", ["benchmark", "magicbrush", "--compare", *runs])):  # fmt: skip
+        assert main([*command, "--out", str(tmp_path / place), *words]) == 0
+    text = [(tmp_path / place / "compare.md").read_text("utf-8") for place in "cd"]
+    assert text[0] == text[1]
+    capsys.readouterr()
+    words = ["benchmark", "gedit-en", "--compare", *runs, "--out", str(tmp_path / "e")]
+    assert main(words) == 2
+    assert "is a run of magicbrush, not of gedit-en" in capsys.readouterr().err
+
+
+def test_the_spread_between_repeats_of_a_judge_is_reported(tmp_path):
+    name = f"{JUDGED}/mean-of-3"
+    run = write_run(tmp_path, {name: [None] * 3})
+    repeats = [[2, 4, 9], [4, 4, 4], [6, 4, 2]]
+    run.append(
+        "scores-judge",
+        [
+            Score(item.id, name, sum(values) / 3).to_dict() | {"repeats": values}
+            for item, values in zip(run.items(), repeats, strict=True)
+        ],
+    )
+    [found] = reported(run)["between"]
+    assert (found["metric"], found["runs"]) == (name, 3)
+    assert found["micro"]["mean"] == pytest.approx(13 / 3)
+    assert found["micro"]["deviation"] == pytest.approx(((1 / 9 + 1 / 9 + 4 / 9) / 2) ** 0.5)
+    text = (tmp_path / "report.md").read_text("utf-8")
+    assert "## Between runs" in text and "4.33 ± 0.58" in text
+    assert "4.33 ± 0.58" in (tmp_path / "report.html").read_text("utf-8")
+
+
+def test_the_spread_between_seeds_is_reported_by_what_else_was_swept(tmp_path):
+    run = write_run(tmp_path, {L1: [None, None]})
+    values = {"threshold=0,seed=0": 0.2, "threshold=0,seed=1": 0.4, "threshold=0.1,seed=0": 0.5}
+    for name, value in values.items():
+        part = run.part("sweep", name)
+        part.claim("generate", {"editor": "model"})
+        write_scores(part, {L1: [value, value + 0.1]})
+    [found] = reported(RunFolder(tmp_path))["between"]  # one seed alone has no spread
+    assert (found["name"], found["metric"], found["runs"]) == ("threshold=0, seeds", L1, 2)
+    assert found["macro"]["mean"] == pytest.approx(0.35)
+    assert found["macro"]["deviation"] == pytest.approx(0.02**0.5)
+    alone = write_run(tmp_path / "alone", {L1: [0.1, 0.2]})
+    assert reported(alone)["between"] == []

@@ -48,6 +48,10 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--out", metavar="RUN", required=True, help="folder of the run")
     parser.add_argument(
+        "--compare", nargs=2, metavar=("RUN_A", "RUN_B"),
+        help="only compare two runs, as `editmgt compare` does, into --out (default: no)",
+    )  # fmt: skip
+    parser.add_argument(
         "--stages", metavar="A,B", help=f"(default: {_STAGES}; judge only with --judge)"
     )
     _add_editor_options(parser.add_argument_group("what is scored"))
@@ -146,7 +150,9 @@ def _value(text: str) -> Any:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the stages. Raises EditMGTError for what concerns all items."""
+    """Run the stages, or compare. Raises EditMGTError for what concerns all items."""
+    if args.compare is not None:
+        return compare_runs(args, *args.compare, dataset=args.name)
     from ..data.processes import this_process
     from ..evaluation.benchmark import run_benchmark
     from ..evaluation.runs import RunFolder
@@ -168,6 +174,26 @@ def run(args: argparse.Namespace) -> int:
         say("other processes are at work; the last one writes the report")
     elif "report" in plan.stages:
         show(str(folder.path / "report.html"))
+    return 0
+
+
+def compare_runs(args: argparse.Namespace, first: str, second: str, dataset: str = "") -> int:
+    """Write the three files of a comparison into --out. Raises EditMGTError.
+
+    dataset: what both must be runs of; "" takes any.
+    """
+    from ..evaluation.report import write_comparison
+    from ..evaluation.runs import RunFolder
+
+    runs = [RunFolder(path_of(name)) for name in (first, second)]
+    for run in runs:
+        stated = run.root.manifest.get("prepare", {}).get("dataset", dataset)
+        if dataset and stated != dataset:
+            raise InputError(f"{run.path} is a run of {stated}, not of {dataset}; name another")
+    out = path_of(args.out)
+    working()
+    write_comparison(*runs, out, dict(args.report), names(args.metrics))
+    say(f"wrote {out / 'compare.html'}, compare.md and compare.json")
     return 0
 
 
@@ -247,11 +273,11 @@ def _editor(args: argparse.Namespace) -> tuple[str, str]:
 
 
 def _toy_options(args: argparse.Namespace) -> dict[str, int]:
-    """Pictures are drawn at the model's own size."""
+    """Pictures are drawn at the model's own size, or at that of the shipped one."""
     from ..checkpoints import resolve
     from ..settings import Settings
 
-    size = Settings.read(resolve(args.model)).resolution if args.model else 128
+    size = Settings.read(resolve(args.model or "toyworld")).resolution
     return {"samples": args.samples, "seed": args.seed, "size": size}
 
 

@@ -3,10 +3,8 @@
 import argparse
 from typing import Any
 
-from .benchmark import names, setting
-from .console import say
-from .interrupts import working
-from .options import add_common_options, path_of
+from .benchmark import compare_runs, setting
+from .options import add_common_options
 
 _NOTES = "Paired differences of two runs of `editmgt benchmark` over the same items."
 
@@ -35,12 +33,4 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the three files. Raises EditMGTError."""
-    from ..evaluation.report import write_comparison
-    from ..evaluation.runs import RunFolder
-
-    runs = [RunFolder(path_of(name)) for name in (args.first, args.second)]
-    out = path_of(args.out)
-    working()
-    write_comparison(*runs, out, dict(args.report), names(args.metrics))
-    say(f"wrote {out / 'compare.html'}, compare.md and compare.json")
-    return 0
+    return compare_runs(args, args.first, args.second)

@@ -1,24 +1,30 @@
 """`editmgt evaluate MODEL`."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .console import progress_bar, show
+from .console import show
 from .interrupts import working
 from .options import add_common_options, add_device_options, add_json_option, load_model, path_of
 from .outputs import RECORDS, Outputs
+from .pace import Meter
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
     from ..evaluation import Report
+
+
+_NOTES = (
+    "The short form of `editmgt benchmark toyworld`, without and with region-hold, that keeps no "
+    "pictures."
+)
 
 
 def add_parser(commands: Any) -> None:
     """Declare the command."""
-    parser = commands.add_parser("evaluate", help="measure a checkpoint on ToyWorld")
+    parser = commands.add_parser(
+        "evaluate", help="measure a checkpoint on ToyWorld", description=_NOTES
+    )
     parser.add_argument(
         "model", nargs="?", default="toyworld", metavar="MODEL",
         help="toyworld, or the folder of one trained on it (default: toyworld)",
@@ -33,9 +39,6 @@ def add_parser(commands: Any) -> None:
         default=0,
         metavar="N",
         help="seed of pairs and edits, 0..2**32-1 (default: 0)",
-    )
-    parser.add_argument(
-        "--batch", type=int, default=8, metavar="N", help="batch size, 1..256 (default: 8)"
     )
     add_json_option(parser, "all figures as JSON, to FILE or the screen")
     parser.add_argument("--sheet", metavar="FILE", help="draw a contact sheet (default: none)")
@@ -60,15 +63,14 @@ def run(args: argparse.Namespace) -> int:
     options = EvaluationOptions(
         samples=args.samples,
         seed=args.seed,
-        batch=args.batch,
         sweep=args.sweep_threshold is not None,
         layers=args.layers,
     )
     files = _claimed(args)
     model = load_model(args)
     working()
-    with progress_bar(None, "evaluating", unit="batch") as bar:
-        report = evaluate(model, options, _moving(bar))
+    with Meter() as meter:
+        report = evaluate(model, options, meter)
     _write(report, files)
     if args.json == "-":
         from ..files import json_bytes
@@ -91,17 +93,6 @@ def _claimed(args: argparse.Namespace) -> dict[str, Path]:
     if args.json not in (None, "-"):
         files["--json"] = outputs.claim("--json", path_of(args.json), RECORDS)
     return files
-
-
-def _moving(bar: "tqdm") -> Callable[[int, int, str], None]:
-    """The evaluation's progress on a bar; every phase counts anew."""
-
-    def show(done: int, total: int, phase: str) -> None:
-        bar.total = total
-        bar.n = done
-        bar.set_description_str(phase)
-
-    return show
 
 
 def _write(report: "Report", files: dict[str, Path]) -> None:

@@ -3,14 +3,12 @@
 from .curve import draw_curve
 from .layers import LayerReport, localization_by_layer
 from .options import EvaluationOptions
-from .report import Report
-from .runner import evaluate
+from .report.toyworld import Report
+from .report.toyworld_sweep import Sweep
 from .sheet import contact_sheet, save_picture
-from .success import Fault, Verdict, judge
-from .sweep import Sweep, sweep_threshold
+from .toyworld import evaluate
 
 __all__ = [
-    "EvaluationOptions", "Fault", "LayerReport", "Report", "Sweep", "Verdict",
-    "contact_sheet", "draw_curve", "evaluate", "judge", "localization_by_layer", "save_picture",
-    "sweep_threshold",
+    "EvaluationOptions", "LayerReport", "Report", "Sweep", "contact_sheet", "draw_curve",
+    "evaluate", "localization_by_layer", "save_picture",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Held-out pairs, encoded in batches, and their edits."""
+"""Held-out pairs, encoded in batches, for measurements inside a model."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -6,11 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from ..localization.maps import Localization
 from ..pictures.fitting import Tokens
-from ..sampling.loop import StepEvent
 from ..sampling.options import SamplingOptions
 from ..text.instruction import Instruction
 from ..toyworld.world import CATEGORIES, EditPair, change_mask, pair_at, render
@@ -83,36 +80,3 @@ def pair_batches(
 def seeded(sampling: SamplingOptions, batch: PairBatch, seed: int, **changes) -> SamplingOptions:
     """Give each pair a seed that does not depend on the batch size."""
     return replace(sampling, seed=tuple(seed + index for index in batch.indices), **changes)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Edited:
-    """Pictures, float32 [B, H, W, 3], and tokens held at the last step, bool [B, rows, cols]."""
-
-    pictures: np.ndarray
-    held: np.ndarray
-
-    def __repr__(self) -> str:
-        return f"Edited({self.pictures.shape}, {self.held.mean():.0%} held)"
-
-
-def edit_batch(
-    model: "EditMGT",
-    batch: PairBatch,
-    sampling: SamplingOptions,
-    localization: Localization | None = None,
-) -> Edited:
-    """Edit all pairs; `localization` is needed if `sampling.threshold` is above 0."""
-    held: dict[int, Tensor | None] = {}
-
-    def watch(event: StepEvent) -> None:
-        held[event.item] = event.held
-
-    hold_by = localization if sampling.threshold > 0 else None
-    tokens, _ = model.sample(
-        batch.tokens, batch.instruction, sampling, localization=hold_by, callback=watch
-    )
-    nothing = torch.zeros_like(tokens.ids[:1], dtype=torch.bool)
-    last = [nothing if held[k] is None else held[k] for k in range(len(tokens.ids))]
-    pictures = model.decode(tokens).image.cpu().float().numpy()
-    return Edited(pictures, torch.cat(last).cpu().numpy())

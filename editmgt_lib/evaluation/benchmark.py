@@ -4,7 +4,7 @@ Every stage reads only the files of those before it. Several processes share the
 WORLD_SIZE); the one that finishes last reports.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
@@ -33,10 +33,12 @@ class Plan:
     stages: of STAGES, at least one; run in that order. seed: of the run, 0..2**32 - 1.
     limit, chains: see `prepare`. dataset_options: what else decides the items, for run.json.
     setup: how a model edits. sweep: values of options by name, as {"threshold": (0.0, 0.1)}; each
-        combination is a run of its own in sweep/.
+        combination is a run of its own in sweep/. "seed" stands for that of the run, so that its
+        sweep shows what chance alone does.
     editor: "model", "copy" (the source as it is), "roundtrip" (tokenized and decoded) or
         "pictures", finished ones in the folder `pictures`.
-    baselines: also run copy and, with a model, roundtrip. metrics: None is the data set's own.
+    baselines: also run, score and judge copy and, with a model, roundtrip.
+    metrics: None is the data set's own.
     networks: folder of the networks that metrics need; device: where they run.
     max_failed: share of failures above which generating stops; 1 never does.
     judge, report: options of those stages.
@@ -78,6 +80,8 @@ class Plan:
                 raise InputError(
                     f"sweep of {name} is {values!r}; give different values, at least one"
                 )
+        for seed in self.sweep.get("seed", ()):
+            require_number("seed", seed, 0, 2**32 - 1, whole=True)
 
     def points(self) -> dict[str, dict[str, Any]]:
         """The combinations of a sweep, by the name of their folder."""
@@ -146,8 +150,9 @@ def _generate(
         label = f"generate {name}".strip()
         editor = _editor(name, plan, model)
         generate(
-            part, editor, plan.seed, max_failed=plan.max_failed, progress=progress, label=label
-        )
+            part, editor, plan.points().get(name, {}).get("seed", plan.seed),
+            max_failed=plan.max_failed, progress=progress, label=label,
+        )  # fmt: skip
     run.finish("generate")
 
 
@@ -160,7 +165,8 @@ def _editor(name: str, plan: Plan, model: Any) -> Editor:
         return Finished(plan.pictures)
     if kind == ROUNDTRIP:
         return RoundTrip(model, plan.setup)
-    options = {**plan.setup.options, **plan.points().get(name, {})}
+    point = {k: v for k, v in plan.points().get(name, {}).items() if k != "seed"}
+    options = {**plan.setup.options, **point}
     return ModelEditor(model, replace(plan.setup, options=options))
 
 
@@ -181,14 +187,9 @@ def _judge_options(dataset: Dataset, plan: Plan) -> Any:
 def _judge(run: RunFolder, plan: Plan, options: Any, progress: Progress | None) -> None:
     from .judging import judge_run
 
-    for part in _main_parts(run, plan):
-        judge_run(part, options, progress=progress)
+    for name, part in plan.parts(run).items():
+        judge_run(part, options, progress=progress, label=f"judge {name}".strip())
     run.finish("judge")
-
-
-def _main_parts(run: RunFolder, plan: Plan) -> Sequence[RunFolder]:
-    """All but the baselines."""
-    return [part for part in plan.parts(run).values() if part.path.parent.name != "baselines"]
 
 
 def _report(run: RunFolder, plan: Plan) -> bool:
@@ -198,7 +199,7 @@ def _report(run: RunFolder, plan: Plan) -> bool:
         return False
     if plan.sweep:
         write_sweep(run, plan.points())
-    whole = [run] if plan.sweep else []
-    for part in (*_main_parts(run, plan), *whole):
-        write_report(part, plan.report)
+        for name in plan.points():
+            write_report(run.part("sweep", name), plan.report)
+    write_report(run, plan.report)
     return True

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .sweep import Sweep, SweepPoint
+from .plot import nice_step
+from .report.toyworld_sweep import Sweep, SweepPoint
 
 _SCALE = 3  # drawn larger, then reduced: PIL's lines are not antialiased
 _WIDTH, _HEIGHT = 600, 400
@@ -33,14 +34,6 @@ def draw_curve(sweep: Sweep) -> Image.Image:
         panel = _Panel(sweep.of(rule), (step, top), sweep.best(rule).threshold)
         picture.paste(panel.draw(_RULES[rule]), (_WIDTH * _SCALE * number, 0))
     return picture.resize((_WIDTH * len(rules), _HEIGHT), Image.Resampling.LANCZOS)
-
-
-def nice_step(least: float) -> float:
-    """The smallest of 1, 2, 5 times a power of ten that is at least `least`."""
-    if least <= 0:
-        return 0.01
-    unit = 10.0 ** math.floor(math.log10(least))
-    return next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= least * 0.999)
 
 
 class _Panel:

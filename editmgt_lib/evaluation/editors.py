@@ -1,5 +1,6 @@
 """What makes the results of a run: a model, a folder of finished pictures, or a baseline."""
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..pictures.drawing import relevance_on_picture
 from ..pictures.formats import WRITABLE
 from ..pictures.images import read_image, write_image
 from ..results import decode_pixels, unchanged_notes
+from ..sampling.loop import StepEvent
 from .items import Item
 from .manifest import device_name, digest_of_files
 
@@ -31,11 +33,15 @@ RUN_FITS = ("pad", "native", SQUASH)
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """A result: pixels [1, H, W, C] in 0..1 or the bytes of a PNG, and relevance [1, H, W]."""
+    """A result: pixels [1, H, W, C] in 0..1 or the bytes of a PNG, and relevance [1, H, W].
+
+    held: share of the tokens that followed the source at the last step.
+    """
 
     image: Tensor | bytes
     map: Tensor | None = None
     notes: tuple[str, ...] = ()
+    held: float | None = None
 
     def write(self, picture: Path, map: Path) -> None:
         """Write the files, the picture last: where it is, all is done."""
@@ -144,15 +150,22 @@ class ModelEditor:
         found = relevance = None
         if setup.maps or sampling.threshold > 0:
             found = model.localize(tokens, instruction, settings.localization, sampling)
+        steps: deque[StepEvent] = deque(maxlen=1)
         edited, _ = model.sample(
-            tokens, instruction, sampling, localization=found if sampling.threshold > 0 else None
-        )
+            tokens, instruction, sampling, localization=found if sampling.threshold > 0 else None,
+            callback=steps.append,
+        )  # fmt: skip
         if setup.maps and found is not None:
             cells = found.upsample(tokens.canvas.rows, tokens.canvas.cols)
             shown = relevance_on_picture(cells, tokens.canvas)[..., None]
             relevance = _resized(shown, size)[..., 0]
         notes = (*tokens.notes, *instruction.notes, *unchanged_notes(edited))
-        return Made(_resized(model.decode(edited).image, size), relevance, notes)
+        image = _resized(model.decode(edited).image, size)
+        return Made(image, relevance, notes, _held_share(steps[-1]))
+
+
+def _held_share(event: StepEvent) -> float:
+    return 0.0 if event.held is None else float(event.held.float().mean())
 
 
 class RoundTrip:

@@ -72,7 +72,8 @@ def _attempt(run: RunFolder, editor: Editor, item: Item, seed: int) -> Attempt:
     except Exception as error:  # whatever it is, the other items may still succeed
         seconds = round(perf_counter() - start, 4)
         return Attempt(item.id, "failed", seed, seconds, f"{type(error).__name__}: {error}")
-    return Attempt(item.id, "ok", seed, round(perf_counter() - start, 4), notes=made.notes)
+    seconds = round(perf_counter() - start, 4)
+    return Attempt(item.id, "ok", seed, seconds, notes=made.notes, held=made.held)
 
 
 def opens(picture: Path) -> bool:

@@ -24,7 +24,8 @@ from ..sampling.options import SamplingOptions
 from ..sampling.predictor import Predictor, row_weights
 from .batches import PairBatch, batch_count, pair_batches, seeded
 from .metrics import auc, mask_cells, mean
-from .options import LOCAL, EvaluationOptions, Progress
+from .options import LOCAL, EvaluationOptions
+from .pacing import Progress
 
 if TYPE_CHECKING:
     from ..pipeline import EditMGT
@@ -201,7 +202,7 @@ def localization_by_layer(
         for key, values in _measure(model, batch, options):
             aucs.setdefault(key, {}).setdefault(batch.category, []).extend(values)
         if progress is not None:
-            progress(done, total, f"layers, {batch.category}")
+            progress(f"layers, {batch.category}", done, total, 0)
     points = {False: [], True: []}
     for (is_range, *reading_of), values in aucs.items():
         overall = mean([value for some in values.values() for value in some])

@@ -1,6 +1,5 @@
-"""Options of an evaluation."""
+"""Options of an evaluation on ToyWorld."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..checks import require_choice, require_number
@@ -10,10 +9,6 @@ from ..localization.maps import LocalizationOptions
 from ..sampling.options import SamplingOptions
 from ..settings import Settings
 from ..toyworld.world import CATEGORIES
-from .metrics import OUTSIDE_TOLERANCE
-
-Progress = Callable[[int, int, str], None]
-"""Called after each batch with (batches done, total, description)."""
 
 LOCAL = tuple(name for name in CATEGORIES if name not in ("background", "style"))
 """Categories that change part of the picture; background and style change nearly all of it."""
@@ -30,11 +25,11 @@ class EvaluationOptions:
     categories: in report order.
     sampling, localization: None is the model's defaults. threshold: lambda of the edits with
         region-hold, above 0 to 1; None is that of the sampling options, or FALLBACK_THRESHOLD.
-    batch: pairs encoded and localized together, 1..256. tolerance: `metrics.outside_error`'s.
     rows: pairs per category kept for the contact sheet, 0..16.
     sweep: also measure success and outside error at each of `thresholds` under each of
         `hold_rules` (none: that of the sampling options).
-    layers: also measure localisation per block, for local categories.
+    layers: also measure localisation per block, for local categories, `batch` (1..256) pairs at a
+        time.
     study_samples: at most this many pairs per category in sweep and layers, 1..100000.
     """
 
@@ -44,20 +39,18 @@ class EvaluationOptions:
     sampling: SamplingOptions | None = None
     localization: LocalizationOptions | None = None
     threshold: float | None = None
-    batch: int = 8
-    tolerance: float = OUTSIDE_TOLERANCE
     rows: int = 2
     sweep: bool = False
     thresholds: tuple[float, ...] = THRESHOLDS
     hold_rules: tuple[str, ...] = ()
     layers: bool = False
+    batch: int = 8
     study_samples: int = 10
 
     def __post_init__(self) -> None:
         require_number("samples", self.samples, 1, 100_000, whole=True)
         require_number("seed", self.seed, 0, 2**32 - 1, whole=True)
         require_number("batch", self.batch, 1, 256, whole=True)
-        require_number("tolerance", self.tolerance, 0, 1)
         require_number("rows", self.rows, 0, 16, whole=True)
         require_number("study_samples", self.study_samples, 1, 100_000, whole=True)
         if self.threshold is not None:

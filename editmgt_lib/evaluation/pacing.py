@@ -37,8 +37,9 @@ class Pace:
             self.progress(self.label, self.done, self.total, self.failed)
         enough = self.done >= min(_ENOUGH, self.total)
         if failed and enough and self.failed > self.max_failed * self.done:
+            advice = ", or allow more with --max-failed" if self.max_failed else ""
             raise InputError(
                 f"{self.label}: {self.failed} of {self.done} items failed, more than the share of "
-                f"{self.max_failed:g}; the first: {self.first_reason}; mend that and run again, "
-                "or allow more with --max-failed"
+                f"{self.max_failed:g}; the first: {self.first_reason}; mend that and run again"
+                f"{advice}"
             )

@@ -1,10 +1,9 @@
 """One or two curves with an axis each, as SVG."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-
-from .curve import nice_step
 
 _WIDTH, _HEIGHT = 640, 400
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 70, 54, 52
@@ -21,6 +20,14 @@ class Curve:
     @property
     def known(self) -> list[tuple[float, float]]:
         return [(x, y) for x, y in self.points if y is not None]
+
+
+def nice_step(least: float) -> float:
+    """The smallest of 1, 2, 5 times a power of ten that is at least `least`."""
+    if least <= 0:
+        return 0.01
+    unit = 10.0 ** math.floor(math.log10(least))
+    return next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= least * 0.999)
 
 
 def draw_plot(curves: Sequence[Curve], label: str) -> str:

@@ -34,7 +34,10 @@ _WAIT = 1800.0  # seconds to wait for process 0 to prepare
 
 @dataclass(frozen=True)
 class Attempt:
-    """What came of editing one item: status as of a score, and why it is not "ok"."""
+    """What came of editing one item: status as of a score, and why it is not "ok".
+
+    held: share of the tokens that followed the source, if the editor says.
+    """
 
     item: str
     status: str
@@ -42,6 +45,7 @@ class Attempt:
     seconds: float | None = None
     reason: str = ""
     notes: tuple[str, ...] = ()
+    held: float | None = None
 
 
 class RunFolder:

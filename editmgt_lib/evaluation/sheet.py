@@ -13,7 +13,7 @@ from ..files import atomic_path
 from ..pictures.drawing import heat_map
 from ..pictures.lettering import wrapped
 from ..toyworld.world import render
-from .report import Row
+from .report.toyworld import Row
 
 _CELL, _GAP, _MARGIN = 144, 12, 22
 _TEXT = 210

@@ -12,8 +12,7 @@ import numpy as np
 from ..files import atomic_write_bytes, atomic_write_json
 from ..pages.markdown import markdown, number
 from .items import Score
-from .judging import scale
-from .metrics import find
+from .naming import meaning_of
 from .plot import Curve, draw_plot
 from .runs import RunFolder
 from .statistics import Column
@@ -42,7 +41,7 @@ class Point:
 
 
 def write_sweep(run: RunFolder, points: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write sweep.json and sweep.md, and sweep.svg where one numeric option is swept.
+    """Write sweep.json and sweep.md, and sweep.svg where one numeric option (no seed) is swept.
 
     points: values by the name of the run in sweep/.
     """
@@ -51,7 +50,7 @@ def write_sweep(run: RunFolder, points: Mapping[str, Mapping[str, Any]]) -> None
     atomic_write_bytes(run.path / "sweep.md", (table(found) + "\n").encode())
     names = list(found[0].values)
     numeric = all(isinstance(p.values[names[0]], (int, float)) for p in found)
-    if len(names) == 1 and numeric:
+    if len(names) == 1 and numeric and names != ["seed"]:
         atomic_write_bytes(run.path / "sweep.svg", figure(found, names[0]).encode())
 
 
@@ -82,10 +81,8 @@ def figure(points: Sequence[Point], option: str) -> str:
 def headline(points: Sequence[Point]) -> str | None:
     """The score to plot: the first that a judge gave, or else the first that is better higher."""
     names = list(dict.fromkeys(name for point in points for name in point.figures))
-    judged = [name for name in names if scale(name) is not None]
-    others = [name for name in names if name not in judged]
-    higher = [name for name in others if find((name,))[0].better == "higher"]
-    return next(iter([*judged, *higher]), None)
+    higher = [metric for metric in map(meaning_of, names) if metric.better == "higher"]
+    return next((metric.name for metric in sorted(higher, key=lambda m: not m.judged)), None)
 
 
 def _figures(part: RunFolder) -> dict[str, Figure]:
@@ -96,8 +93,7 @@ def _figures(part: RunFolder) -> dict[str, Figure]:
 
 
 def _figure(name: str, scores: Sequence[Score]) -> Figure:
-    judged = scale(name)
-    column = Column.of(scores, find((name,))[0].worst if judged is None else judged.worst)
+    column = Column.of(scores, meaning_of(name).worst)
     values = column.finite.values
     mean = float(np.mean(values)) if len(values) else None
     return Figure(mean, len(scores), column.failed, column.not_applicable)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...data.draws import draws
-from ...evaluation.success import Verdict, judge
+from ...toyworld.success import Verdict, judge
 from ...toyworld.world import (
     EditPair,
     Scene,

@@ -7,8 +7,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from ...evaluation.success import judge
 from ...toyworld import language
+from ...toyworld.success import judge
 from ...toyworld.world import (
     BACKGROUNDS,
     COLORS,

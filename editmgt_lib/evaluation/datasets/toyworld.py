@@ -1,7 +1,7 @@
 """ToyWorld as a benchmark: pairs drawn on the spot, with exact targets, masks and a criterion.
 
-Its pictures, instructions and rules are the world's (`toyworld`); how its edits are judged is in
-`success`, and its figures in `metrics.toyworld`.
+Its pictures, instructions and criterion are the world's (`toyworld`), its figures are in
+`metrics.toyworld`.
 """
 
 import io
@@ -27,6 +27,7 @@ class ToyWorld:
     samples: int = 30
     seed: int = 0
     size: int = 128
+    categories: tuple[str, ...] = CATEGORIES
     name = "toyworld"
     tasks = CATEGORIES
     average = "items"
@@ -39,7 +40,7 @@ class ToyWorld:
 
     def items(self, data: Path, store: Store) -> Iterator[Item]:
         """Draw the pairs; `data` is not read."""
-        for category in CATEGORIES:
+        for category in self.categories:
             for rank in range(self.samples):
                 index = pair_index(category, rank)
                 pair = pair_at(self.seed, index, True, category)

@@ -1,11 +1,12 @@
 """How much a judge differs from itself: the same run judged several times."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
 import numpy as np
 
+from ..items import Item
 from ..runs import RunFolder
 from ..statistics import group_means
 from .running import SCORES
@@ -34,12 +35,12 @@ class Repeats:
         return stdev(self.micro)
 
 
-def between_runs(run: RunFolder) -> dict[str, Repeats]:
-    """All metrics judged more than once, by name."""
-    tasks = {item.id: item.task for item in run.items()}
+def between_runs(run: RunFolder, items: Iterable[Item] | None = None) -> dict[str, Repeats]:
+    """All metrics judged more than once, by name; items: all by default."""
+    tasks = {item.id: item.task for item in (run.items() if items is None else items)}
     found: dict[str, dict[str, list[float]]] = {}
     for row in run.rows(SCORES):
-        if row["status"] == "ok" and row.get("repeats"):
+        if row["item"] in tasks and row["status"] == "ok" and row.get("repeats"):
             found.setdefault(row["metric"], {})[row["item"]] = row["repeats"]
     return {metric: _repeats(values, tasks) for metric, values in sorted(found.items())}
 

@@ -5,18 +5,6 @@
 """
 
 from .comparison import write_comparison
-from .toyworld import Outcome, PairResult, Report, Row, Setting, Summary, summarize
 from .writing import ReportOptions, write_report
 
-__all__ = [
-    "Outcome",
-    "PairResult",
-    "Report",
-    "ReportOptions",
-    "Row",
-    "Setting",
-    "Summary",
-    "summarize",
-    "write_comparison",
-    "write_report",
-]
+__all__ = ["ReportOptions", "write_comparison", "write_report"]

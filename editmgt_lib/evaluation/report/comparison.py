@@ -11,13 +11,13 @@ from ...errors import InputError
 from ...files import atomic_write_bytes, atomic_write_json
 from ...pages.page import page
 from ..manifest import differences
+from ..naming import Meaning, meanings_of
 from ..runs import RunFolder
 from ..statistics import paired, smallest_difference
 from .comparison_views import comparison_body, comparison_text
 from .document import facts, headline
 from .figures import Results, difference
 from .html import facts_body
-from .naming import Meaning, meanings_of
 from .options import DEFAULT, ReportOptions
 from .page import browser_of, picture_blocks
 

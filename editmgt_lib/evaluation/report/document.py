@@ -5,16 +5,18 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from statistics import fmean, median
+from statistics import fmean, median, stdev
 from typing import Any
 
 from ...errors import InputError
 from ..datasets.registry import find
+from ..judging import between_runs
+from ..naming import meanings_of
 from ..runs import RunFolder
-from .figures import Counting, Results, defects, detectable, difference, histogram
-from .naming import meanings_of
+from .figures import Counting, Figures, Results, defects, detectable, difference, histogram
 
 _BASELINES = {"copy": "copy-input", "roundtrip": "tokenizer round trip"}
+_SEED = re.compile(r"(^|(?<=,))seed=\d+(,|$)")  # of a point of a sweep
 _LEFT_OUT = ("data", "folder", "url", "tasks")  # places on this machine; counts that are shown
 
 
@@ -80,6 +82,7 @@ def document(
             for b in baselines
             if len(mains) == 1
         },
+        "between": between(mains, figures),
         "detectable": {
             n: {"macro": detectable(f.macro), "micro": detectable(f.micro)}
             for n, f in figures[first.name].items()
@@ -88,6 +91,43 @@ def document(
             n: histogram(first.column(m, counting.failures)) for n, m in metrics.items()
         },
         "facts": facts(first.run, own=len(mains) == 1),
+    }
+
+
+def between(
+    mains: Sequence[Results], figures: Mapping[str, Mapping[str, Figures]]
+) -> list[dict[str, Any]]:
+    """How much the means move between repeats of a judge, and between seeds of the editor.
+
+    Means of repeats are over the items that every repeat has a score of.
+    """
+    rows = [
+        _spread(f"{one.name}, repeats of the judge", metric, found.macro, found.micro)
+        for one in mains
+        for metric, found in between_runs(one.run, one.items).items()
+    ]
+    groups: dict[str, list[str]] = {}
+    for one in mains:
+        if (rest := _SEED.sub("", one.name)) != one.name:
+            groups.setdefault(rest.strip(","), []).append(one.name)
+    for rest, names in groups.items():
+        for metric in figures[names[0]]:
+            cells = [figures[name][metric] for name in names]
+            means = [[getattr(f, kind).mean for f in cells] for kind in ("macro", "micro")]
+            if len(names) > 1 and None not in means[0]:
+                rows.append(_spread(", ".join(filter(None, (rest, "seeds"))), metric, *means))
+    return rows
+
+
+def _spread(
+    name: str, metric: str, macro: Sequence[float], micro: Sequence[float]
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "metric": metric,
+        "runs": len(macro),
+        "macro": {"mean": fmean(macro), "deviation": stdev(macro)},
+        "micro": {"mean": fmean(micro), "deviation": stdev(micro)},
     }
 
 

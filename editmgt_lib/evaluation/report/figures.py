@@ -10,9 +10,9 @@ import numpy as np
 
 from ...errors import InputError
 from ..items import Item, Score
+from ..naming import Meaning
 from ..runs import RunFolder
 from ..statistics import Column, bootstrap, paired, smallest_difference
-from .naming import Meaning
 
 BINS = 24
 

@@ -9,6 +9,9 @@ from urllib.parse import quote
 from ...pages.page import section, table
 from .charts import bars, histogram
 from .text import (
+    BETWEEN,
+    BETWEEN_HEADING,
+    between_cells,
     counted,
     detectable_line,
     digits_for,
@@ -56,6 +59,7 @@ def report_body(report: Mapping[str, Any], figure: str = "") -> str:
     ]
     if figure:
         parts.append(section("Sweep", f'<div class="card figure7">{figure}</div>'))
+    parts.append(_between(report))
     main = [row for row in report["rows"] if not row["baseline"]]
     parts.append(section("By task", _by_task(report, main[0]) if len(main) == 1 else ""))
     others = [row for row in report["rows"] if row is not main[0] or len(main) > 1]
@@ -65,6 +69,17 @@ def report_body(report: Mapping[str, Any], figure: str = "") -> str:
     if len(main) == 1:
         parts.append(section("Metrics", f'<div class="cards">{"".join(_cards(report))}</div>'))
     return "".join(part for part in parts if part)
+
+
+def _between(report: Mapping[str, Any]) -> str:
+    """The spread between runs, if any was measured."""
+    rows = [
+        ("", row["name"], [f"<td>{escape(text)}</td>" for text in between_cells(row)])
+        for row in report["between"]
+    ]
+    if not rows:
+        return ""
+    return section("Between runs", f'<p class="note">{BETWEEN}</p>{table(BETWEEN_HEADING, rows)}')
 
 
 def _link(name: str) -> str:

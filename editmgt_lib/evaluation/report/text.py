@@ -13,6 +13,11 @@ COUNTS = {
     "missing": "not scored",
 }
 """What is counted beside a mean, and what it is called."""
+BETWEEN = (
+    "Mean and standard deviation (SD) over runs that differ in chance alone: repeats of the judge, "
+    "or seeds of the editor. It comes on top of the intervals above."
+)
+BETWEEN_HEADING = ("metric", "runs", "macro ± SD", "micro ± SD")
 
 
 def digits_for(step: float | None) -> int:
@@ -55,9 +60,26 @@ def _parts(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"## All metrics\n\n{how_to_read(report)}\n\n{_overview(report)}"
     for name in report["metrics"]:
         yield _metric_part(report, name)
+    if report["between"]:
+        yield f"## Between runs\n\n{BETWEEN}\n\n{_between(report)}"
     yield "## What made the run"
     for stage, values in report["facts"].items():
         yield f"**{stage}**\n\n" + "\n".join(f"- {k}: `{v}`" for k, v in values.items())
+
+
+def _between(report: Mapping[str, Any]) -> str:
+    lines = [(row["name"], *between_cells(row)) for row in report["between"]]
+    return markdown(("", *BETWEEN_HEADING), lines)
+
+
+def between_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Metric, number of runs, and mean and deviation of both means."""
+    cells = [
+        f"{shown(row[kind]['mean'], digits)} ± {shown(row[kind]['deviation'], digits)}"
+        for kind in ("macro", "micro")
+        for digits in [digits_for(row[kind]["deviation"])]
+    ]
+    return (row["metric"], str(row["runs"]), *cells)
 
 
 def summary_line(report: Mapping[str, Any]) -> str:

@@ -10,12 +10,12 @@ import numpy as np
 from ...localization.maps import LocalizationOptions
 from ...pages.markdown import markdown, number, percent
 from ...sampling.options import SamplingOptions
+from ...toyworld.success import Verdict
 from ...toyworld.world import EditPair
 from ..layers import LayerReport
-from ..metrics import OutsideError, Overlap, mean
+from ..metrics import OUTSIDE_TOLERANCE, OutsideError, Overlap, mean
 from ..options import LOCAL
-from ..success import Verdict
-from ..sweep import Sweep
+from .toyworld_sweep import Sweep
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Setting:
     seed: int
     resolution: int
     threshold: float
-    tolerance: float
     sampling: SamplingOptions
     localization: LocalizationOptions
+    tolerance: float = OUTSIDE_TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,9 @@ class PairResult:
 class Row:
     """One pair for the contact sheet.
 
-    source, result: float32 [H, W, 3]; relevance: float32 [rows, cols]; held: bool [rows, cols].
-    Result and verdict are those with region-hold, except for global edits.
+    source, result: float32 [H, W, 3]; relevance: [rows, cols]; held: bool [rows, cols], tokens
+    whose relevance is below lambda. Result and verdict are those with region-hold, except for
+    global edits, which hold nothing.
     """
 
     pair: EditPair

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..judging import scale
-from ..metrics import find
+from .judging import scale
+from .metrics import find
 
 
 @dataclass(frozen=True)

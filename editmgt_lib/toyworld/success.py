@@ -32,9 +32,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..toyworld.atlas import Look, atlas
-from ..toyworld.drawing import BOX, GRID, SLOT_OFFSETS, cells_of, check_size
-from ..toyworld.world import SLOT_NAMES, EditPair, Scene, Thing
+from .atlas import Look, atlas
+from .drawing import BOX, GRID, SLOT_OFFSETS, cells_of, check_size
+from .world import SLOT_NAMES, EditPair, Scene, Thing
 
 OBJECT_CELL_ERROR = 0.08
 """Largest root mean square error (0..1) of a token cell with part of an object."""
