@@ -4,6 +4,7 @@ import io
 import json
 import sys
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,7 +23,14 @@ from editmgt_lib.curation.backends.aesthetic_scorer import read_head
 from editmgt_lib.curation.backends.toyworld import OWN_NAMES
 from editmgt_lib.curation.backends.toyworld_reading import read_edit, read_scene
 from editmgt_lib.errors import InputError
-from editmgt_lib.toyworld.world import edit_scene, fits, is_heldout, render, sample_pair
+from editmgt_lib.toyworld.world import (
+    STYLES,
+    edit_scene,
+    fits,
+    is_heldout,
+    render,
+    sample_pair,
+)
 
 TOY = read_backends(OFFLINE)
 WRITER, JUDGE, SCORER = TOY.writers["toy"], TOY.judges["toy"], TOY.scorers["toy"]
@@ -69,6 +77,12 @@ def test_scenes_are_read_off_pictures():
         scene = drawn("add", number).source
         found = read_scene(render(scene, SIZE))
         assert (found.things, found.background) == (scene.things, scene.background)
+        for style in STYLES[1:]:
+            found = read_scene(render(replace(scene, style=style), SIZE))
+            assert found.style == style
+            assert [(t.shape, t.slot) for t in found.things] == [
+                (t.shape, t.slot) for t in scene.things
+            ]
 
 
 @pytest.mark.parametrize(

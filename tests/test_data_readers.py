@@ -140,18 +140,18 @@ def test_line_separators_inside_a_text_are_no_ends_of_lines(folder):
 
 
 def test_captions_beside_pictures(folder):
-    (folder / "a.txt").write_text("a red circle\n", encoding="utf-8")
+    (folder / "a.txt").write_text("a red heart\n", encoding="utf-8")
     (folder / "b.txt").write_text(" ", encoding="utf-8")
     reader = open_folder(folder)
     assert isinstance(reader, CaptionReader) and not reader.edits
     used, empty, missing = read(reader)
-    assert used == Row("a.png", "", "a red circle", folder / "a.png")
+    assert used == Row("a.png", "", "a red heart", folder / "a.png")
     assert empty == Skipped("b.png", "empty caption")
     assert missing.id == "deep/c.jpg" and missing.reason == "no instruction or caption"
 
 
 def test_captions_in_a_list(folder):
-    rows = [{"file_name": "a.png", "text": "a circle"}]
+    rows = [{"file_name": "a.png", "text": "a heart"}]
     reader = ListReader(write_list(folder, rows, "metadata.jsonl"))
     assert not reader.edits and read(reader)[0].source is None
 

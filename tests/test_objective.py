@@ -33,7 +33,7 @@ from editmgt_lib.training.objective import (
 
 from .tiny import CODES, TRANSFORMER
 
-CORPUS = ("make the red circle blue", "remove the green square", "a star at the top left")
+CORPUS = ("make the red heart blue", "remove the green mug", "a star at the top left")
 SIDE = 4
 OURS = ObjectiveOptions(
     steps=8,

@@ -415,7 +415,7 @@ def test_a_recipe_ends_in_a_checkpoint_that_edits_and_generates(tiny, tmp_path):
     model = editmgt_lib.load(folder, device="cpu")
     assert model.settings.resolution == SIZE and model.settings.sampling.steps == 3
     picture = torch.rand(1, SIZE, SIZE, 3, generator=torch.Generator().manual_seed(0))
-    assert model.edit(picture, "make the red circle blue").image.shape == picture.shape
+    assert model.edit(picture, "make the red heart blue").image.shape == picture.shape
     assert model.generate("a star").shape == picture.shape
     for stage in KINDS:
         assert any(line.startswith(f"{stage}: trains ") for line in lines)
@@ -466,7 +466,7 @@ def test_the_published_walk_in_miniature(tiny_meissonic, tiny_checkpoint, tmp_pa
     assert model.settings.trained_time == "ratio" and model.settings.edits
     assert model.transformer.connector is not None
     picture = torch.rand(1, SIZE, SIZE, 3, generator=torch.Generator().manual_seed(0))
-    assert model.edit(picture, "make the red circle blue").image.shape == picture.shape
+    assert model.edit(picture, "make the red heart blue").image.shape == picture.shape
     base = read_state_dict(tiny_meissonic / "transformer")
     after = model.transformer.state_dict()
     assert max(float((after[n] - base[n]).abs().max()) for n in base) < 0.1
@@ -487,7 +487,7 @@ def test_a_lora_is_trained_and_used(tiny_checkpoint, tmp_path):
     assert all("adapters" in name for name in load_file(state / "weight.safetensors"))
     picture = torch.rand(1, SIZE, SIZE, 3, generator=torch.Generator().manual_seed(0))
     model = editmgt_lib.load(str(tiny_checkpoint), lora=[(file, 1.0)], device="cpu")
-    assert model.edit(picture, "make the red circle blue").image.shape == picture.shape
+    assert model.edit(picture, "make the red heart blue").image.shape == picture.shape
     resumed = commands.run_training(config, tmp_path, steps=3, threads=1)
     assert resumed == file and progress_of(tmp_path / "hats")["step"] == 3
 

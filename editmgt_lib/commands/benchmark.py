@@ -251,7 +251,7 @@ def _toy_options(args: argparse.Namespace) -> dict[str, int]:
     from ..checkpoints import resolve
     from ..settings import Settings
 
-    size = Settings.read(resolve(args.model)).resolution if args.model else 128
+    size = Settings.read(resolve(args.model or "toyworld")).resolution
     return {"samples": args.samples, "seed": args.seed, "size": size}
 
 
