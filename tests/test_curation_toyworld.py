@@ -22,6 +22,7 @@ from editmgt_lib.curation.backends import (
 from editmgt_lib.curation.backends.aesthetic_scorer import read_head
 from editmgt_lib.curation.backends.toyworld import OWN_NAMES
 from editmgt_lib.curation.backends.toyworld_reading import read_edit, read_scene
+from editmgt_lib.data.toyworld import draw_pair
 from editmgt_lib.errors import InputError
 from editmgt_lib.toyworld.world import (
     STYLES,
@@ -50,6 +51,13 @@ def test_every_sentence_of_the_language_is_understood(category):
     for number in range(40):
         pair = drawn(category, number)
         found = read_edit(pair.source, OWN_NAMES[category], pair.instruction)
+        assert found is not None and found.target == pair.target, pair.instruction
+
+
+def test_the_spare_colour_is_understood_too():
+    for number in range(20):
+        pair = draw_pair(0, number, task="spare")
+        found = read_edit(pair.source, pair.category, pair.instruction)
         assert found is not None and found.target == pair.target, pair.instruction
 
 

@@ -48,7 +48,7 @@ def read_edit(scene: Scene, category: str, instruction: str) -> EditPair | None:
 
 @lru_cache
 def _pattern(wording: str) -> re.Pattern[str]:
-    shape, color = _any(SHAPES), _any(COLORS)
+    shape, color = _any(SHAPES), _any(language.ALL_COLORS)
     thing = f"(?:{color} )?{shape}"
     parts = {
         "thing": thing,
