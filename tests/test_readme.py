@@ -15,7 +15,9 @@ from editmgt_lib.toyworld.world import Scene, Thing, is_heldout, render
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-LIBRARY = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
+LIBRARY, TRAINING = (
+    (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("library", "training")
+)
 SCENE = Scene((Thing("balloon", "red", 1), Thing("house", "yellow", 6), Thing("tree", "green", 8)),
               "grass")  # fmt: skip
 PICTURE = "docs/images/scene.png"
@@ -26,19 +28,20 @@ def blocks(language, text=README):
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
-def shell_lines():
-    return [line for block in blocks("bash") for line in block.splitlines()]
+def shell_lines(text=README):
+    joined = (block.replace("\\\n", " ") for block in blocks("bash", text))
+    return [line for block in joined for line in block.splitlines() if line]
 
 
-def commands():
+def commands(text=README):
     """Every call of `editmgt` in a code block, as the arguments it passes."""
-    parts = [shlex.split(part) for line in shell_lines() for part in line.split("&&")]
+    parts = [shlex.split(part) for line in shell_lines(text) for part in line.split("&&")]
     calls = [words[1:] for words in parts if Path(words[0]).name == "editmgt"]
     assert calls
     return calls
 
 
-@pytest.mark.parametrize("call", commands(), ids=" ".join)
+@pytest.mark.parametrize("call", [*commands(), *commands(TRAINING)], ids=" ".join)
 def test_commands_are_understood(call):
     assert callable(cli.parse(call).run)
 
