@@ -30,7 +30,8 @@ class LoadLora(io.ComfyNode):
                 io.Combo.Input(
                     "lora",
                     options=paths.loras(),
-                    tooltip="A file in models/loras, trained for this checkpoint by editmgt, the "
+                    tooltip="toyworld-pink comes with the pack and teaches the toy model a color. "
+                    "Others are files in models/loras, trained for this checkpoint by editmgt, the "
                     "official script, diffusers, peft or kohya. LoRAs of other models are refused.",
                 ),
                 io.Float.Input(
