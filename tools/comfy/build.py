@@ -83,7 +83,7 @@ def portable(entry: dict[str, Any]) -> dict[str, Any]:
     if entry["name"] == "EditMGT_LoadFolder":
         wanted["folder"][1]["options"] = ["."]
     if entry["name"] == "EditMGT_LoadLora":
-        wanted["lora"][1]["options"] = [TOY_LORA.stem]
+        wanted["lora"][1] |= {"options": [TOY_LORA.stem], "default": TOY_LORA.stem}
     return entry
 
 

@@ -257,8 +257,8 @@ def lora(info: dict[str, Any]) -> Graph:
     g.note(
         "What a LoRA teaches",
         """
-The toy model knows the word *pink*, but was never taught to paint it. **Load LoRA** adds that from
-a small file; set **strength** to 0, or link *Load EditMGT* past it, to see the model without.
+The toy model knows the word *pink*, but was never taught to paint it. **EditMGT Load LoRA** adds
+that from a small file; set its **strength** to 0 to see the model without.
 
 It was trained on fifty drawn pairs; `docs/training.md` of the pack shows how, step by step. Yours
 goes into `models/loras`.
