@@ -20,7 +20,7 @@ from editmgt_lib.toyworld.language import corpus
 from editmgt_lib.toyworld.text_encoders import build_text_encoders, save_text_folders
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"  # both sides read it under this name
-PROMPT = "make the red circle blue"
+PROMPT = "make the red heart blue"
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,9 @@ class GivenText:
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         return (torch.ones(len(prompts), 1, dtype=torch.int64),) * 2
 
+    def padding_prefix(self) -> "GivenText":
+        return self
+
     def states(self, ids: Tensor) -> Tensor:
         return self._given[0].expand(len(ids), -1, -1)
 

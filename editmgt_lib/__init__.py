@@ -2,7 +2,7 @@
 
     import editmgt_lib
     model = editmgt_lib.load("toyworld")
-    result = model.edit(image, "remove the red circle")
+    result = model.edit(image, "remove the red balloon")
 
 Importing this package loads nothing heavy: names are looked up when they are first used.
 """

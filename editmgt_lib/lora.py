@@ -58,7 +58,7 @@ class Lora:
     Attributes:
         layers: by the layer's name, which in files of other programs has underscores for dots.
         scope: `"both"`: on all tokens; `"reference"`: on those of the picture to edit alone.
-        metadata: plain values, such as `base` (digest of the checkpoint it was trained on), `steps`
+        metadata: plain values, such as `base` (digest of the weights it was trained on), `steps`
             and `trigger`.
         notes: what its file did not say and what was assumed.
         where: what messages call it.

@@ -116,7 +116,7 @@ def _reading() -> list:
             default="",
             optional=True,
             tooltip="Words or phrases of the instruction to look for, separated by commas: "
-            "'circle' or 'red heart, square'. Each must be in the instruction. Empty: the whole "
+            "'boat' or 'red heart, mug'. Each must be in the instruction. Empty: the whole "
             "instruction. If the map covers everything, name the thing to change.",
         ),
         io.String.Input(

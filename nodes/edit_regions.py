@@ -37,7 +37,7 @@ class EditRegions(io.ComfyNode):
                 io.String.Input(
                     "instructions",
                     multiline=True,
-                    default="make the background mint\nturn this into a sketch",
+                    default="make the background snow\nturn this into a sketch",
                     tooltip="One instruction per line, as many as there are regions: the first "
                     "line for the first mask, and so on. The order is the order of the edits.",
                 ),

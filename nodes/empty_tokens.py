@@ -8,7 +8,7 @@ from .sockets import MODEL_TIP, ModelSocket, TokensSocket
 
 SIDE = {"default": 1024, "min": 0, "max": 8192, "step": 32, "optional": True}
 SIZES = (
-    "in pixels, a multiple of 32; 0 takes the checkpoint's own (1024 for the published one, 128 "
+    "in pixels, a multiple of 32; 0 takes the checkpoint's own (1024 for the published one, 256 "
     "for toyworld), which gives the best pictures."
 )
 

@@ -11,7 +11,7 @@ from .networks import Model
 from .parsing import AUTO, own_or
 from .sockets import MODEL_TIP, InstructionSocket, ModelSocket
 
-EMPTY = "text is empty; say what to change, as in 'make the background striped'"
+EMPTY = "text is empty; say what to change, as in 'make the background snow'"
 
 
 class EncodeInstruction(io.ComfyNode):
@@ -31,11 +31,11 @@ class EncodeInstruction(io.ComfyNode):
                 io.String.Input(
                     "text",
                     multiline=True,
-                    default="make the background striped",
+                    default="make the background snow",
                     dynamic_prompts=True,
-                    tooltip="What to change, as a command: 'remove the black circle', 'make the "
-                    "background mint'. Name the thing to change; the rest is kept. The toy model "
-                    "understands short sentences about shapes, colours, backgrounds and styles.",
+                    tooltip="What to change, as a command: 'remove the blue heart', 'make the "
+                    "background snow'. Name the thing to change; the rest is kept. The toy model "
+                    "understands short sentences about objects, colours, backgrounds and styles.",
                 ),
                 io.String.Input(
                     "negative",  # on one line, where the canvas shows its name beside "auto"

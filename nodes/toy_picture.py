@@ -35,9 +35,9 @@ class ToyPicture(io.ComfyNode):
                     "objects.",
                 ),
                 io.Int.Input(
-                    "size", default=128, min=64, max=2048, step=16, optional=True,
+                    "size", default=256, min=64, max=2048, step=16, optional=True,
                     tooltip="Side length in pixels, a multiple of 16 from 64 to 2048. The toy "
-                    "model works at 128; other sizes are scaled there and back.",
+                    "model works at 256; other sizes are scaled there and back.",
                 ),
                 io.Int.Input(
                     "batch", default=1, min=1, max=64, optional=True,
@@ -62,14 +62,14 @@ class ToyPicture(io.ComfyNode):
     def validate_inputs(cls, size: int | None = None) -> bool | str:
         """The canvas steps by 16, other clients need not."""
         try:
-            check_size(128 if size is None else size)
+            check_size(256 if size is None else size)
         except InputError as error:
             return str(error)
         return True
 
     @classmethod
     def execute(
-        cls, scene: int, edit: str = "background", size: int = 128, batch: int = 1
+        cls, scene: int, edit: str = "background", size: int = 256, batch: int = 1
     ) -> io.NodeOutput:
         """Draw."""
         pairs = [world.pair_at(SEED, scene + k, True, edit) for k in range(batch)]

@@ -16,7 +16,7 @@ from editmgt_lib.sampling.reuse import ReusingPredictor, stale_positions
 
 from .tiny import MASK
 
-PROMPT = "make the red circle blue"
+PROMPT = "make the red heart blue"
 OPTIONS = SamplingOptions(steps=4, guidance=3.0)
 needs_later_dynamo = pytest.mark.skipif(
     tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6),

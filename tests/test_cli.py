@@ -16,7 +16,7 @@ from editmgt_lib.cli import build_parser, main
 from editmgt_lib.commands import console
 from editmgt_lib.errors import OutOfMemory
 
-TEXT = "make the red circle blue"
+TEXT = "make the red heart blue"
 COMMANDS = ("edit", "generate", "info", "download", "convert", "cache", "train", "evaluate",
             "benchmark", "compare", "curate", "export")  # fmt: skip
 
@@ -127,7 +127,7 @@ def test_the_relevance_map_has_the_pictures_size(editmgt, picture, tmp_path):
     for threshold in (0, 0.4):  # read for the map alone, and while sampling
         att = tmp_path / f"{threshold}.png"
         out = tmp_path / f"out-{threshold}.png"
-        words = ("--threshold", threshold, "--words", "red circle,blue", "--attention-out", att)
+        words = ("--threshold", threshold, "--words", "red heart,blue", "--attention-out", att)
         assert editmgt("edit", picture, TEXT, "-o", out, *words) == 0
         values = np.asarray(Image.open(att))
         assert values.shape == (50, 70) and values.min() < values.max()
@@ -259,7 +259,7 @@ def test_mask_of_another_size_names_both_sizes_in_crop_mode_too(editmgt, picture
 def test_a_prompt_of_ten_thousand_characters_is_cut_and_reported(
     editmgt, picture, tmp_path, capsys
 ):
-    text = ("make the red circle blue " * 500)[:10_000]
+    text = ("make the red heart blue " * 500)[:10_000]
     assert editmgt("edit", picture, text, "-o", tmp_path / "out.png", "--json") == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["truncated_tokens"] > 1000

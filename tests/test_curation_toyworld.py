@@ -4,6 +4,7 @@ import io
 import json
 import sys
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,8 +22,16 @@ from editmgt_lib.curation.backends import (
 from editmgt_lib.curation.backends.aesthetic_scorer import read_head
 from editmgt_lib.curation.backends.toyworld import OWN_NAMES
 from editmgt_lib.curation.backends.toyworld_reading import read_edit, read_scene
+from editmgt_lib.data.toyworld import draw_pair
 from editmgt_lib.errors import InputError
-from editmgt_lib.toyworld.world import edit_scene, fits, is_heldout, render, sample_pair
+from editmgt_lib.toyworld.world import (
+    STYLES,
+    edit_scene,
+    fits,
+    is_heldout,
+    render,
+    sample_pair,
+)
 
 TOY = read_backends(OFFLINE)
 WRITER, JUDGE, SCORER = TOY.writers["toy"], TOY.judges["toy"], TOY.scorers["toy"]
@@ -42,6 +51,13 @@ def test_every_sentence_of_the_language_is_understood(category):
     for number in range(40):
         pair = drawn(category, number)
         found = read_edit(pair.source, OWN_NAMES[category], pair.instruction)
+        assert found is not None and found.target == pair.target, pair.instruction
+
+
+def test_the_spare_colour_is_understood_too():
+    for number in range(20):
+        pair = draw_pair(0, number, task="spare")
+        found = read_edit(pair.source, pair.category, pair.instruction)
         assert found is not None and found.target == pair.target, pair.instruction
 
 
@@ -69,6 +85,12 @@ def test_scenes_are_read_off_pictures():
         scene = drawn("add", number).source
         found = read_scene(render(scene, SIZE))
         assert (found.things, found.background) == (scene.things, scene.background)
+        for style in STYLES[1:]:
+            found = read_scene(render(replace(scene, style=style), SIZE))
+            assert found.style == style
+            assert [(t.shape, t.slot) for t in found.things] == [
+                (t.shape, t.slot) for t in scene.things
+            ]
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,9 @@ def test_toyworld_splits_share_no_scene(vq):
     pairs = [draw_pair(0, n) for n in range(60)]
     assert not any(is_heldout(p.source) or is_heldout(p.target) for p in pairs)
     assert all(is_heldout(draw_pair(0, n, heldout=True).source) for n in range(60))
+    assert all(is_heldout(draw_pair(0, n, True, "spare").source) for n in range(20))
+    spare = [draw_pair(0, n, task="spare") for n in range(20)]
+    assert not any(is_heldout(p.source) or is_heldout(p.target) for p in spare)
     assert all(is_heldout(draw_scene(0, n, heldout=True)[0]) for n in range(20))
     prompts = ToyWorldSource(vq, 128, 0, heldout=True).batch([3]).prompts
     assert prompts == [draw_pair(0, 3, heldout=True).instruction]

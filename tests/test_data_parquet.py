@@ -166,7 +166,7 @@ def test_a_file_that_is_cut_off_is_named_before_any_work(folder):
 
 def test_captioned_pictures_and_pairs_do_not_mix(folder, tmp_path):
     schema = pa.schema([("image", IMAGE), ("text", pa.string()), ("id", pa.string())])
-    rows = [{"image": image(32, 32), "text": "a circle", "id": "seven"}]
+    rows = [{"image": image(32, 32), "text": "a heart", "id": "seven"}]
     captions = write(folder / "data/zz.parquet", rows, schema)
     with pytest.raises(InputError, match="add_00000.parquet and data/zz.parquet differ"):
         open_reader(str(folder))

@@ -11,6 +11,7 @@ from editmgt_lib.data.columns import find_columns
 from editmgt_lib.data.folders import CaptionReader, ListReader, open_folder
 from editmgt_lib.data.opening import open_reader
 from editmgt_lib.data.rows import Row, RowCounts, Skipped
+from editmgt_lib.data.toyworld import write_pairs
 from editmgt_lib.errors import InputError
 
 
@@ -140,18 +141,18 @@ def test_line_separators_inside_a_text_are_no_ends_of_lines(folder):
 
 
 def test_captions_beside_pictures(folder):
-    (folder / "a.txt").write_text("a red circle\n", encoding="utf-8")
+    (folder / "a.txt").write_text("a red heart\n", encoding="utf-8")
     (folder / "b.txt").write_text(" ", encoding="utf-8")
     reader = open_folder(folder)
     assert isinstance(reader, CaptionReader) and not reader.edits
     used, empty, missing = read(reader)
-    assert used == Row("a.png", "", "a red circle", folder / "a.png")
+    assert used == Row("a.png", "", "a red heart", folder / "a.png")
     assert empty == Skipped("b.png", "empty caption")
     assert missing.id == "deep/c.jpg" and missing.reason == "no instruction or caption"
 
 
 def test_captions_in_a_list(folder):
-    rows = [{"file_name": "a.png", "text": "a circle"}]
+    rows = [{"file_name": "a.png", "text": "a heart"}]
     reader = ListReader(write_list(folder, rows, "metadata.jsonl"))
     assert not reader.edits and read(reader)[0].source is None
 
@@ -181,14 +182,26 @@ def test_any_row_can_be_read_alone_and_many_rows_make_several_parts(folder):
 
 
 def test_toyworld_rows_are_pairs_or_captions():
-    pairs, captions = (
-        open_reader("toyworld:3", size=64),
-        open_reader("toyworld:3", size=64, edits=False),
-    )
-    assert pairs.edits and not captions.edits and pairs.fingerprint != captions.fingerprint
+    names = ("toyworld:3", "toyworld:3:generate", "toyworld:3:spare")
+    pairs, captions, spare = readers = [open_reader(name, size=64) for name in names]
+    assert [reader.edits for reader in readers] == [True, False, True]
+    assert len({reader.fingerprint for reader in readers}) == 3
+    assert captions.fingerprint == open_reader("toyworld:3", size=64, edits=False).fingerprint
+    assert all("pink" in row.prompt for row in read(spare))
+    assert not any("pink" in row.prompt for row in read(pairs))
+    with pytest.raises(InputError, match="task is 'spares'"):
+        open_reader("toyworld:3:spares")
     assert all(isinstance(row.source, bytes) for row in read(pairs))
     assert all(row.source is None for row in read(captions))
     assert read(pairs) == read(open_reader("toyworld:3", size=64))
+
+
+def test_drawn_pairs_can_be_written_as_a_folder(tmp_path):
+    write_pairs(tmp_path / "pairs", 3, "spare", 64)
+    names = str(tmp_path / "pairs"), "toyworld:3:spare"
+    for one, other in zip(*(read(open_reader(name, size=64)) for name in names), strict=True):
+        assert (one.prompt, one.kind) == (other.prompt, other.kind)
+        assert (one.source.read_bytes(), one.target.read_bytes()) == (other.source, other.target)
 
 
 def test_fingerprints_do_not_depend_on_the_place_but_on_the_content(folder, tmp_path):

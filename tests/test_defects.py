@@ -22,7 +22,7 @@ from editmgt_lib.text.instruction import Instruction
 
 from .test_pipeline import open_tiny, picture
 
-PROMPT = "make the red circle blue"
+PROMPT = "make the red heart blue"
 QUICK = SamplingOptions(steps=3, guidance=2.0, strength=1.1)
 HOLD = replace(QUICK, threshold=0.4)
 WIDE = FitOptions("native", resolution=128, factor=16)  # 128x96 pixels: 8x6 tokens, 4x3 positions
@@ -138,22 +138,22 @@ def test_rows_of_words_lie_at_the_end(model, instruction):
 
     Those are padded on the left, so that the rows it takes are padding.
     """
-    (rows,) = instruction.rows_of("circle")
+    (rows,) = instruction.rows_of("heart")
     length = instruction.text_length
-    assert rows == [length - 2]  # "make the red circle blue": last word but one
+    assert rows == [length - 2]  # "make the red heart blue": last word but one
     clip, gemma = model.text_encoders.tokenize(PROMPT)
     padding = model.text_encoders.gemma_tokenizer.pad_token_id
     assert all(int(gemma[0, row]) != padding for row in rows)
     in_clip = model.text_encoders.clip_tokenizer.convert_ids_to_tokens(clip[0].tolist())
-    (wrong,) = (i for i, token in enumerate(in_clip) if "circle" in token)
+    (wrong,) = (i for i, token in enumerate(in_clip) if "heart" in token)
     assert int(gemma[0, wrong]) == padding
 
 
 def test_the_map_of_a_word_is_read_from_its_rows(model, instruction):
     """Published: what counts as the map of a word is the mean over padding rows."""
     tokens = model.encode_image(picture(128, 96), WIDE)
-    options = LocalizationOptions(words=("circle",), layers=(1, 1), filter="none")
-    (rows,) = instruction.rows_of("circle")
+    options = LocalizationOptions(words=("heart",), layers=(1, 1), filter="none")
+    (rows,) = instruction.rows_of("heart")
     weights = row_weights(instruction, options)
     assert weights[0].nonzero().flatten().tolist() == rows
     found = model.localize(tokens, instruction, options)

@@ -377,14 +377,14 @@ def test_a_stack_edits_alike_under_offload_and_reuse(tiny_checkpoint, files):
     image = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
     results = [
         editmgt_lib.load(tiny_checkpoint, device="cpu", lora=stack, offload=mode).edit(
-            image, "remove the red circle", seed=3, reuse=reuse
+            image, "remove the red heart", seed=3, reuse=reuse
         )
         for mode, reuse in (("none", "none"), ("stages", "none"), ("none", "reference"))
     ]
     assert torch.equal(results[0].tokens.ids, results[1].tokens.ids)
     assert results[2].tokens.ids.shape == results[0].tokens.ids.shape
     half = editmgt_lib.load(tiny_checkpoint, device="cpu", dtype="bfloat16", lora=stack)
-    assert half.edit(image, "remove the red circle").image.isfinite().all()
+    assert half.edit(image, "remove the red heart").image.isfinite().all()
 
 
 def test_compiled_blocks_take_adapters(network):

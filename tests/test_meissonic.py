@@ -22,7 +22,7 @@ from editmgt_lib.text.encoders import TextEncoders
 from editmgt_lib.training.stage_one import load_stage_one_text, start_stage_one
 
 SIZE = (64, 64)
-PROMPT = "a red circle on a blue background"
+PROMPT = "a red heart on a blue background"
 
 
 def load(folder, **options):
@@ -81,9 +81,9 @@ def test_a_text_becomes_a_picture(model):
 
 
 def test_words_lie_in_clips_own_rows_and_notes_name_them_once(model):
-    instruction = model.encode_instruction(["red circle", " ".join(["circle"] * 90)])
+    instruction = model.encode_instruction(["red heart", " ".join(["heart"] * 90)])
     assert instruction.states.shape == (2, 77, 64) and instruction.pooled.shape == (2, 16)
-    assert instruction.rows_of("circle")[0] == [2]  # after the mark of the start
+    assert instruction.rows_of("heart")[0] == [2]  # after the mark of the start
     assert instruction.truncated == (0, 15)
     assert instruction.notes == (
         "prompt: too long, its end is ignored (92 tokens for 77 text rows)",

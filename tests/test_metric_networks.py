@@ -55,7 +55,7 @@ def networks(folder):
 def item():
     mask = np.zeros((60, 80), bool)
     mask[10:40, 10:50] = True
-    captions = {"input": "a red circle", "output": "a blue circle", "local": "blue", "global": LONG}
+    captions = {"input": "a red heart", "output": "a blue heart", "local": "blue", "global": LONG}
     pictures = {role: noise(i) for i, role in enumerate(("result", "source", "target"))}
     return Sample("item", pictures, mask, captions)
 
@@ -91,7 +91,7 @@ def test_direction():
 
 
 def test_direction_of_equal_captions_is_undefined(item, networks):
-    same = Sample("same", item.pictures, None, {"input": "a red circle", "output": "a red circle"})
+    same = Sample("same", item.pictures, None, {"input": "a red heart", "output": "a red heart"})
     (found,) = score([same], find(["clip-dir/vit-b-32/input-output"]), networks)
     assert (found.status, found.reason) == ("n/a", "the captions are equal")
 
@@ -208,7 +208,7 @@ def test_structure_input():
 
 def test_clip_embeddings_are_transformers_own(networks):
     clip = networks["clip-vit-b-32"]
-    picture, text = noise(0), "a red circle"
+    picture, text = noise(0), "a red heart"
     with torch.inference_mode():
         ids = torch.tensor([clip.tokenizer(text).input_ids])
         output = clip.model(input_ids=ids, pixel_values=preprocessing.clip_input(picture)[None])

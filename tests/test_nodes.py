@@ -479,7 +479,7 @@ def test_the_base_model_is_listed_and_makes_a_picture(part, host, tiny_meissonic
     model = networks.load("base", "fp32", steps)
     assert steps.done == networks.PARTS and len(model.text) == 1
     assert model.pipeline.settings.sampling.guidance == 9.0
-    picture = model.pipeline.generate("a red circle", size=(64, 64), steps=2)
+    picture = model.pipeline.generate("a red heart", size=(64, 64), steps=2)
     assert picture.shape == (1, 64, 64, 3) and picture.isfinite().all()
 
 

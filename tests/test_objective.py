@@ -33,7 +33,7 @@ from editmgt_lib.training.objective import (
 
 from .tiny import CODES, TRANSFORMER
 
-CORPUS = ("make the red circle blue", "remove the green square", "a star at the top left")
+CORPUS = ("make the red heart blue", "remove the green mug", "a star at the top left")
 SIDE = 4
 OURS = ObjectiveOptions(
     steps=8,
@@ -313,13 +313,14 @@ def test_a_dropped_reference_is_text_to_image(networks):
 def test_text_is_encoded_once_a_step_and_without_a_graph(networks, monkeypatch):
     stage = stage_of(networks)
     seen = []
-    states = stage.text_encoders.states
+    prefix = stage._prefix
+    states = prefix.states
 
     def counted(ids):
         seen.append((len(ids), torch.is_grad_enabled()))
         return states(ids)
 
-    monkeypatch.setattr(stage.text_encoders, "states", counted)
+    monkeypatch.setattr(prefix, "states", counted)
     step_of(stage, EIGHT)
     assert sum(size for size, _ in seen) == len(EIGHT)
     assert not any(graph for _, graph in seen)

@@ -24,7 +24,7 @@ from editmgt_lib.offload import execution_device, move_execution, offload, onloa
 from editmgt_lib.pictures.images import write_image
 from editmgt_lib.sampling.loop import SamplingOptions
 
-PROMPT = "make the red circle blue"
+PROMPT = "make the red heart blue"
 MAPPED = SamplingOptions(steps=3, guidance=2.0, threshold=0.3)
 MODES = ("stages", "layers")
 

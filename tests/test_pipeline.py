@@ -24,7 +24,7 @@ from editmgt_lib.settings import Settings
 from editmgt_lib.text.instruction import Instruction
 from editmgt_lib.toyworld import world
 
-PROMPT, OTHER = "make the red circle blue", "remove the green square"
+PROMPT, OTHER = "make the red heart blue", "remove the green mug"
 QUICK = SamplingOptions(steps=3, guidance=2.0)
 CODES = 32
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,7 +111,7 @@ def test_settings_survive_a_round_trip(tmp_path):
         text_length=32,
         negative="blurry",
         sampling=SamplingOptions(steps=12, temperature=(1.0, 0.5), seed=(1, 2)),
-        localization=LocalizationOptions(layers=(3, 5), words=("circle",)),
+        localization=LocalizationOptions(layers=(3, 5), words=("heart",)),
     )
     (tmp_path / "editmgt.json").write_text(json.dumps(settings.to_dict()))
     assert Settings.read(tmp_path) == settings
@@ -292,7 +292,7 @@ def test_words_choose_the_rows(model, instruction):
     tokens = model.encode_image(picture())
     maps = [
         model.localize(tokens, instruction, LocalizationOptions(filter="none", **kind)).relevance
-        for kind in ({"words": ("circle",)}, {"words": ("red",)}, {}, {"rows": "content"})
+        for kind in ({"words": ("heart",)}, {"words": ("red",)}, {}, {"rows": "content"})
     ]
     for i in range(4):
         for other in maps[i + 1 :]:
@@ -301,7 +301,7 @@ def test_words_choose_the_rows(model, instruction):
 
 def test_words_and_layers_that_do_not_exist(model, instruction):
     tokens = model.encode_image(picture())
-    with pytest.raises(InputError, match="zebra.*make, the, red, circle, blue"):
+    with pytest.raises(InputError, match="zebra.*make, the, red, heart, blue"):
         model.localize(tokens, instruction, LocalizationOptions(words=("zebra",)))
     wrong = LocalizationOptions(layers=(1, 7))
     with pytest.raises(InputError, match=r"\(1, 7\).*3 blocks.*0 to 2"):
@@ -864,8 +864,8 @@ def test_a_whole_set_of_options_can_be_given_and_overridden(model):
 
 def test_generate_takes_options_one_by_one(model):
     assert torch.equal(
-        model.generate("a red circle", seed=4, steps=2),
-        model.generate("a red circle", options=replace(model.settings.sampling, seed=4, steps=2)),
+        model.generate("a red heart", seed=4, steps=2),
+        model.generate("a red heart", options=replace(model.settings.sampling, seed=4, steps=2)),
     )
 
 

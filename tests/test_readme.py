@@ -15,9 +15,11 @@ from editmgt_lib.toyworld.world import Scene, Thing, is_heldout, render
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-LIBRARY = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
-SCENE = Scene((Thing("star", "yellow", 0), Thing("circle", "red", 5), Thing("square", "green", 7)),
-              "sky")  # fmt: skip
+LIBRARY, TRAINING = (
+    (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("library", "training")
+)
+SCENE = Scene((Thing("balloon", "red", 1), Thing("house", "yellow", 6), Thing("tree", "green", 8)),
+              "grass")  # fmt: skip
 PICTURE = "docs/images/scene.png"
 
 
@@ -26,19 +28,20 @@ def blocks(language, text=README):
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
-def shell_lines():
-    return [line for block in blocks("bash") for line in block.splitlines()]
+def shell_lines(text=README):
+    joined = (block.replace("\\\n", " ") for block in blocks("bash", text))
+    return [line for block in joined for line in block.splitlines() if line]
 
 
-def commands():
+def commands(text=README):
     """Every call of `editmgt` in a code block, as the arguments it passes."""
-    parts = [shlex.split(part) for line in shell_lines() for part in line.split("&&")]
+    parts = [shlex.split(part) for line in shell_lines(text) for part in line.split("&&")]
     calls = [words[1:] for words in parts if Path(words[0]).name == "editmgt"]
     assert calls
     return calls
 
 
-@pytest.mark.parametrize("call", commands(), ids=" ".join)
+@pytest.mark.parametrize("call", [*commands(), *commands(TRAINING)], ids=" ".join)
 def test_commands_are_understood(call):
     assert callable(cli.parse(call).run)
 
@@ -71,7 +74,7 @@ def test_ci_runs_the_second_command():
 def test_the_picture_is_drawn_by_toyworld():
     assert is_heldout(SCENE)
     with Image.open(ROOT / PICTURE) as image:
-        assert np.array_equal(np.asarray(image), render(SCENE, 128))
+        assert np.array_equal(np.asarray(image), render(SCENE))
 
 
 @pytest.fixture
@@ -88,7 +91,7 @@ def test_the_python_example_runs(workplace):
     (workplace / "example.py").write_text(example, encoding="utf-8")
     names = runpy.run_path("example.py")
     with Image.open("edited.png") as image:
-        assert image.size == (128, 128)
+        assert image.size == (256, 256)
     assert names["unchanged"].any() and not names["unchanged"].all()
 
 
@@ -120,7 +123,7 @@ def test_recipes_run(title, workplace, preamble, capsys):
     assert expected.get(title, "") in printed
     for written in re.findall(r'write_image\("([^"]+)"', recipes()[title]):
         with Image.open(written) as image:
-            assert image.size == (128, 128)
+            assert image.size == (256, 256)
 
 
 def test_links_to_recipes_lead_to_one():

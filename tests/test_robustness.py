@@ -13,7 +13,7 @@ from editmgt_lib.sampling.options import SamplingOptions
 
 from .test_pipeline import CODES, open_tiny
 
-WORDS = ("make", "the", "red", "circle", "blue")
+WORDS = ("make", "the", "red", "heart", "blue")
 PROMPT = " ".join(WORDS)
 few = settings(max_examples=25, deadline=None)
 
@@ -111,7 +111,7 @@ def test_an_item_does_not_depend_on_its_batch(model, case, data):
         options["fit_options"] = "pad"
     count, random = data.draw(st.integers(1, 2)), torch.Generator().manual_seed(1)
     others = torch.rand(count, *image.shape[1:], generator=random)
-    prompts = [PROMPT, "the blue red circle make", "the red circle make blue"][: count + 1]
+    prompts = [PROMPT, "the blue red heart make", "the red heart make blue"][: count + 1]
     whole = model.edit(torch.cat([image, others]), prompts, **options)
     alone = model.edit(image, PROMPT, **options)
     assert torch.equal(alone.tokens.ids, whole.tokens.ids[:1])

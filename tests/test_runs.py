@@ -18,7 +18,7 @@ from editmgt_lib.commands import editing, identity, interrupts
 from editmgt_lib.commands.console import shown
 from editmgt_lib.commands.inputs import READABLE, result_names
 
-TEXT = "make the red circle blue"
+TEXT = "make the red heart blue"
 ROOT = Path(__file__).parent.parent
 
 

@@ -34,8 +34,8 @@ from editmgt_lib.toyworld.text_encoders import (
 )
 
 SENTENCES = [
-    "make the red circle blue",
-    "remove the small green square",
+    "make the red heart blue",
+    "remove the small green mug",
     "turn the t-shirt yellow, please.",
     "put a dog left of the dog",
 ]
@@ -107,7 +107,7 @@ def test_unknown_words_can_be_read_back(encoders):
 
 
 def test_gemma_pads_on_the_left_and_clip_on_the_right(encoders):
-    clip, gemma = encoders.tokenize(["make the red circle blue", ""])
+    clip, gemma = encoders.tokenize(["make the red heart blue", ""])
     assert clip.shape == gemma.shape == (2, 32)
     assert gemma[0].tolist()[:26] == [0] * 26
     assert gemma[0, 26] == encoders.gemma_tokenizer.bos_token_id
@@ -212,7 +212,7 @@ def test_soft_cap_and_window_take_part(tmp_path, change):
 
 def test_encode_is_the_published_call_without_a_mask(written):
     encoders = load(written)
-    prompt = "make the red circle blue"
+    prompt = "make the red heart blue"
     clip_ids, gemma_ids = encoders.tokenize(prompt)
     clip = CLIPTextModelWithProjection.from_pretrained(written / "text_encoder").eval()
     gemma = AutoModelForCausalLM.from_pretrained(
@@ -231,8 +231,8 @@ def test_encode_is_the_published_call_without_a_mask(written):
 
 
 def test_the_states_of_a_prompt_do_not_depend_on_the_batch(encoders):
-    alone = encoders.encode("make the red circle blue", "")
-    batch = encoders.encode([*SENTENCES, "make the red circle blue"], "")
+    alone = encoders.encode("make the red heart blue", "")
+    batch = encoders.encode([*SENTENCES, "make the red heart blue"], "")
     for name in ("states", "pooled", "negative_states", "negative_pooled"):
         assert torch.equal(getattr(alone, name)[0], getattr(batch, name)[0])
         assert torch.equal(getattr(alone, name)[0], getattr(batch, name)[-1])
@@ -290,11 +290,11 @@ def test_rows_of_matches_whole_words_phrases_and_all_occurrences(encoders):
 
 
 def test_a_word_that_is_missing_is_named_beside_the_words_there_are(encoders):
-    instruction = encoders.encode("make the red circle blue")
-    message = "cat, green is not in the prompt.*make, the, red, circle, blue"
+    instruction = encoders.encode("make the red heart blue")
+    message = "cat, green is not in the prompt.*make, the, red, heart, blue"
     with pytest.raises(InputError, match=message):
         instruction.rows_of("red, cat, green")
-    for part in ("re", "circles", "circle red"):
+    for part in ("re", "hearts", "heart red"):
         with pytest.raises(InputError, match="not in the prompt"):
             instruction.rows_of(part)
 
@@ -302,22 +302,22 @@ def test_a_word_that_is_missing_is_named_beside_the_words_there_are(encoders):
 @pytest.mark.parametrize("words", ["", " , ", [], "...", ["red", "!"]])
 def test_words_must_name_something(encoders, words):
     with pytest.raises(InputError, match="words"):
-        encoders.encode("make the red circle blue").rows_of(words)
+        encoders.encode("make the red heart blue").rows_of(words)
 
 
 def test_a_long_prompt_is_cut_at_its_end(encoders):
-    prompt = "make the red circle blue " * 7 + "remove the small green square"
+    prompt = "make the red heart blue " * 7 + "remove the small green mug"
     instruction = encoders.encode(prompt)
     assert instruction.truncated == (9,)
     assert instruction.content_rows == (tuple(range(1, 32)),)
-    assert len(instruction.rows_of("circle")[0]) == 6
-    with pytest.raises(InputError, match="square was cut off.*9 tokens longer"):
-        instruction.rows_of("circle, square")
+    assert len(instruction.rows_of("heart")[0]) == 6
+    with pytest.raises(InputError, match="mug was cut off.*9 tokens longer"):
+        instruction.rows_of("heart, mug")
 
 
 def test_phrases_are_separated_by_any_comma():
-    assert split_phrases("red circle, sky\uff0c\n\u592a\u9633,") == (
-        "red circle", "sky", "\u592a\u9633",
+    assert split_phrases("red heart, sky\uff0c\n\u592a\u9633,") == (
+        "red heart", "sky", "\u592a\u9633",
     )  # fmt: skip
     assert split_phrases(["a, b", " "]) == ("a, b",)
 
@@ -358,14 +358,14 @@ def test_a_tokenizer_without_offsets_is_refused(encoders):
 
 
 def test_words_the_vocabulary_lacks_are_named(encoders):
-    prompts = ["make the zebra red, elephant and ZEBRA", "make the red circle blue", "add 🎉 \t!"]
+    prompts = ["make the zebra red, elephant and ZEBRA", "make the red heart blue", "add 🎉 \t!"]
     both = encoders.encode(prompts, ["", "blurry", ""])
     assert both.prompt_notes == (
         ('prompt: the model does not know "zebra", "elephant", "and", "ZEBRA"',),
         ('negative prompt: the model does not know "blurry"',),
         ('prompt: the model does not know "add", "🎉"',),
     )
-    assert encoders.encode("make the red circle blue").prompt_notes == (
+    assert encoders.encode("make the red heart blue").prompt_notes == (
         (),
     )  # nobody wrote the default
 
@@ -387,7 +387,7 @@ def test_pieces_are_no_unknown_words_where_words_are_not_whole(encoders, tmp_pat
 
 
 def test_a_text_that_is_cut_says_so(encoders):
-    short = "make the red circle blue"
+    short = "make the red heart blue"
     long = " ".join([short] * 7)
     end = (
         "too long, its end is ignored (36 tokens for 32 text rows, 37 tokens for 32 CLIP positions)"
@@ -403,7 +403,7 @@ def test_a_text_that_is_cut_says_so(encoders):
 
 
 def test_notes_follow_their_prompt(encoders, tmp_path):
-    two = encoders.encode(["make the zebra red", "make the red circle blue"], "")
+    two = encoders.encode(["make the zebra red", "make the red heart blue"], "")
     assert two.item(0).prompt_notes == two.prompt_notes[:1] and two.item(1).prompt_notes == ((),)
     assert two.item(0).expand(2).prompt_notes == two.prompt_notes[:1] * 2
     two.save(tmp_path / "two.safetensors")

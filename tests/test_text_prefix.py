@@ -105,7 +105,7 @@ def test_a_window_that_cuts_the_prefix_is_refused():
 
 def test_text_encoders_give_their_prefix_and_the_pooled_alone():
     encoders = build_text_encoders(corpus())
-    texts = ["make the red circle blue", "", "remove the star"]
+    texts = ["make the red heart blue", "", "remove the star"]
     clip_ids, ids = encoders.tokenize(texts)
     with torch.no_grad():
         states, _ = encoders.encode_ids(clip_ids, ids)

@@ -95,7 +95,7 @@ def outcome(model, scene, **changes):
     """What an edit, a map and a picture from text come to."""
     options = SamplingOptions(**{**OPTIONS, **changes})
     tokens = model.encode_image(scene, "native")
-    instruction = model.encode_instruction("remove the red circle", "blurry")
+    instruction = model.encode_instruction("remove the red heart", "blurry")
     edited, localization = model.sample(tokens, instruction, options)
     decoded = model.decode(edited, feather=4.0)
     asked = model.localize(tokens, instruction)
@@ -163,18 +163,18 @@ def test_a_seed_is_the_same_numbers(state, draw):
 
 @pytest.mark.parametrize("state", ["float64", "bfloat16", "meta"])
 def test_new_text_encoders_are_the_same(state):
-    expected = build_text_encoders(["red circle"], width=16)
+    expected = build_text_encoders(["red heart"], width=16)
     with STATES[state]():
-        again = build_text_encoders(["red circle"], width=16)
+        again = build_text_encoders(["red heart"], width=16)
     for ours, theirs in ((again.clip, expected.clip), (again.gemma, expected.gemma)):
         pairs = zip(ours.parameters(), theirs.parameters(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_threads_that_build_leave_the_process_as_it_was():
-    expected = build_text_encoders(["red circle"], width=16).gemma.layers[0].mlp.up_proj.weight
+    expected = build_text_encoders(["red heart"], width=16).gemma.layers[0].mlp.up_proj.weight
     with default_dtype(torch.float64), ThreadPoolExecutor(4) as pool:
-        built = pool.map(lambda _: build_text_encoders(["red circle"], width=16), range(8))
+        built = pool.map(lambda _: build_text_encoders(["red heart"], width=16), range(8))
         for encoders in built:
             assert torch.equal(encoders.gemma.layers[0].mlp.up_proj.weight, expected)
 

@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 import editmgt_lib
 from editmgt_lib.checkpoints import read_state_dict
 from editmgt_lib.errors import CheckpointError, InputError
+from editmgt_lib.lora import Lora
 from editmgt_lib.models.transformer import MaskedTransformer
 from editmgt_lib.models.vq import VQModel
+from editmgt_lib.settings import Settings
 from editmgt_lib.toyworld import batches
 from editmgt_lib.toyworld.batches import crowded_scene, to_pixels, training_scene
 from editmgt_lib.toyworld.language import STYLES, corpus
@@ -23,7 +25,7 @@ from editmgt_lib.toyworld.text_encoders import build_text_encoders
 from editmgt_lib.training import commands, initial
 from editmgt_lib.training.config import config_from
 from editmgt_lib.training.decoder import DecoderStage
-from editmgt_lib.training.lora import add_adapter
+from editmgt_lib.training.lora import add_adapter, weights_digest
 from editmgt_lib.training.optimizers import OptimizerOptions, build_optimizers, decays
 from editmgt_lib.training.options import LoopOptions
 from editmgt_lib.training.run import Run
@@ -415,13 +417,15 @@ def test_a_recipe_ends_in_a_checkpoint_that_edits_and_generates(tiny, tmp_path):
     model = editmgt_lib.load(folder, device="cpu")
     assert model.settings.resolution == SIZE and model.settings.sampling.steps == 3
     picture = torch.rand(1, SIZE, SIZE, 3, generator=torch.Generator().manual_seed(0))
-    assert model.edit(picture, "make the red circle blue").image.shape == picture.shape
+    assert model.edit(picture, "make the red heart blue").image.shape == picture.shape
     assert model.generate("a star").shape == picture.shape
     for stage in KINDS:
         assert any(line.startswith(f"{stage}: trains ") for line in lines)
         assert stage == "text" or list((tmp_path / stage).glob("sheet-000002.png"))
         assert progress_of(tmp_path / stage) == {"step": 2, "steps": 2, "exported": True}
     log = (tmp_path / "edit" / "log.jsonl").read_text()
+    figures = [json.loads(line) for line in log.splitlines()]
+    assert all(line["utilisation"] > 0 for line in figures if "data_wait" in line)
     assert "validation/instruction_gap" in log and "validation-average/reference_gap" in log
     about = json.loads((tmp_path / "run.json").read_text())
     assert about["packages"]["torch"] and about["code"] and about["processes"] == 1
@@ -460,13 +464,17 @@ def test_the_published_walk_in_miniature(tiny_meissonic, tiny_checkpoint, tmp_pa
         ],
     }
     lines = []
-    folder = commands.run_training(tiny_config(**table), tmp_path, report=lines.append, threads=1)
+    config = tiny_config(**table)
+    folder = commands.run_training(config, tmp_path, report=lines.append, threads=1)
     assert [line.split(":")[0] for line in lines[::2]] == ["stage-1", "stage-2", "stage-3"]
+    first = dataclasses.replace(config, stages=config.stages[:1])
+    alone = commands.run_training(first, tmp_path / "first", steps=1, threads=1)
+    assert not Settings.read(alone).edits  # it draws, and was never asked to edit
     model = editmgt_lib.load(folder, device="cpu")
     assert model.settings.trained_time == "ratio" and model.settings.edits
     assert model.transformer.connector is not None
     picture = torch.rand(1, SIZE, SIZE, 3, generator=torch.Generator().manual_seed(0))
-    assert model.edit(picture, "make the red circle blue").image.shape == picture.shape
+    assert model.edit(picture, "make the red heart blue").image.shape == picture.shape
     base = read_state_dict(tiny_meissonic / "transformer")
     after = model.transformer.state_dict()
     assert max(float((after[n] - base[n]).abs().max()) for n in base) < 0.1
@@ -486,8 +494,13 @@ def test_a_lora_is_trained_and_used(tiny_checkpoint, tmp_path):
     state = next((tmp_path / "hats" / "state").glob("step-*"))
     assert all("adapters" in name for name in load_file(state / "weight.safetensors"))
     picture = torch.rand(1, SIZE, SIZE, 3, generator=torch.Generator().manual_seed(0))
+    base = editmgt_lib.load(str(tiny_checkpoint), device="cpu", dtype="float32").transformer
+    assert Lora.read(file).metadata["base"] == weights_digest(base)
+    with torch.no_grad():
+        next(base.parameters()).view(-1)[0] += 1
+    assert Lora.read(file).metadata["base"] != weights_digest(base)
     model = editmgt_lib.load(str(tiny_checkpoint), lora=[(file, 1.0)], device="cpu")
-    assert model.edit(picture, "make the red circle blue").image.shape == picture.shape
+    assert model.edit(picture, "make the red heart blue").image.shape == picture.shape
     resumed = commands.run_training(config, tmp_path, steps=3, threads=1)
     assert resumed == file and progress_of(tmp_path / "hats")["step"] == 3
 

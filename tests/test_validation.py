@@ -253,7 +253,6 @@ def shipped():
     )
 
 
-@pytest.mark.xfail(strict=True, reason="its condition vector is saturated; to be trained anew")
 def test_the_shipped_checkpoint_hears_its_conditions(shipped):
     assert heard(input_effects(shipped, shipped.source)) == CONDITIONS
 

@@ -11,6 +11,7 @@ import editmgt_lib
 from editmgt_lib.toyworld import world
 from tools.comfy import build
 from tools.comfy.blueprint import INPUT, OUTPUT
+from tools.comfy.parts import TOY
 from tools.comfy.schema import NodeType
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -221,10 +222,11 @@ def test_samplers_carry_the_numbers_of_the_checkpoint_they_are_for():
     kind = NodeType.read("EditMGT_RegionHoldSampler", info["EditMGT_RegionHoldSampler"])
     default = tuple(kind.input(name).default for name in ("steps", "guidance", "strength"))
     assert default == (36, 6.0, 1.1)
-    weak = used.pop((16, 1.0, 0.1))  # their notes say why the original counts so little
+    toy = tuple(TOY.values())
+    weak = used.pop((*toy[:2], 0.1))  # their notes say why the original counts so little
     assert weak == {"09_threshold_sweep", "13_outpaint"}
     photographs = {"07_generate_then_edit", "10_own_picture_painted_mask"}
-    assert set(used) == {default, (16, 1.0, 1.0)} and used[default] == photographs
+    assert set(used) == {default, toy} and used[default] == photographs
 
 
 def test_what_few_people_change_is_advanced_where_comfyui_knows_that(info):
@@ -399,7 +401,7 @@ def test_every_example_changes_the_first_picture():
     ]
     assert len(examples) >= 7
     model = editmgt_lib.load("toyworld")
-    picture = world.render(world.pair_at(0, 0, True, "color").source, 128)
+    picture = world.render(world.pair_at(0, 0, True, "color").source)
     for text in examples:
         assert model.edit(torch.from_numpy(picture)[None], text).changed.any(), text
 

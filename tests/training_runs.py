@@ -31,7 +31,7 @@ from .tiny import TRANSFORMER, VQ
 ROOT = Path(__file__).parents[1]
 SIZE = 64
 KINDS = ("text", "tokenizer", "text-to-image", "edit", "decoder")
-CORPUS = ("make the red circle blue", "remove the green square", "a star at the top left")
+CORPUS = ("make the red heart blue", "remove the green mug", "a star at the top left")
 EDIT = ObjectiveOptions(
     steps=3, changed_weight=4.0, alignment=0.2, aligned_blocks=(1,), reference_dropout=0.3
 )

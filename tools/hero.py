@@ -14,12 +14,12 @@ from PIL import Image, ImageDraw, ImageFont
 import editmgt_lib
 
 EDITS = (
-    "remove the red circle",
-    "make the star purple",
-    "replace the square with a pink heart",
-    "add a blue triangle in the center",
-    "move the red circle to the top",
-    "make the background striped",
+    "remove the red balloon",
+    "make the house purple",
+    "replace the tree with a red mushroom",
+    "add a blue car in the center",
+    "move the red balloon to the top left",
+    "make the background snow",
     "turn this into a blueprint",
 )
 CELL, GAP, MARGIN, LINE = 200, 26, 24, 50

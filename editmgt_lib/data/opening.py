@@ -34,7 +34,7 @@ class SourceOptions:
         kind: "cache" (made by `editmgt cache`), "folder" (a list or captions), "parquet" or
             "toyworld". Folders and parquet files are encoded as they are needed.
         path: of the cache, folder, list or file; a relative one starts at the table's file.
-        task: of "toyworld": "edit" or "generate".
+        task: of "toyworld": "edit", "generate" or "spare".
         weight: above 0, beside other sources.
         held_out: fraction of rows kept for validation.
         crops, aspect, max_skipped: of live encoding; see `EncodingOptions` and `CacheOptions`.
@@ -144,7 +144,8 @@ def open_reader(
 
     Args:
         name: a list (.jsonl, .csv), a parquet file, a folder of either or of captioned pictures,
-            "hf:owner/name" for parquet files on the hub, or "toyworld:N" for N drawn pairs.
+            "hf:owner/name" for parquet files on the hub, "toyworld:N" for N drawn pairs, or
+            "toyworld:N:TASK" for those of a task of `ToyWorldSource`.
         files: pattern that names of parquet files must match, relative to the folder.
         revision, edits, work: of the hub; see `HubReader`.
         size: of drawn pictures.

@@ -1,8 +1,10 @@
 """ToyWorld as an endless source of training samples, tokenized as they are drawn."""
 
+import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,17 +33,21 @@ class ToyWorldReader:
     """A fixed number of drawn pairs or captioned pictures, as if they were files.
 
     Args:
-        count: number of rows, as text. size, task: as of `ToyWorldSource`.
+        count: number of rows, as text. size, task: as of `ToyWorldSource`; a count with a task
+            behind a colon ("50:spare") has that one.
     """
 
     notes: tuple[str, ...] = ()
     commit = ""
 
     def __init__(self, count: str, size: int, task: str = "edit") -> None:
+        count, _, named = count.partition(":")
         if not count.isdecimal() or not 0 < int(count) <= 10**7:
             raise InputError(f"toyworld:{count} names no number of pairs; write toyworld:1000, say")
-        self.size, self.task = size, task
-        self.fingerprint = digest("toyworld", VERSION, count, size, task)
+        self.size, self.task = size, named or task
+        require_choice("task", self.task, TASKS)
+        self.edits = self.task != "generate"
+        self.fingerprint = digest("toyworld", VERSION, count, size, self.task)
         self.parts = in_parts("toyworld", int(count))
 
     def rows(self, part: Part, start: int = 0, stop: int | None = None) -> Iterator[Row | Skipped]:
@@ -64,11 +70,25 @@ class ToyWorldReader:
         return content.getvalue()
 
 
+def write_pairs(folder: str | Path, count: int, task: str = "edit", size: int = 256) -> None:
+    """Write drawn pairs as a person would have them: pictures, and a list beside them."""
+    reader, folder, lines = ToyWorldReader(str(count), size, task), Path(folder), []
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = (row for part in reader.parts for row in reader.rows(part))
+    for number, row in enumerate(rows):
+        names = {"input": f"{number:03}-in.png", "output": f"{number:03}-out.png"}
+        for name, content in zip(names.values(), (row.source, row.target), strict=True):
+            (folder / name).write_bytes(content)
+        lines.append({**names, "instruction": row.prompt, "type": row.kind})
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "pairs.jsonl").write_text(text, encoding="utf-8")
+
+
 def draw_pair(seed: int, number: int, heldout: bool = False, task: str = "edit") -> EditPair:
     """Edit pair of a number, neither of whose pictures is held out; or with a held-out source."""
     rng = draws(seed, number, "pair")
     if task == "spare":
-        return spare_pair(rng)
+        return spare_pair(rng, heldout)
     return sample_pair(rng, heldout=True) if heldout else training_pair(rng)
 
 

@@ -56,10 +56,11 @@ def training_pair(rng: np.random.Generator) -> EditPair:
             return pair
 
 
-def spare_pair(rng: np.random.Generator) -> EditPair:
-    """Draw an edit of the training split that brings in the spare colour."""
+def spare_pair(rng: np.random.Generator, heldout: bool = False) -> EditPair:
+    """Draw an edit that brings in the spare colour: neither picture held out, or the source."""
     while True:
-        if (pair := in_spare_color(training_pair(rng))) and not is_heldout(pair.target):
+        pair = in_spare_color(sample_pair(rng, heldout=True) if heldout else training_pair(rng))
+        if pair and (heldout or not is_heldout(pair.target)):
             return pair
 
 

@@ -102,7 +102,7 @@ CAPTION_TOKENS = 30
 
 
 def article(phrase: str) -> str:
-    """Add the indefinite article: "an orange star", "a red circle"."""
+    """Add the indefinite article: "an orange star", "a red heart"."""
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
@@ -129,7 +129,7 @@ def thing_phrases(noun: str, slot: int) -> tuple[str, str]:
 def caption_choices(things: Sequence[tuple[str, int]], background: str, style: str) -> list[str]:
     """List all captions of a picture that fit CAPTION_TOKENS.
 
-    things: (noun, slot) of every object; the noun is "red circle", or "circle" in a whole-picture
+    things: (noun, slot) of every object; the noun is "red heart", or "heart" in a whole-picture
     style.
     """
     templates = PLAIN_CAPTIONS if style == "plain" else STYLE_CAPTIONS

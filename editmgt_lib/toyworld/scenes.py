@@ -40,7 +40,7 @@ class Thing:
 
     @property
     def name(self) -> str:
-        """Colour and shape: "red circle"."""
+        """Colour and shape: "red heart"."""
         return f"{self.color} {self.shape}"
 
 

@@ -34,7 +34,7 @@ import numpy as np
 from ..errors import InputError
 from .atlas import Look, atlas
 from .drawing import BOX, GRID, SLOT_OFFSETS, cells_of, check_size
-from .world import SLOT_NAMES, EditPair, Scene, Thing
+from .world import BACKGROUNDS, COLORS, SLOT_NAMES, EditPair, Scene, Thing
 
 OBJECT_CELL_ERROR = 0.08
 """Largest root mean square error (0..1) of a token cell with part of an object."""
@@ -81,6 +81,24 @@ def judge(picture: Any, pair: EditPair) -> Verdict:
     sight = _Sight.of(pixels)
     bad = sight.wrong_cells(pair.target)
     return Verdict((*_ground_faults(sight, bad, pair.target), *_slot_faults(sight, bad, pair)))
+
+
+def nearest_scene(picture: Any) -> Scene:
+    """The scene a picture resembles most; judge it to know how well.
+
+    picture: as of `judge`. The variants of the ground are not read: texture is 0.
+    """
+    sight = _Sight.of(_checked(picture))
+    grounds = sight.ground_between()  # a sketch and a silhouette are on the same paper
+    shown = [sight.in_slot(slot)[0] for slot in range(len(SLOT_NAMES))]
+    behind = [look.ground for look in shown if look.shape and look.ground in grounds]
+    ground = (behind or grounds)[0]
+    things = (
+        Thing(look.shape, look.color or COLORS[0], slot)
+        for slot, look in enumerate(shown)
+        if look.shape
+    )
+    return Scene(tuple(things), ground.background or BACKGROUNDS[0], ground.style)
 
 
 def _checked(picture: Any) -> np.ndarray:

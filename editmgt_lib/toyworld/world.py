@@ -121,7 +121,7 @@ def _replace(rng: np.random.Generator, scene: Scene) -> Draft:
     colors = (old.color,) if keep_color else _others(COLORS, old.color)
     new = _new_thing(rng, scene, old.slot, _others(SHAPES, old.shape), colors)
     name = _reference(rng, scene, old)
-    # An unchanged colour may be left out: "replace the red circle with a star" means a red one.
+    # An unchanged colour may be left out: "replace the red heart with a star" means a red one.
     noun = new.shape if keep_color and rng.random() < 0.5 else new.name
     things = [new if thing == old else thing for thing in scene.things]
     return _with_things(scene, things), {"thing": name, "new": language.article(noun)}, (name,)

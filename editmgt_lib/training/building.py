@@ -159,8 +159,10 @@ class Builder:
     def _settings(self, stage: StageConfig) -> Settings:
         """Default settings of the run's checkpoint."""
         c = self.config
-        settings = c.settings or (Settings.read(self.start) if self.start else Settings())
-        edits = settings.edits or stage.kind == "edit"
+        before = Settings.read(self.start) if self.start else Settings(edits=False)
+        settings = c.settings or before
+        done = c.stages[: [s.name for s in c.stages].index(stage.name) + 1]
+        edits = before.edits or any(s.kind == "edit" for s in done)
         return replace(settings, resolution=c.size, text_length=c.text_length, edits=edits)
 
     def _sheet(self, stage: StageConfig) -> Callable[..., None] | None:

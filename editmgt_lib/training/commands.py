@@ -69,17 +69,18 @@ def run_training(
     with cpu_threads(threads), joined(choose_device(device)) as world:
         due = world.on_first(lambda: _due(chosen, out))
         tell = report if report is not None and world.first else _silent
-        builder = Builder(config, out / CHECKPOINT, world.device)
+        builder, fastest = Builder(config, out / CHECKPOINT, world.device), {}
         for stage in chosen:
             if stage.name in due:
                 plan = plan_stage(stage, config, builder.start, world)
+                fastest[stage.name] = plan.operations / plan.peak
                 for line in plan.lines:
                     tell(line)
                 world.on_first(lambda p=plan: require_room(p, out, world))
         if not dry_run:
             world.on_first(lambda: _write_run(config, out, world))
-            for stage in chosen:
-                if stage.name in due and not _train_stage(stage, builder, out, world, minutes):
+            for stage in (s for s in chosen if s.name in due):
+                if not _train_stage(stage, builder, out, world, minutes, fastest[stage.name]):
                     break
     return result_of(chosen[-1], out)
 
@@ -121,8 +122,9 @@ def _write_run(config: RunConfig, out: Path, world: World) -> None:
 
 
 def _train_stage(
-    stage: StageConfig, builder: Builder, out: Path, world: World, minutes: float | None
-) -> bool:
+    stage: StageConfig, builder: Builder, out: Path, world: World, minutes: float | None,
+    fastest: float,
+) -> bool:  # fmt: skip
     """Train and export one stage; whether it is finished."""
     world.on_first(lambda: require_origin(stage, builder.config, out))
     built, engine = builder.stage(stage), builder.config.engine
@@ -132,7 +134,7 @@ def _train_stage(
         validate = builder.validation(stage, built, world)
         train(
             run, name=stage.name, minutes=minutes, validate=validate,
-            tensorboard=engine.tensorboard,
+            tensorboard=engine.tensorboard, fastest=fastest,
         )  # fmt: skip
         if run.step:
             export(run, stage, builder.config, out, builder.start)

@@ -6,6 +6,7 @@ only adds the reference stream (paper, training section).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from ..models.vq import VQModel
 from ..pipeline import EditMGT
 from ..settings import Settings
 from ..text.encoders import TextEncoders
+from ..text.prefix import PaddingPrefix
 from .objective import (
     ObjectiveOptions,
     alignment_losses,
@@ -103,7 +105,6 @@ class GenerationStage:
         settings: defaults of an exported checkpoint; `sampling.steps` and `trained_time` are
             replaced with those of the objective.
         seed: of masks and dropout.
-        device: where the networks are moved.
         precision: of the network's products; parameters, logits and loss are float32.
         draw_sheet: draws a picture of what a model can do.
     """
@@ -129,7 +130,6 @@ class GenerationStage:
         self.vq = vq and vq.requires_grad_(False).to(self.device)
         self.modules = nn.ModuleDict({"transformer": transformer}).to(self.device)
         self._settings = settings or Settings()
-        self._blank: Tensor | None = None
 
     @property
     def transformer(self) -> MaskedTransformer:
@@ -169,17 +169,16 @@ class GenerationStage:
         """
         prompts = ["" if s else p for p, s in zip(batch.prompts, silent, strict=True)]
         clip_ids, text_ids = self.text_encoders.tokenize(prompts)
+        times = [timestep_of(ratio, self.options) for ratio in ratios]
         prompted, pooled = ~torch.tensor(silent), batch.pooled
         if pooled is not None:
-            pooled = pooled.where(prompted[:, None].to(pooled.device), self._blank_for(pooled))
+            pooled = pooled.where(prompted[:, None].to(pooled.device), self._blank.to(pooled))
         return Masked(
             target=batch.target,
             source=batch.source,
             masked=masks.to(batch.target.device),
             ratio=torch.tensor(ratios, dtype=torch.float32),
-            timestep=torch.tensor(
-                [timestep_of(ratio, self.options) for ratio in ratios], dtype=torch.float32
-            ),
+            timestep=torch.tensor(times, dtype=torch.float32),
             clip_ids=clip_ids,
             text_ids=text_ids,
             pooled=pooled,
@@ -209,7 +208,7 @@ class GenerationStage:
         """
         encoders, ids = self.text_encoders, masked.target
         with torch.no_grad():
-            states, pooled = encoders.states(masked.text_ids), masked.pooled
+            states, pooled = self._prefix.states(masked.text_ids), masked.pooled
             if pooled is None:
                 pooled = encoders.pooled(masked.clip_ids)
         probe = None
@@ -265,12 +264,15 @@ class GenerationStage:
     def _weights(self, masked: Masked) -> Tensor:
         return token_weights(masked.changed, self.options.changed_weight) * masked.masked
 
-    def _blank_for(self, pooled: Tensor) -> Tensor:
+    @cached_property
+    def _blank(self) -> Tensor:
         """Vector of the empty prompt, which a cache of pooled text does not hold."""
-        if self._blank is None:
-            with torch.no_grad():
-                self._blank = self.text_encoders.pooled(self.text_encoders.tokenize([""])[0])
-        return self._blank.to(pooled)
+        with torch.no_grad():
+            return self.text_encoders.pooled(self.text_encoders.tokenize([""])[0])
+
+    @cached_property
+    def _prefix(self) -> PaddingPrefix:
+        return self.text_encoders.padding_prefix()
 
     def after_step(self) -> None:
         """Nothing to do."""

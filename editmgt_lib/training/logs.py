@@ -11,7 +11,7 @@ from ..errors import InputError
 
 LOG = "log.jsonl"
 # Figures of a log line that the bar leaves out, besides those of single ranges of mask ratios.
-UNSHOWN = ("learning_rate", "gradient_norm", "clipped", "data_wait", "memory_gb")
+UNSHOWN = ("learning_rate", "gradient_norm", "clipped", "data_wait", "utilisation", "memory_gb")
 
 
 class Log:

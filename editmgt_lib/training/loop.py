@@ -29,6 +29,7 @@ def train(
     minutes: float | None = None,
     validate: Validate | None = None,
     tensorboard: bool = False,
+    fastest: float | None = None,
 ) -> None:
     """Train to the end, or for `minutes`, from the run's current step; then save.
 
@@ -37,6 +38,7 @@ def train(
 
     validate: measures the stage's networks; called by all processes, for the trained weights and
         for their average.
+    fastest: seconds of a step if the device multiplied all the time, to log its utilisation.
 
     Raises DivergedError when the loss is not finite, or beyond the gate.
     """
@@ -48,7 +50,7 @@ def train(
         Bar(name, run.step, o.steps, visible=world.first) as bar,
     ):
         log.event(run.step, f"{name}: {run.resumed}, {o.steps} steps in all")
-        watch = Watch(run)
+        watch = Watch(run, fastest)
         while run.step < o.steps:
             if world.any(bool(signalled()) or time.monotonic() >= deadline):
                 break
@@ -107,8 +109,8 @@ def _validated(run: Run, validate: Validate) -> dict[str, float]:
 class Watch:
     """Looks over a run: speed, clipping, and whether the loss stays sound."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, run: Run, fastest: float | None = None) -> None:
+        self.run, self.fastest = run, fastest
         self._losses: deque[float] = deque(maxlen=WINDOW)
         self._lowest = math.inf
         self._latest: StepFigures | None = None
@@ -151,6 +153,8 @@ class Watch:
             "data_wait": min(1.0, self._waited / seconds),
             "samples_per_second": self._steps * run.options.batch / seconds,
         }
+        if self.fastest is not None:
+            values["utilisation"] = self.fastest * self._steps / seconds
         if run.world.device.type == "cuda":
             values["memory_gb"] = torch.cuda.max_memory_allocated(run.world.device) / 1e9
         self._start()

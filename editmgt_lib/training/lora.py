@@ -1,5 +1,6 @@
 """Training a LoRA: its layers by name, its start, and its way to a file."""
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -97,6 +98,16 @@ def save_adapter(
 ) -> Path:
     """Write the network's adapter, as trained by `add_adapter`, to a file."""
     return adapter_lora(network, metadata).write(path)
+
+
+def weights_digest(network: nn.Module) -> str:
+    """Digest of a network's weights without its adapters, whatever files they came from."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(network.state_dict().items()):
+        if not name.startswith("adapters."):
+            digest.update(name.encode())
+            digest.update(weight.detach().float().cpu().contiguous().numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def adapter_lora(network: MaskedTransformer, metadata: Mapping[str, Any] | None = None) -> Lora:

@@ -32,7 +32,10 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class Plan:
-    """What a stage will take; sizes in bytes, memory per process and without activations."""
+    """What a stage will take; sizes in bytes, memory per process and without activations.
+
+    operations: of a step. peak: operations per second of plain matrix products.
+    """
 
     name: str
     steps: int
@@ -43,6 +46,7 @@ class Plan:
     memory: float
     disk: float
     operations: float
+    peak: float
     hours: float
 
     @property
@@ -73,10 +77,10 @@ def plan_stage(stage: StageConfig, config: RunConfig, start: Path | None, world:
     states = loop.keep_last + 1 + (loop.steps // loop.keep_every if loop.keep_every else 0)
     disk = 16 * trained * states + 4 * (trained if stage.lora else trained + frozen)
     operations = factor * loop.batch * _operations(sample)
-    speed = UTILISATION * world.size * product_speed(world.device, config.engine.precision)
+    peak = world.size * product_speed(world.device, config.engine.precision)
     return Plan(
         stage.name, loop.steps, loop.batch, trained, frozen, loop.batch * tokens, memory, disk,
-        operations, loop.steps * operations / speed / 3600,
+        operations, peak, loop.steps * operations / (UTILISATION * peak) / 3600,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from ..errors import CheckpointError, InputError
 from ..files import atomic_write_json
 from .config import RunConfig, StageConfig
 from .generation import GenerationStage
-from .lora import save_adapter
+from .lora import save_adapter, weights_digest
 from .run import Run
 from .state import is_done, saved_steps, write_progress
 
@@ -69,8 +69,11 @@ def export(run: Run, stage: StageConfig, config: RunConfig, out: Path, start: Pa
 def _export(run: Run, stage: StageConfig, config: RunConfig, out: Path, start: Path | None) -> None:
     built, folder = run.stage, out / CHECKPOINT
     if stage.lora:
-        base = Path(config.start).name
-        about = {"steps": run.step, "base": base, "trigger": stage.lora.trigger}
+        about = {
+            "steps": run.step,
+            "base": weights_digest(built.transformer),
+            "trigger": stage.lora.trigger,
+        }
         save_adapter(result_of(stage, out), built.transformer, about)
     else:
         built.export(folder)

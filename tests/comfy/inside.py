@@ -85,7 +85,7 @@ class Pack:
         self.load(dtype, name)
         networks = (self.model.transformer, *self.model.text)
         with torch.inference_mode(), self.memory.on_device(*self.model.text):
-            words = self.model.pipeline.encode_instruction("make the background mint")
+            words = self.model.pipeline.encode_instruction("make the background snow")
         whole = self.edit(STRENGTHS[-1])
         with partly_loaded({}):
             part = self.edit(STRENGTHS[-1])
@@ -129,8 +129,8 @@ class Pack:
         pipeline = self.model.pipeline
         sampling = pipeline.settings.override(**options).sampling
         with torch.inference_mode():
-            tokens = pipeline.encode_image(torch.rand(together, 128, 128, 3))
-            words = pipeline.encode_instruction("make the background striped")
+            tokens = pipeline.encode_image(torch.rand(together, 256, 256, 3))
+            words = pipeline.encode_instruction("make the background snow")
             with live_tensors() as live:
                 pipeline.sample(tokens, words, sampling, batched=together > 1)
         estimate = self.model.sampling_memory(tokens.canvas, sampling, together)
@@ -142,7 +142,7 @@ class Pack:
 
         world, model = self.part("editmgt_lib.toyworld.world"), self.model
         pair = world.pair_at(0, 1, True, "replace")
-        picture = torch.from_numpy(world.render(pair.source, 128)).float()[None] / 255
+        picture = torch.from_numpy(world.render(pair.source)).float()[None] / 255
         sampler = self.part("nodes.region_hold_sampler")
         consolidate = self.part("nodes.consolidate_attention")
         own = model.pipeline.settings
@@ -150,7 +150,7 @@ class Pack:
             with self.memory.on_device(model.vq):
                 tokens = model.pipeline.encode_image(picture)
             with self.memory.on_device(*model.text):
-                words = model.pipeline.encode_instruction("replace the purple circle with a star")
+                words = model.pipeline.encode_instruction("replace the black tree with a star")
             found = consolidate.localized(model, tokens, words, own)
             options = own.override(strength=strength, threshold=0.1, steps=8).sampling
             edited, *_ = sampler.sampled(

@@ -41,10 +41,10 @@ class LoraPack(Pack):
         import torch
 
         pipeline = model.pipeline
-        picture = torch.linspace(0, 1, 128 * 128 * 3).reshape(1, 128, 128, 3)
+        picture = torch.linspace(0, 1, 256 * 256 * 3).reshape(1, 256, 256, 3)
         with torch.inference_mode(), self.memory.on_device(model.transformer):
             tokens = pipeline.encode_image(picture)
-            words = pipeline.encode_instruction("make the background striped")
+            words = pipeline.encode_instruction("make the background snow")
             found = pipeline.localize(tokens, words)
         return found.relevance.flatten().tolist()
 

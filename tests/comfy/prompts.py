@@ -7,10 +7,10 @@ from PIL import Image
 
 from editmgt_lib.toyworld import world
 
-TEXT = "make the background striped"
+TEXT = "make the background snow"
 
 
-def scene(number=0, size=128, edit="background"):
+def scene(number=0, size=256, edit="background"):
     """A ToyWorld picture, uint8 [size, size, 3]."""
     return world.render(world.pair_at(0, number, True, edit).source, size)
 

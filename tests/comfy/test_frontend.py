@@ -11,7 +11,7 @@ import pytest
 from tools.comfy.build import NAME, ROOT, saved_info
 from tools.comfy.graph import Graph
 
-CHOICES = (("make the background mint", "toyworld", "pad", 0.25, 7),
+CHOICES = (("make the background snow", "toyworld", "pad", 0.25, 7),
            ("turn this into a sketch", "toyworld", "native", 0.0, 8))  # fmt: skip
 
 

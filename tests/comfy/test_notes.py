@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tools.comfy.parts import TOY
+
 from . import prompts
 
+OWN = f"{TOY['steps']} steps, guidance {TOY['guidance']:g}"
 NOTHING = "nothing to note"
-NORMAL = "make the background striped"
+NORMAL = "make the background snow"
 
 
 @pytest.fixture
@@ -27,7 +30,7 @@ def texts(client, prompt):
 
 @pytest.mark.parametrize(
     "text, said",
-    [("remove the elephant", ["elephant"]), ("remove the red circle " * 20, ["too long"])],
+    [("remove the elephant", ["elephant"]), ("remove the red heart " * 20, ["too long"])],
 )
 def test_a_text_that_is_not_understood(client, picture, text, said):
     found = texts(client, prompts.edit(picture, text, seed=501))
@@ -71,13 +74,13 @@ def test_the_sampler_says_what_it_used_and_what_came_of_it(client, picture):
 
 def test_zero_and_nothing_are_the_checkpoints_own(client, picture):
     zeros = {"steps": 0, "guidance": 0.0, "strength": 0.0}
-    own = {"steps": 16, "guidance": 1.0, "strength": 1.0}
-    noise = np.random.default_rng(3).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    own = dict(TOY)
+    noise = np.random.default_rng(3).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     foreign, made = client.upload("noise3.png", prompts.png(noise)), []
     for given in (zeros, own, {"steps": 0}):
         run = client.run(prompts.edit(foreign, seed=511, **given))
         assert run.status == "success", run.message()
-        assert run.texts["edit"][0].startswith("16 steps, guidance 1, seed 511")
+        assert run.texts["edit"][0].startswith(f"{OWN}, seed 511")
         made.append(prompts.pixels(client.files(run, "save")[0]))
     assert all((other == made[0]).all() for other in made)
 
@@ -85,12 +88,14 @@ def test_zero_and_nothing_are_the_checkpoints_own(client, picture):
 def test_a_new_sampler_with_the_toy_model_names_the_toys_numbers(client, picture):
     published = {"steps": 36, "guidance": 6.0, "strength": 1.1}
     said = texts(client, prompts.edit(picture, seed=513, **published))["edit"][0]
-    assert said.startswith("36 steps, guidance 6,") and "16 steps, guidance 1, strength 1" in said
+    assert (
+        said.startswith("36 steps, guidance 6,") and f"{OWN}, strength {TOY['strength']:g}" in said
+    )
 
 
 def test_a_region_counts_as_held(client, picture):
-    half = np.zeros((128, 128), np.uint8)
-    half[:, :32] = 255
+    half = np.zeros((256, 256), np.uint8)
+    half[:, :64] = 255
     mask = client.upload("quarter.png", prompts.png(half))
     prompt = prompts.edit(picture, "turn this into a sketch", seed=512, mask=mask)
     assert "75% held" in texts(client, prompt)["edit"][0]
@@ -116,7 +121,7 @@ def test_each_value_of_a_list_has_a_card_of_its_own(client, picture):
 
 
 def test_a_picture_that_the_toy_model_does_not_know(client):
-    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     foreign = client.upload("noise.png", prompts.png(noise))
     assert len(texts(client, prompts.edit(foreign, seed=508))["tokens"]) == 1
 
@@ -135,7 +140,7 @@ def test_the_report_is_drawn_into_the_node_below_the_last_preview(client, pictur
 
 
 def test_a_note_about_a_picture_is_below_its_grid(client, picture):
-    noise = np.random.default_rng(4).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    noise = np.random.default_rng(4).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     foreign = client.upload("noise4.png", prompts.png(noise))
     runs = [client.run(prompts.edit(name, seed=515)) for name in (picture, foreign)]
     known, unknown = (prompts.pixels(client.files(run, "tokens")[0]) for run in runs)

@@ -28,7 +28,7 @@ def region_of(picture):
 
 
 CASES = {
-    "rgb": (128, 128, 3), "rgba": (160, 160, 4), "odd": (131, 97, 3), "odd-rgba": (211, 333, 4),
+    "rgb": (256, 256, 3), "rgba": (160, 160, 4), "odd": (131, 97, 3), "odd-rgba": (211, 333, 4),
     "wide": (96, 400, 3), "tall": (400, 112, 3),
 }  # fmt: skip
 
@@ -67,7 +67,7 @@ def test_fast_makes_the_same_edit_inside_a_small_mask(client):
 
 
 def test_feather_stays_inside_the_changed_mask(client):
-    picture = noisy(128, 128, 3)
+    picture = noisy(256, 256, 3)
     name = client.upload("feather.png", prompts.png(picture))
     mask = client.upload("feather-mask.png", prompts.png(region_of(picture)))
     run = client.run(prompts.edit(name, TEXT, mask=mask, decode={"feather": 6.0}))

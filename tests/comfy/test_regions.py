@@ -5,19 +5,21 @@ import re
 import numpy as np
 import pytest
 
+from tools.comfy.parts import TOY
+
 from . import prompts
 
 MODEL = ("load", 0)
-EDITS = (("left", "make the background mint"), ("right", "turn this into a sketch"))
-CAPTION = "a red heart at the left and a yellow star at the right on a sky blue background"
+EDITS = (("left", "make the background snow"), ("right", "turn this into a sketch"))
+CAPTION = "a red heart at the left and a yellow star at the right on a snow background"
 
 
 @pytest.fixture
 def prompt(client):
     """A picture and two overlapping masks; what edits it is named by each test."""
     prompt = prompts.edit(client.upload("scene.png", prompts.png(prompts.scene())))
-    for name, columns in (("left", slice(0, 48)), ("right", slice(32, 96))):
-        mask = np.zeros((128, 128), np.uint8)
+    for name, columns in (("left", slice(0, 96)), ("right", slice(64, 192))):
+        mask = np.zeros((256, 256), np.uint8)
         mask[:, columns] = 255
         file = client.upload(f"{name}.png", prompts.png(mask))
         prompt[name] = prompts.node("LoadImageMask", image=file, channel="red")
@@ -60,8 +62,8 @@ def test_regions_are_samplers_in_a_row(client, prompt):
     prompt["decode"]["inputs"]["tokens"] = list(tokens)
     _, in_a_row = saved(client, prompt)
     assert (together == in_a_row).all()
-    assert (together[:, 112:] == prompts.scene()[:, 112:]).all()
-    for columns in (slice(0, 32), slice(48, 96)):  # of each region alone
+    assert (together[:, 224:] == prompts.scene()[:, 224:]).all()
+    for columns in (slice(0, 64), slice(96, 192)):  # of each region alone
         assert (together[:, columns] != prompts.scene()[:, columns]).any()
 
 
@@ -88,13 +90,13 @@ def test_a_blank_mask_among_regions(client, prompt):
     prompt["blank"] = prompts.node("SolidMask", value=0.0, width=64, height=64)
     run, picture = saved(client, regions(prompt, "left", "blank"))
     assert "2. the mask is blank" in run.texts["edit"][0]
-    assert (picture[:, 112:] != prompts.scene()[:, 112:]).any()
+    assert (picture[:, 224:] != prompts.scene()[:, 224:]).any()
 
 
 # ---- a picture from text alone
 
 
-def drawn(width=128, height=128, batch=1, **sampling):
+def drawn(width=256, height=256, batch=1, **sampling):
     """Empty Tokens -> sampler -> Decode -> Save."""
     return {
         "load": prompts.node("EditMGT_Load", checkpoint="toyworld"),
@@ -103,7 +105,7 @@ def drawn(width=128, height=128, batch=1, **sampling):
         "words": prompts.node("EditMGT_EncodeInstruction", model=MODEL, text=CAPTION),
         "edit": prompts.node("EditMGT_RegionHoldSampler", model=MODEL, tokens=("tokens", 0),
                              instruction=("words", 0),
-                             **{"steps": 16, "guidance": 1.0, "strength": 1.0, **sampling}),
+                             **{**TOY, **sampling}),
         "decode": prompts.node("EditMGT_Decode", model=MODEL, tokens=("edit", 0)),
         "save": prompts.node("SaveImage", images=("decode", 0), filename_prefix="drawn"),
     }  # fmt: skip
@@ -111,8 +113,8 @@ def drawn(width=128, height=128, batch=1, **sampling):
 
 def test_text_becomes_a_picture(client):
     run, picture = saved(client, drawn(seed=611))
-    assert picture.shape == (128, 128, 3)
-    red, yellow = picture[64, 16].astype(int), picture[66, 112].astype(int)
+    assert picture.shape == (256, 256, 3)
+    red, yellow = picture[128, 32].astype(int), picture[132, 224].astype(int)
     assert red[0] > 150 > max(red[1:]) and min(yellow[:2]) > 150 > yellow[2]
     assert "100% changed" in run.texts["edit"][0]
 
@@ -120,10 +122,10 @@ def test_text_becomes_a_picture(client):
 def test_sizes_and_batches_of_drawn_pictures(client):
     run = client.run(drawn(0, 0, batch=2, steps=2))  # 0 takes the checkpoint's own
     assert run.status == "success", run.message()
-    assert [prompts.pixels(f).shape for f in client.files(run, "save")] == [(128, 128, 3)] * 2
+    assert [prompts.pixels(f).shape for f in client.files(run, "save")] == [(256, 256, 3)] * 2
     _, wide = saved(client, drawn(192, 64, steps=2))
     assert wide.shape == (64, 192, 3)
-    run = client.run(drawn(100, 128))
+    run = client.run(drawn(100, 256))
     assert run.status == "error" and "width is 100" in run.message()
 
 
@@ -133,7 +135,7 @@ def test_nothing_can_be_held_where_there_is_no_picture(client, held):
     if held == "threshold":
         prompt["edit"]["inputs"]["threshold"] = 0.1
     elif held == "region":
-        prompt["mask"] = prompts.node("SolidMask", value=1.0, width=128, height=128)
+        prompt["mask"] = prompts.node("SolidMask", value=1.0, width=256, height=256)
         prompt["edit"]["inputs"]["region"] = ["mask", 0]
     else:
         prompts.with_localization(prompt)

@@ -16,7 +16,7 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.json") if path.stem not in N
 @pytest.fixture
 def example(client):
     """The picture that comes with ComfyUI, here a drawing with a painted mask."""
-    drawn = np.dstack([prompts.scene(), np.full((128, 128), 255, np.uint8)])
+    drawn = np.dstack([prompts.scene(), np.full((256, 256), 255, np.uint8)])
     drawn[:48, :48, 3] = 0  # Load Image's mask is what is transparent
     return client.upload("example.png", prompts.png(drawn))
 

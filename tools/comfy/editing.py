@@ -24,15 +24,15 @@ def edit_by_instruction(info: dict[str, Any]) -> Graph:
     g = Graph("01_edit_by_instruction", info)
     start = begin(g, 0, "color")
     g.add("PreviewAny", "You could also say", tall=70, source=start.picture["STRING"])
-    words = instruct(g, start.model, "make the red heart yellow")
+    words = instruct(g, start.model, "make the blue heart yellow")
     g.column()
     g.note(
         "Start here",
         f"""
 Run it as it is: the toy model edits in about a second on a CPU and needs no download.
 
-1. Say **what to change** in *EditMGT Encode Instruction*: *make the red heart yellow*, *remove the
-   black circle*, *replace the purple square with a star*, *make the background mint*, *turn this
+1. Say **what to change** in *EditMGT Encode Instruction*: *make the blue heart yellow*, *remove the
+   purple fish*, *replace the orange boat with a red car*, *make the background water*, *turn this
    into a sketch*. *You could also say* holds one more, which suits the picture's **scene** and
    **edit**.
 2. Click *Run*.
@@ -57,8 +57,8 @@ Everything outside the edit stays **identical, bit for bit**.
 def see_where_it_acts(info: dict[str, Any]) -> Graph:
     """The attention map, by word, and the threshold that turns it into a region."""
     g = Graph("02_see_where_it_acts", info)
-    start = begin(g, 1, "replace")
-    words = instruct(g, start.model, "replace the purple circle with a star")
+    start = begin(g, 3, "replace")
+    words = instruct(g, start.model, "replace the red tree with a house")
     g.column()
     g.note(
         "Reading the map",
@@ -66,7 +66,7 @@ def see_where_it_acts(info: dict[str, Any]) -> Graph:
 **Consolidate Attention** asks the model where this instruction will act, in one pass, before
 sampling. Red is relevant, blue is not.
 
-- **words**: look only for these words, here *purple circle*. Empty: the whole instruction.
+- **words**: look only for these words, here *red tree*. Empty: the whole instruction.
 - **threshold** (λ) of the sampler: tokens less relevant than this keep their original value. 0
   lets the whole picture change, 0.05 to 0.2 suits most edits, 1 holds everything.
 - This node's MASK is an ordinary mask that works with any other node.
@@ -76,7 +76,7 @@ sampling. Red is relevant, blue is not.
     g.group("3  Where it acts", "#7a4f9a")
     found = g.add("EditMGT_ConsolidateAttention", tall=SMALL, model=start.model,
                   tokens=start.tokens["TOKENS"], instruction=words["INSTRUCTION"],
-                  words="purple circle")  # fmt: skip
+                  words="red tree")  # fmt: skip
     g.column()
     show(g, found["IMAGE"], "Heat map over the picture")
     show_mask(g, found["MASK"], "As a mask")
@@ -100,7 +100,7 @@ def edit_inside_a_mask(info: dict[str, Any]) -> Graph:
     g.note(
         "Instruction from a node",
         """
-Here the text comes from the picture node: *delete the green triangle*. Remove the link to type your
+Here the text comes from the picture node: *get rid of the balloon*. Remove the link to type your
 own.
 """,
         (300, 100),
@@ -152,11 +152,11 @@ identical, bit for bit.
 """,
         (300, 190),
     )
-    first = instruct(g, start.model, "make the background mint", "2  First edit", below=False)
+    first = instruct(g, start.model, "make the background water", "2  First edit", below=False)
     once = sample(g, start.model, start.tokens["TOKENS"], first["INSTRUCTION"])
     g.group("3  Second edit", TEXT)
     second = g.add("EditMGT_EncodeInstruction", model=start.model,
-                   text="remove the black circle")  # fmt: skip
+                   text="remove the blue heart")  # fmt: skip
     twice = sample(g, start.model, once["TOKENS"], second["INSTRUCTION"])
     g.group("4  Result", RESULT)
     decoded = g.add("EditMGT_Decode", model=start.model, tokens=twice["TOKENS"])

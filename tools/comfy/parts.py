@@ -39,7 +39,7 @@ class Start:
     tokens: Node
 
 
-def begin(graph: Graph, scene: int, edit: str, *, batch: int = 1, size: int = 128) -> Start:
+def begin(graph: Graph, scene: int, edit: str, *, batch: int = 1, size: int = 256) -> Start:
     """The first group: model, picture, tokens."""
     graph.group("1  Model and picture", SOURCE)
     load = graph.add("EditMGT_Load")
@@ -50,7 +50,7 @@ def begin(graph: Graph, scene: int, edit: str, *, batch: int = 1, size: int = 12
     return Start(load["MODEL"], picture, picture["IMAGE"], tokens)
 
 
-def toy_picture(graph: Graph, scene: int, edit: str, *, batch: int = 1, size: int = 128) -> Node:
+def toy_picture(graph: Graph, scene: int, edit: str, *, batch: int = 1, size: int = 256) -> Node:
     """A picture that needs no file and suits the toy model."""
     return graph.add("EditMGT_ToyPicture", scene=scene, edit=edit, batch=batch, size=size)
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from editmgt_lib.checkpoints.names import TOY_LORA
+
 from .graph import Graph, Link, Node
 from .parts import (
     EDIT,
@@ -59,7 +61,7 @@ This variant only resamples and needs no weights. *05b* uses an upscale model, w
 """,
         (300, 110),
     )
-    before, after = _edited(g, 1, "color", "paint the black diamond red", about)
+    before, after = _edited(g, 1, "color", "paint the purple car red", about)
     g.group("4  Upscale", OTHER)
     large = g.add("ImageScaleBy", image=after, upscale_method="lanczos", scale_by=4.0)
     return _upscaled(g, large, before, after)
@@ -76,7 +78,7 @@ workflow opens; any other upscale model works too.
 """,
         (300, 130),
     )
-    before, after = _edited(g, 1, "color", "paint the black diamond red", about)
+    before, after = _edited(g, 1, "color", "paint the purple car red", about)
     g.group("4  Upscale", OTHER)
     loader = g.add("UpscaleModelLoader", model_name=ESRGAN["name"])
     loader.models = [ESRGAN]
@@ -106,12 +108,12 @@ def crop_edit_stitch(info: dict[str, Any]) -> Graph:
     large = g.add("ImageCompositeMasked", "Hang a picture on the wall", destination=wall["IMAGE"],
                   source=painting["IMAGE"], resize_source=False, **place)  # fmt: skip
     frame = g.add("SolidMask", "Nothing", value=0.0, width=768, height=512)
-    spot = g.add("SolidMask", "Around the triangle", value=1.0, width=128, height=128)
+    spot = g.add("SolidMask", "Around the balloon", value=1.0, width=128, height=128)
     region = g.add("MaskComposite", "Region", destination=frame["MASK"], source=spot["MASK"],
                    x=place["x"] + 64, y=place["y"] + 64, operation="add")  # fmt: skip
     g.column()
     show(g, large["IMAGE"], "The large picture")
-    words = instruct(g, load["MODEL"], "turn the green triangle yellow")
+    words = instruct(g, load["MODEL"], "turn the blue balloon yellow")
     g.column()
     tokens = g.add("EditMGT_EncodeTokens", tall=PREVIEW, model=load["MODEL"],
                    image=large["IMAGE"], fit="crop", mask=region["MASK"])  # fmt: skip
@@ -183,7 +185,7 @@ def batch(info: dict[str, Any]) -> Graph:
     """One instruction over many pictures."""
     g = Graph("08_batch", info)
     start = begin(g, 3, "background", batch=4)
-    words = instruct(g, start.model, "make the background mint")
+    words = instruct(g, start.model, "make the background snow")
     g.column()
     g.note(
         "Batches",
@@ -211,16 +213,16 @@ def threshold_sweep(info: dict[str, Any]) -> Graph:
     """One edit at several thresholds, side by side under their values."""
     g = Graph("09_threshold_sweep", info)
     start = begin(g, 6, "remove")
-    words = instruct(g, start.model, "remove the green triangle")
+    words = instruct(g, start.model, "remove the blue balloon")
     g.column()
     g.note(
         "Choosing λ",
         """
 The same seed and instruction at six thresholds (λ). **strength** is only 0.1, so the model hardly
-looks at the original: at λ 0 everything else goes with the triangle. 0.1 and 0.3 hold what the
+looks at the original: at λ 0 everything else goes with the balloon. 0.1 and 0.3 hold what the
 instruction is not about; 0.5 is too high, the edit is cut off; 1 keeps the whole picture.
 
-At its own strength of 1 the toy model needs no λ for this. Everything after **EditMGT List of
+At its own strength of 1.1 the toy model needs no λ for this. Everything after **EditMGT List of
 Values** runs once per number; link it to *strength* or *guidance* to sweep those.
 """,
         (300, 240),
@@ -241,7 +243,40 @@ Values** runs once per number; link it to *strength* or *guidance* to sweep thos
     return g
 
 
+def lora(info: dict[str, Any]) -> Graph:
+    """A LoRA between the checkpoint and all that uses it."""
+    g = Graph("15_lora", info)
+    g.group("1  Model, LoRA and picture", SOURCE)
+    load = g.add("EditMGT_Load")
+    taught = g.add("EditMGT_LoadLora", model=load["MODEL"], lora=TOY_LORA.stem)["MODEL"]
+    picture = toy_picture(g, 0, "color")
+    g.column()
+    tokens = g.add("EditMGT_EncodeTokens", tall=PREVIEW, model=taught, image=picture["IMAGE"])
+    words = instruct(g, taught, "make the blue heart pink")
+    g.column()
+    g.note(
+        "What a LoRA teaches",
+        """
+The toy model knows the word *pink*, but was never taught to paint it. **EditMGT Load LoRA** adds
+that from a small file; set its **strength** to 0 to see the model without.
+
+It was trained on fifty drawn pairs; `docs/training.md` of the pack shows how, step by step. Yours
+goes into `models/loras`.
+""",
+        (320, 200),
+    )
+    g.group("3  Edit", EDIT)
+    edited = sample(g, taught, tokens["TOKENS"], words["INSTRUCTION"])
+    g.group("4  Result", RESULT)
+    decoded = g.add("EditMGT_Decode", model=taught, tokens=edited["TOKENS"])
+    save(g, decoded["IMAGE"], "lora")
+    g.column()
+    show(g, picture["IMAGE"], "Before")
+    show_mask(g, decoded["MASK"], "What really changed (white)")
+    return g
+
+
 PIPELINES = (
     edit_then_upscale, edit_then_upscale_with_model, crop_edit_stitch, generate_then_edit, batch,
-    threshold_sweep,
+    threshold_sweep, lora,
 )  # fmt: skip

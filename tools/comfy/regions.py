@@ -22,7 +22,7 @@ from .parts import (
     toy_picture,
 )
 
-SIDE, HALF = 128, 64  # of ToyWorld's pictures
+SIDE, HALF = 256, 128  # of ToyWorld's pictures
 
 
 def own_picture(info: dict[str, Any]) -> Graph:
@@ -79,23 +79,23 @@ def words_as_region(info: dict[str, Any]) -> Graph:
     g.note(
         "Words instead of a painted mask",
         """
-1. **Consolidate Attention** asks the model where *green triangle* is. **words** must occur in the
-   instruction it gets, here *remove the green triangle*; nothing is removed.
+1. **Consolidate Attention** asks the model where *blue balloon* is. **words** must occur in the
+   instruction it gets, here *remove the blue balloon*; nothing is removed.
 2. *Map to mask*, core's **Threshold Mask**, turns the map into a mask. Lower **value**: more
    around it.
 3. That mask is the **region** of another edit, *turn this into a blueprint*.
 
-The mask works with any other node too: grow or invert it (*all but the triangle*), or use it to
+The mask works with any other node too: grow or invert it (*all but the balloon*), or use it to
 inpaint with another model.
 """,
         (320, 240),
     )
     g.group("2  Find by words", "#7a4f9a")
     name = g.add("EditMGT_EncodeInstruction", "What to find", model=start.model,
-                 text="remove the green triangle")  # fmt: skip
+                 text="remove the blue balloon")  # fmt: skip
     found = g.add("EditMGT_ConsolidateAttention", tall=SMALL, model=start.model,
                   tokens=start.tokens["TOKENS"], instruction=name["INSTRUCTION"],
-                  words="green triangle")  # fmt: skip
+                  words="blue balloon")  # fmt: skip
     g.column()
     show(g, found["IMAGE"], "Heat map over the picture")
     mask = g.add("ThresholdMask", "Map to mask", mask=found["MASK"], value=0.1)
@@ -121,7 +121,7 @@ def several_regions(info: dict[str, Any]) -> Graph:
         """
 **EditMGT Edit Regions** edits them one after the other: line 1 inside the first mask, line 2 inside
 the second, and so on. Each edit starts from the tokens of the one before, so nothing is lost in
-between, and where regions overlap (the triangle lies in the left half) the later one sees the
+between, and where regions overlap (the tree lies in the left half) the later one sees the
 earlier result.
 
 Small things first, large areas last. For your own regions link masks from *Load Image*, from a
@@ -132,14 +132,14 @@ segmentation node (a batch of masks counts as several regions), or from *Consoli
     g.group("2  Regions", TEXT)
     left, right = _halves(g)
     g.column()
-    show_mask(g, start.picture["MASK"], "First region: the triangle")
+    show_mask(g, start.picture["MASK"], "First region: the tree")
     show_mask(g, left, "Second region: the left half")
     show_mask(g, right, "Third region: the right half")
     g.group("3  Edit region by region", EDIT)
     edited = g.add("EditMGT_EditRegions", tall=PREVIEW, model=start.model,
                    tokens=start.tokens["TOKENS"], region=start.picture["MASK"], region_2=left,
                    region_3=right,
-                   instructions="make the black triangle yellow\nmake the background mint\n"
+                   instructions="make the red tree blue\nmake the background grass\n"
                    "turn this into a blueprint", **TOY)  # fmt: skip
     g.group("4  Result", RESULT)
     decoded = g.add("EditMGT_Decode", model=start.model, tokens=edited["TOKENS"])
@@ -165,14 +165,14 @@ def outpaint(info: dict[str, Any]) -> Graph:
     g = Graph("13_outpaint", info)
     g.group("1  Model and picture", SOURCE)
     load = g.add("EditMGT_Load")
-    picture = toy_picture(g, 25, "background")
+    picture = toy_picture(g, 2, "background")
     wide = g.add("ImagePadForOutpaint", image=picture["IMAGE"], right=HALF, feathering=0)
     g.column()
     show(g, wide["IMAGE"], "Padded")
     show_mask(g, wide["MASK"], "The new area")
     g.group("2  What belongs there", TEXT)
     words = g.add("EditMGT_EncodeInstruction", model=load["MODEL"],
-                  text="add a yellow star at the right")  # fmt: skip
+                  text="add a red house at the right")  # fmt: skip
     g.note(
         "Beyond the edge",
         """
@@ -209,8 +209,8 @@ def text_to_image(info: dict[str, Any]) -> Graph:
     blank = g.add("EditMGT_EmptyTokens", model=load["MODEL"], width=SIDE, height=SIDE)
     words = instruct(
         g, load["MODEL"],
-        "a purple triangle at the top, a green cross at the left and a pink diamond at the bottom "
-        "right on a mint background", "2  What to draw",
+        "a yellow balloon at the top, a red house at the left and a green tree at the right on a "
+        "grass background", "2  What to draw",
     )  # fmt: skip
     g.column()
     g.note(
@@ -219,7 +219,7 @@ def text_to_image(info: dict[str, Any]) -> Graph:
 **EditMGT Empty Tokens** stands where *EditMGT Encode Tokens* stands for an edit. There is no
 picture to hold, so **threshold** is 0 and **region** is empty.
 
-The toy model draws 1 to 4 shapes on a background at **128x128**: say colour, shape and place of
+The toy model draws 1 to 4 objects on a background at **256x256**: say colour, kind and place of
 each. Other checkpoints have a size of their own; 0 takes it.
 
 To edit the result, encode it with *EditMGT Encode Tokens*, as for any picture.

@@ -38,7 +38,7 @@ class ToyOptions:
     """There is nothing to choose."""
 
 
-def toy_picture(number: int, size: int = 128, seed: int = 0) -> bytes:
+def toy_picture(number: int, size: int = 256, seed: int = 0) -> bytes:
     """Picture of a number as a PNG: a plain scene that is not held out."""
     from PIL import Image
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from ...toyworld import language
-from ...toyworld.success import judge
+from ...toyworld.success import judge, nearest_scene
 from ...toyworld.world import (
     BACKGROUNDS,
     COLORS,
@@ -18,8 +18,6 @@ from ...toyworld.world import (
     EditPair,
     Scene,
     Thing,
-    render,
-    slot_box,
 )  # fmt: skip
 
 SIZES = range(64, 513, 16)
@@ -33,18 +31,7 @@ def read_scene(pixels: np.ndarray) -> Scene | None:
     if pixels.shape[1] != size or size not in SIZES:
         return None
     seen = pixels.astype(np.float32) / 255
-    grounds = [Scene((), ground) for ground in BACKGROUNDS]
-    grounds += [Scene((), BACKGROUNDS[0], style) for style in STYLES if style != "plain"]
-    empty = min(grounds, key=lambda ground: _outside(seen, ground, size))
-    things = []
-    for slot in range(len(SLOT_NAMES)):
-        y0, y1, x0, x1 = slot_box(slot, size)
-        patch = seen[y0:y1, x0:x1]
-        looks = _looks(empty.background, empty.style, slot, size)
-        shape, color = min(looks, key=lambda name: float(((looks[name] - patch) ** 2).mean()))
-        if shape:
-            things.append(Thing(shape, color, slot))
-    scene = replace(empty, things=tuple(things))
+    scene = nearest_scene(seen)
     same = EditPair("style", "", (), scene, scene)
     return scene if judge(seen, same).succeeded else None
 
@@ -68,7 +55,7 @@ def say_edit(source: Scene, target: Scene) -> str:
         "thing": old.name if old else "", "new": language.article(new.name) if new else "",
         "place": language.place(new.slot) if new else "",
         "slot": SLOT_NAMES[new.slot] if new else "", "color": new.color if new else "",
-        "ground": language.ground(target.background), "style": language.article(target.style),
+        "ground": target.background, "style": language.article(target.style),
     }  # fmt: skip
     texts = [(name, wordings[0].format(**said)) for name, wordings in language.WORDINGS.items()]
     found = ((text, read_edit(source, name, text)) for name, text in reversed(texts))
@@ -76,32 +63,9 @@ def say_edit(source: Scene, target: Scene) -> str:
     return "" if source == target else next(same, "")
 
 
-def _outside(seen: np.ndarray, ground: Scene, size: int) -> float:
-    """Squared error between the slots."""
-    difference = (seen - render(ground, size).astype(np.float32) / 255) ** 2
-    for slot in range(len(SLOT_NAMES)):
-        y0, y1, x0, x1 = slot_box(slot, size)
-        difference[y0:y1, x0:x1] = 0
-    return float(difference.sum())
-
-
-@lru_cache(maxsize=256)
-def _looks(background: str, style: str, slot: int, size: int) -> dict[tuple[str, str], np.ndarray]:
-    """What a slot can show on a ground, by (shape, colour); ("", "") is nothing."""
-    y0, y1, x0, x1 = slot_box(slot, size)
-    colors = COLORS if style == "plain" else COLORS[:1]
-    names = [("", ""), *((shape, color) for shape in SHAPES for color in colors)]
-    found = {}
-    for shape, color in names:
-        things = (Thing(shape, color, slot),) if shape else ()
-        picture = render(Scene(things, background, style), size)
-        found[shape, color] = picture[y0:y1, x0:x1].astype(np.float32) / 255
-    return found
-
-
 @lru_cache
 def _pattern(wording: str) -> re.Pattern[str]:
-    shape, color = _any(SHAPES), _any(COLORS)
+    shape, color = _any(SHAPES), _any(language.ALL_COLORS)
     thing = f"(?:{color} )?{shape}"
     parts = {
         "thing": thing,
@@ -109,7 +73,7 @@ def _pattern(wording: str) -> re.Pattern[str]:
         "place": _any(map(language.place, range(len(SLOT_NAMES)))),
         "slot": _any(SLOT_NAMES),
         "color": color,
-        "ground": f"{_any(BACKGROUNDS)}(?: blue)?",  # "sky" is said as "sky blue"
+        "ground": _any(BACKGROUNDS),
         "style": f"an? {_any(STYLES)}",
     }
     pattern = wording.format(**{name: f"(?P<{name}>{part})" for name, part in parts.items()})
@@ -123,7 +87,7 @@ def _any(names: Iterator[str] | tuple[str, ...]) -> str:
 def _target(scene: Scene, category: str, said: Mapping[str, str]) -> Scene | None:
     """The scene after an edit; None if it names no object, several, or leaves no such scene."""
     if category == "background":
-        return replace(scene, background=said["ground"].removesuffix(" blue"))
+        return replace(scene, background=said["ground"])
     if category == "style":
         return replace(scene, style=said["style"].partition(" ")[2])
     things = list(scene.things)

@@ -26,7 +26,7 @@ class ToyWorld:
 
     samples: int = 30
     seed: int = 0
-    size: int = 128
+    size: int = 256
     categories: tuple[str, ...] = CATEGORIES
     name = "toyworld"
     tasks = CATEGORIES
