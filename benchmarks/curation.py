@@ -19,6 +19,7 @@ from PIL import Image
 
 from editmgt_lib.curation.assembly import Curation
 from editmgt_lib.curation.backends import read_backends
+from editmgt_lib.curation.edits import EditStage
 from editmgt_lib.curation.engine import EngineOptions
 from editmgt_lib.curation.given import GivenInstructions
 from editmgt_lib.curation.images import ImageStage
