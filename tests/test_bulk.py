@@ -183,11 +183,11 @@ def test_a_kill_between_two_files_loses_nothing(tmp_path, monkeypatch, step):
         draw(tmp_path / "in" / f"{number}.png", number)
     place, done = publishing._place, []
 
-    def placing(path, data):
+    def placing(path, *given):
         if len(done) == step:
             raise Killed
         done.append(path)
-        place(path, data)
+        place(path, *given)
 
     with monkeypatch.context() as patch:
         patch.setattr(publishing, "_place", placing)
@@ -269,10 +269,10 @@ def test_without_hard_links_nothing_is_written_over_either(tmp_path, monkeypatch
         raise OSError(1, "not permitted")
 
     monkeypatch.setattr(publishing.os, "link", refused)
-    publishing._place(tmp_path / "a.png", b"one")
+    publishing._place(tmp_path / "a.png", b"one", tmp_path / "temporary")
     assert (tmp_path / "a.png").read_bytes() == b"one"
     with pytest.raises(InputError, match="move it away"):
-        publishing._place(tmp_path / "a.png", b"two")
+        publishing._place(tmp_path / "a.png", b"two", tmp_path / "temporary")
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 

@@ -19,7 +19,8 @@ def publish(archive: Path, out: Path, paths: Mapping[str, PurePosixPath]) -> Non
     if not archive.is_file():
         return
     for id, data in _edited(archive):
-        _place(out / paths[id], data)
+        # Its temporary file lies with the shards, where the next run removes what a kill leaves.
+        _place(out / paths[id], data, archive.with_name(f".{uuid4().hex[:16]}.tmp.png"))
     archive.unlink()
 
 
@@ -37,8 +38,7 @@ def _edited(archive: Path) -> Iterator[tuple[str, bytes]]:
         ) from error
 
 
-def _place(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{uuid4().hex[:16]}.tmp.png")
+def _place(path: Path, data: bytes, temporary: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
