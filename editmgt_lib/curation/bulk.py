@@ -5,8 +5,8 @@ the hidden folder `FOLDER`, as a curation's.
 """
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -58,17 +58,15 @@ def edit_all(
     new = curation.list_new(engine.shard_rows)
     report(f"{new:,} new rows listed")
     paths = result_paths(curation)
-    _publish(curation, out, paths, curation.shards)  # what a killed run had done
-    _decide(curation)
+    written = partial(_publish, curation, out, paths)
+    for shard in curation.shards:
+        written(shard)  # what a killed run had done
     try:
-        for one, how in (
-            (GivenInstructions(instruction), replace(engine, executor="local", processes=False)),
-            (stage, engine),
-        ):
+        _decide(curation)
+        for one in (GivenInstructions(instruction), stage):
             claim_stage(curation.folder, one.name, one.settings)
-            run_stage(curation, one, [], how, show, lambda shard: _publish(
-                curation, out, paths, [shard]
-            ))  # fmt: skip
+            how = engine if one is stage else EngineOptions(workers=1)
+            run_stage(curation, one, [], how, show, written)
             _decide(curation)
     finally:
         _decide(curation)
@@ -89,16 +87,13 @@ def _decide(curation: Curation) -> None:
     decide_all(curation, [], DuplicateOptions())
 
 
-def _publish(
-    curation: Curation, out: Path, paths: dict[str, PurePosixPath], shards: Sequence[int]
-) -> None:
-    """Move results out of the shards' archives."""
-    for shard in shards:
-        for name in pieces(curation.folder, "edits", shard):
-            publish(name.path(curation.folder, PICTURES), out, paths)
+def _publish(curation: Curation, out: Path, paths: Mapping[str, PurePosixPath], shard: int) -> None:
+    """Move results out of a shard's archives."""
+    for name in pieces(curation.folder, "edits", shard):
+        publish(name.path(curation.folder, PICTURES), out, paths)
 
 
-def _write_results(curation: Curation, out: Path, paths: dict[str, PurePosixPath]) -> None:
+def _write_results(curation: Curation, out: Path, paths: Mapping[str, PurePosixPath]) -> None:
     """One line for each row, in the order of the source."""
     with atomic_path(out / RESULTS) as temporary, open(temporary, "w", encoding="utf-8") as file:
         for shard in curation.shards:
@@ -108,7 +103,7 @@ def _write_results(curation: Curation, out: Path, paths: dict[str, PurePosixPath
                 file.write(json.dumps(line, ensure_ascii=True) + "\n")
 
 
-def _result(row: Row, decision: Any, paths: dict[str, PurePosixPath]) -> dict[str, Any]:
+def _result(row: Row, decision: Any, paths: Mapping[str, PurePosixPath]) -> dict[str, Any]:
     line = {"input": row.origin.key, "instruction": row.value("instructions.instruction", "")}
     if decision.verdict != "keep":
         return {**line, "failed": decision.reason, "detail": decision.measured}
