@@ -30,7 +30,7 @@ ONE = EngineOptions(executor="ray", workers=1)
 @pytest.fixture(scope="session")
 def cluster():
     """One for all tests; its workers find the tests' stages."""
-    pytest.importorskip("ray")
+    pytest.importorskip("ray")  # which an application too may import before us
     with pytest.MonkeyPatch.context() as patch:
         before = os.environ.get("PYTHONPATH", "")
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests"), before]))

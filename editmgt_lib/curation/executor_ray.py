@@ -32,7 +32,6 @@ _STORE = 256 << 20, 64 << 20  # bytes of a started cluster's object store, and m
 DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
-    "RAY_AUTH_MODE": "token",  # by default too, with a message
     "RAY_worker_niceness": "0",  # as the local executor; 15 by default
 }
 
