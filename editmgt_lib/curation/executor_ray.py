@@ -161,7 +161,8 @@ def imported() -> Any:
             f'engine.executor is "ray", which is not installed ({error}); '
             'pip install "editmgt[ray]", or use "local"'
         ) from error
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     return ray
 
 
