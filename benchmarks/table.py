@@ -12,11 +12,11 @@ from typing import Any
 
 from editmgt_lib.pages.markdown import markdown, percent
 
-from . import gpu_table
+from . import curation, gpu_table
 from .clock import duration
 
 HERE = Path(__file__).parent
-SHOWN = ("mid-cpu", "training-cpu", "study-cpu")  # in results/
+SHOWN = ("mid-cpu", "training-cpu", "study-cpu", "curation-cpu")  # in results/, if there
 MARKER = "<!-- Below: written by `python -m benchmarks.table`. -->"
 
 
@@ -96,6 +96,8 @@ def heading(result: dict[str, Any]) -> str:
 def render(result: dict[str, Any]) -> str:
     """All tables of one result, of the bench or of the study."""
     parts = [heading(result)]
+    if "curation" in result:
+        return "\n\n".join([*parts, *curation.tables(result)]) + "\n"
     if "options" in result:
         return "\n\n".join([*parts, study_table(result)]) + "\n"
     for precision, measured in result["precisions"].items():
@@ -120,7 +122,7 @@ def readme_with_results() -> str:
     """The README's own text followed by tables."""
     text = (HERE / "README.md").read_text(encoding="utf-8").partition(MARKER)[0]
     results = [HERE / "results" / f"{name}.json" for name in SHOWN]
-    pages = [render(json.loads(path.read_text(encoding="utf-8"))) for path in results]
+    pages = [render(json.loads(p.read_text(encoding="utf-8"))) for p in results if p.is_file()]
     pages.append(gpu_table.page(gpu_table.read(HERE / "results" / "gpu.jsonl")))
     return "\n\n".join([text + MARKER, *(page.strip() for page in pages)]) + "\n"
 
