@@ -28,7 +28,7 @@ from editmgt_lib.curation.run import run_stage
 from editmgt_lib.curation.sources import SourceConfig
 from editmgt_lib.curation.store import claim
 from editmgt_lib.curation.verdicts import DuplicateOptions, decide_all
-from editmgt_lib.evaluation.tables import markdown
+from editmgt_lib.pages.markdown import markdown
 
 from .clock import machine
 
