@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LISTS = (".jsonl", ".csv", ".parquet")
 _SINGLE = {
     "mask": None, "combine": None, "feather": 0.0, "attention_out": None, "changed_out": None,
-    "json": None, "overwrite": False, "compile": False, "attention": "sdpa",
+    "json": None, "overwrite": False, "compile": False, "attention": "auto",
 }  # fmt: skip
 """Options for a few pictures, and their defaults."""
 _MODEL = ("steps", "guidance", "strength", "threshold", "hold_rule", "guidance_interval", "reuse",
