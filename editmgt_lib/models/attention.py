@@ -156,9 +156,9 @@ def grid_positions(rows: int, cols: int) -> Tensor:
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Rotate channel pairs of [B, heads, L, d] by a `rotary_table`."""
+    """Rotate channel pairs of [..., B, heads, L, d] by a `rotary_table`."""
     exact = x.float()
-    pairs = rearrange(exact, "b h l (d pair) -> pair b h l d", pair=2)
+    pairs = rearrange(exact, "... (d pair) -> pair ... d", pair=2)
     swapped = torch.stack([pairs[1], pairs[0]], dim=-1).flatten(-2)
     return torch.addcmul(exact * table[0], swapped, table[1]).to(x.dtype)
 

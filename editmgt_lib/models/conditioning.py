@@ -25,6 +25,17 @@ class Segment(NamedTuple):
 Modulation = tuple[Segment, ...]  # of a whole stream
 
 
+class Joined(NamedTuple):
+    """Query, key and value layers of a stream as one.
+
+    weight: [3 C, C]; bias: [3 C]; norm: weights of the query and key norms, [2, 1, d].
+    """
+
+    weight: Tensor
+    bias: Tensor
+    norm: Tensor
+
+
 @dataclass(frozen=True)
 class InjectionOptions:
     """How the reference is injected.
@@ -54,6 +65,7 @@ class Conditioning:
         grid: rows and columns of target positions.
         injection: how the reference is injected.
         updates: low-rank updates of every block.
+        joined: by block, see `Block.joined`; None where layers are called one by one.
     """
 
     text: Tensor
@@ -65,6 +77,7 @@ class Conditioning:
     grid: tuple[int, int]
     injection: InjectionOptions
     updates: tuple[BlockUpdates, ...]
+    joined: tuple[tuple[Joined, ...] | None, ...]
 
     def __repr__(self) -> str:
         return f"Conditioning(batch={len(self.text)}, grid={self.grid})"

@@ -121,19 +121,28 @@ class Predictor:
         )
 
     @torch.no_grad()
-    def __call__(self, ids: Tensor, step: int) -> tuple[Tensor, Localization | None]:
-        """Guided logits [M, V] float32 of the M masked tokens, and the map."""
+    def __call__(
+        self, ids: Tensor, step: int, rows: Tensor | None = None
+    ) -> tuple[Tensor, Localization | None]:
+        """Guided logits [B, n, V] float32, and the map, not checked for NaN.
+
+        rows: positions [B, n] to compute logits of; all by default.
+        """
         prediction = self.predict(ids, step)
-        masked = ids == self.transformer.config.mask_token_id
-        rows = [part[masked].float() for part in prediction.features.split(len(ids))]
+        parts = prediction.features.flatten(1, 2).split(len(ids))
+        if rows is not None:
+            index = torch.arange(len(ids), device=rows.device)[:, None], rows
+            parts = [part[index] for part in parts]
+        parts = [part.float() for part in parts]
         # Logits are linear in the features, so guidance comes before the costly projection.
-        features = guide(*rows, self.options.guidance) if len(rows) == 2 else rows[0]
-        return self.transformer.logits(features).float(), self._localization(prediction)
+        features = guide(*parts, self.options.guidance) if len(parts) == 2 else parts[0]
+        logits = self.transformer.logits(features).float()
+        return logits, self._localization(prediction, check=False)
 
     @torch.no_grad()
     def read(self, ids: Tensor, step: int) -> Localization | None:
         """Run one step and return only its relevance map."""
-        return self._localization(self.predict(ids, step))
+        return self._localization(self.predict(ids, step), check=True)
 
     def predict(self, ids: Tensor, step: int) -> Prediction:
         """Run the network on both halves, or on the conditional one if guidance is off."""
@@ -147,8 +156,8 @@ class Predictor:
         """Attention for one step, with this run's probe."""
         return self.transformer.attention_of(conditioning, self.probe, self.blocks)
 
-    def _localization(self, prediction: Prediction) -> Localization | None:
+    def _localization(self, prediction: Prediction, check: bool) -> Localization | None:
         if self.reading is None:
             return self.ready
         scores = mean_scores([prediction.scores[b] for b in self.blocks])
-        return consolidate(scores, self.conditioning.grid, self.reading)
+        return consolidate(scores, self.conditioning.grid, self.reading, check)

@@ -110,6 +110,7 @@ def _sample(
         options=options,
         noise=noise,
         mask_id=mask_id,
+        codes=transformer.config.codebook_size,
         source=source,
         region=region,
         never_held=never_held,
