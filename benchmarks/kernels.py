@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,7 @@ from editmgt_lib.localization.maps import LocalizationOptions
 from editmgt_lib.models.transformer import MaskedTransformer
 from editmgt_lib.pictures.canvas import Canvas, Tokens
 from editmgt_lib.sampling.options import SamplingOptions
+from editmgt_lib.sampling.recording import RecordingPredictor
 from editmgt_lib.sampling.run import sample_batch
 
 from .cases import Case, instruction_of, published, random_inputs
@@ -117,7 +119,10 @@ class _Called(TorchFunctionMode):
         kwargs, tally = kwargs or {}, self.laps.current
         first = args[0] if args and isinstance(args[0], Tensor) else None
         if first is None or not first.is_meta:
-            return func(*args, **kwargs)
+            out = func(*args, **kwargs)
+            if func in (torch.tensor, torch.as_tensor) and out.is_meta:
+                tally.syncs.append("upload by " + func.__name__)
+            return out
         if func in self.answers:
             tally.syncs.append(func.__name__)
             return self.answers[func](first)
@@ -176,11 +181,35 @@ class Laps:
         self.done.append(self.current)
         self.current = Tally()
 
+    def graph(self, call: Callable[[], Any]) -> "OneLaunch":
+        """Stand in for `CudaGraph`: what is recorded does not count, a replay is one launch."""
+        before, self.current = self.current, Tally()
+        result, recorded = call(), self.current
+        self.current = before
+        return OneLaunch(self, result, recorded)
+
     @contextmanager
     def counting(self) -> Iterator[None]:
         """Count inside the block."""
         with _Called(self), _Dispatched(self):
             yield
+
+
+@dataclass(frozen=True)
+class OneLaunch:
+    """A graph with its result and what it does."""
+
+    laps: Laps
+    result: Any
+    recorded: Tally
+
+    def replay(self) -> None:
+        """Count it."""
+        now = self.laps.current
+        now.kernels["graph"] += 1
+        now.syncs += self.recorded.syncs
+        now.bytes += self.recorded.bytes
+        now.flops += self.recorded.flops
 
 
 def build(case: Case, dtype: torch.dtype = torch.bfloat16) -> MaskedTransformer:
@@ -192,10 +221,12 @@ def build(case: Case, dtype: torch.dtype = torch.bfloat16) -> MaskedTransformer:
     return network
 
 
-def steps(case: Case, network: MaskedTransformer, read: bool = False, **asked: Any) -> list[Tally]:
+def steps(
+    case: Case, network: MaskedTransformer, read: bool = False, graphs: bool = False, **asked: Any
+) -> list[Tally]:
     """Tallies of a run's preparation with its first step, and of its second and third step.
 
-    read: read a map at every step and hold by it. asked: sampling options.
+    read: read a map at every step and hold by it. graphs: record steps. asked: sampling options.
     """
     inputs, pixels = random_inputs(case), case.side * case.vq.factor
     ids, laps = inputs["reference"], Laps()
@@ -206,8 +237,9 @@ def steps(case: Case, network: MaskedTransformer, read: bool = False, **asked: A
         laps.next()
         return event.step < 2
 
+    network.records = graphs
     try:
-        with laps.counting():
+        with patch.object(RecordingPredictor, "graph", laps.graph), laps.counting():
             sample_batch(
                 network, tokens, instruction_of(inputs), options,
                 LocalizationOptions() if read else None, None, "intersection", None, False, lap,
@@ -222,6 +254,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "strength 1.1 (default)": {},
     "strength 1.1, map read and held by": {"read": True},
     "no guidance": {"guidance": 1.0},
+    "strength 1.1, recorded as graphs": {"graphs": True},
+    "strength 1.1, map read, recorded as graphs": {"graphs": True, "read": True},
 }
 
 
@@ -229,7 +263,7 @@ def count(case: Case) -> dict[str, Any]:
     """Count the steps of `ROWS`."""
     network, rows = build(case), []
     for name, asked in ROWS.items():
-        tally = steps(case, network, **asked)[1]
+        tally = steps(case, network, **asked)[2]
         rows.append({
             "name": name, "kernels": tally.launches, "views": tally.views,
             "syncs": len(tally.syncs), "bytes": tally.bytes, "flops": tally.flops,

@@ -105,11 +105,6 @@ class Localization:
     relevance: Tensor
     options: LocalizationOptions
 
-    @property
-    def finite(self) -> Tensor:
-        """Whether all of it is finite, bool [] on its device."""
-        return torch.isfinite(self.relevance).all()
-
     def item(self, k: int) -> "Localization":
         """Map k alone, as a view; IndexError if there is none."""
         k = range(len(self.relevance))[k]
@@ -165,7 +160,7 @@ def consolidate(
     """Turn mean attention into relevance: rescale, then smooth.
 
     scores: [B, h * w], row-major; grid: (h, w). check: look at the values, which waits for the
-    device; otherwise see `Localization.finite`.
+    device.
     Raises InputError for a wrong length, EditMGTError for values that are not finite.
     """
     rows, cols = grid

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from .adapters import NO_UPDATES, BlockUpdates, Updates
@@ -101,6 +102,16 @@ class Conditioning:
         """Modulation of a double block's text stream."""
         modulation, updates = self.text_modulations[block][step], self.updates[block]
         return (Segment(self.segments.text, modulation, updates.known),)
+
+    def timesteps(self) -> Tensor:
+        """Modulations of all blocks side by side, [S, all, B, 1, C]."""
+        return torch.cat([*self.modulations, *self.text_modulations], dim=1)
+
+    def at(self, modulations: Tensor) -> "Conditioning":
+        """Conditioning of one timestep, made of views of a row of `timesteps`."""
+        sizes = [m.shape[1] for m in (*self.modulations, *self.text_modulations)]
+        parts, blocks = modulations[None].split(sizes, dim=1), len(self.modulations)
+        return replace(self, modulations=parts[:blocks], text_modulations=parts[blocks:])
 
     def last(self, items: int) -> "Conditioning":
         """Conditioning of the last items of the batch."""

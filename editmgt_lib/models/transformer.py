@@ -52,6 +52,8 @@ class MaskedTransformer(nn.Module):
 
     Attributes:
         adapters: low-rank updates of the blocks' layers, applied as they run; see `lora`.
+        records: whether runs record their steps as CUDA graphs; see `sampling.recording`. For
+            weights that stay on a CUDA device.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class MaskedTransformer(nn.Module):
         super().__init__()
         self.config = config
         self.attention = attention
+        self.records = False
         width, heads = config.width, config.num_attention_heads
         pooled = config.pooled_projection_dim + MICRO_CONDITIONS * MICRO_WIDTH
         self.time_text_embed = TimeTextEmbedding(width, operations)

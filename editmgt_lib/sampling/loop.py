@@ -82,9 +82,10 @@ def sample_tokens(
     """
     _check_source(source, codes, options.threshold > 0 or region is not None)
     ids = start_ids if region is None else torch.where(region, start_ids, source)
-    free, localization, event, finite = ids == mask_id, None, None, []
+    free, localization, event, totals = ids == mask_id, None, None, []
     left, size = free.sum((1, 2)).cpu(), ids[0].numel()  # tokens masked, at most
     start, order = left.float() / size, masked_first(ids, mask_id)
+    start_ratio = start.to(ids.device)
     numbers = noise.steps(options.steps, len(ids), size, codes, ids.device)
     for step in range(options.steps):
         if options.hold_rule == "proposal" and not left.any():
@@ -93,17 +94,17 @@ def sample_tokens(
         logits, current = predict(ids, step, rows)
         localization = current or localization
         held = _held(current, options.threshold, never_held, ids.shape[1:])
-        changing = free & ~held if options.hold_rule == "restore" and held is not None else free
+        if held is not None and options.hold_rule == "restore":
+            start_ratio = (free & ~held).sum((1, 2)).float() / size
         left = n_masked(mask_ratio(step, options.steps, options.schedule), start, left, size)
-        ids, proposal, order, known = reveal_step(
+        ids, proposal, order, total = reveal_step(
             logits, ids, rows, next(numbers), step=step, options=options, mask_id=mask_id,
-            most=int(left.max()), source=source, held=held,
-            start_ratio=changing.sum((1, 2)).float() / size,
+            most=int(left.max()), start_ratio=start_ratio, source=source, held=held,
         )  # fmt: skip
-        finite.append(known if current is None else known & current.finite)
+        totals.append(total if current is None else total + current.relevance.sum())
         event = StepEvent(step, options.steps, ids, proposal, held, ids == mask_id)
         report(event, callback)
-    _check_finite(finite)
+    _check_finite(totals)
     if event is None or event.step < options.steps - 1:
         held = None if event is None else event.held
         report(
@@ -119,9 +120,9 @@ def _check_source(source: Tensor | None, codes: int, required: bool) -> None:
         raise InputError(f"source has ids outside 0..{codes - 1}; pass tokens without masks")
 
 
-def _check_finite(steps: Sequence[Tensor]) -> None:
-    """Look at all steps at once: to look at each would make the host wait for it."""
-    if steps and not (finite := torch.stack(steps)).all():
+def _check_finite(totals: Sequence[Tensor]) -> None:
+    """Check sums over every step's values: to look at each would make the host wait for it."""
+    if totals and not (finite := torch.stack(totals).isfinite()).all():
         raise EditMGTError(
             f"logits or attention of step {finite.tolist().index(False)} are not finite; "
             "compute in float32 or bfloat16"

@@ -17,6 +17,8 @@ from ..text.instruction import Instruction
 from .options import SamplingOptions
 from .step import guide
 
+Look = tuple[Tensor, Localization | None]
+
 AESTHETIC_SCORE = 6.0  # the published fifth micro-condition
 
 
@@ -128,26 +130,37 @@ class Predictor:
 
         rows: positions [B, n] to compute logits of; all by default.
         """
-        prediction = self.predict(ids, step)
-        parts = prediction.features.flatten(1, 2).split(len(ids))
+        features, localization = self.look(ids, step)
+        parts = features.flatten(1, 2).split(len(ids))
         if rows is not None:
             index = torch.arange(len(ids), device=rows.device)[:, None], rows
             parts = [part[index] for part in parts]
         parts = [part.float() for part in parts]
         # Logits are linear in the features, so guidance comes before the costly projection.
-        features = guide(*parts, self.options.guidance) if len(parts) == 2 else parts[0]
-        logits = self.transformer.logits(features).float()
-        return logits, self._localization(prediction, check=False)
+        mixed = guide(*parts, self.options.guidance) if len(parts) == 2 else parts[0]
+        return self.transformer.logits(mixed).float(), localization
 
     @torch.no_grad()
     def read(self, ids: Tensor, step: int) -> Localization | None:
         """Run one step and return only its relevance map."""
         return self._localization(self.predict(ids, step), check=True)
 
+    def look(self, ids: Tensor, step: int) -> Look:
+        """Features of both halves, and the map; nothing here depends on which tokens are masked."""
+        return self.looked(self.predict(ids, step))
+
+    def looked(self, prediction: Prediction) -> Look:
+        """What `look` returns, of a prediction."""
+        return prediction.features, self._localization(prediction, check=False)
+
     def predict(self, ids: Tensor, step: int) -> Prediction:
         """Run the network on both halves, or on the conditional one if guidance is off."""
-        halves = 2 if self.options.guided_at(step) else 1
-        conditioning = self.conditioning.last(halves * len(ids))
+        return self.run(ids, step, self.conditioning, self.options.guided_at(step))
+
+    def run(self, ids: Tensor, step: int, conditioning: Conditioning, guided: bool) -> Prediction:
+        """As `predict`, with the given conditioning of both halves."""
+        halves = 2 if guided else 1
+        conditioning = conditioning.last(halves * len(ids))
         return self.transformer.step(
             ids.repeat(halves, 1, 1), step, conditioning, self.attention(conditioning)
         )

@@ -48,7 +48,7 @@ class StepResult(NamedTuple):
     ids: Tensor
     proposal: Tensor
     order: Tensor
-    finite: Tensor
+    total: Tensor
 
 
 def masked_first(ids: Tensor, mask_id: int) -> Tensor:
@@ -88,7 +88,7 @@ def reveal_step(
         proposal = torch.where(hold if restore else hold & pending, source.flatten(1), proposal)
         ranked = pending & ~hold if restore else pending
     row_probs = probs.gather(-1, proposal.gather(1, rows)[..., None])[..., 0]
-    finite, next_ids, order = torch.isfinite(row_probs).all(), proposal, rows
+    next_ids, order = proposal, rows
     if step < options.steps - 1:
         token_probs = torch.ones_like(noise.ranking).scatter(1, rows, row_probs)
         confidence = _confidence(token_probs, noise.ranking, options.temperature_at(step))
@@ -97,7 +97,7 @@ def reveal_step(
         count = count.clamp(max=flat.shape[1] if most is None else most)
         chosen, order = _least_confident(confidence, ranked, count)
         next_ids = proposal.masked_fill(chosen, mask_id)
-    return StepResult(next_ids.view_as(ids), proposal.view_as(ids), order, finite)
+    return StepResult(next_ids.view_as(ids), proposal.view_as(ids), order, row_probs.sum())
 
 
 def _at(values: Tensor, rows: Tensor) -> Tensor:
