@@ -17,7 +17,7 @@ OPTIONS = SamplingOptions(steps=5, guidance=3.0, seed=4)
 
 
 class Graph(TorchDispatchMode):
-    """What a CUDA graph is: operations and the tensors they read and write, whatever Python does."""
+    """What a CUDA graph is: operations and their tensors, whatever Python does meanwhile."""
 
     made = 0
 
