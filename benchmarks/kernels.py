@@ -28,8 +28,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from editmgt_lib.errors import Cancelled
-from editmgt_lib.evaluation.tables import markdown
 from editmgt_lib.localization.maps import LocalizationOptions
+from editmgt_lib.models.backends import BACKENDS
 from editmgt_lib.models.transformer import MaskedTransformer
 from editmgt_lib.pictures.canvas import Canvas, Tokens
 from editmgt_lib.sampling.options import SamplingOptions
@@ -37,8 +37,8 @@ from editmgt_lib.sampling.recording import RecordingPredictor
 from editmgt_lib.sampling.run import sample_batch
 
 from .cases import Case, instruction_of, published, random_inputs
+from .table import counts_table
 
-PEAK_FLOPS = 790e12  # bfloat16 products of an H100, the ceiling a step is compared with
 WITHOUT_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided",
                   "detach", "alias", "_unsafe_view", "_reshape_alias", "lift_fresh",
                   "scalar_tensor"}  # fmt: skip
@@ -222,11 +222,17 @@ def build(case: Case, dtype: torch.dtype = torch.bfloat16) -> MaskedTransformer:
 
 
 def steps(
-    case: Case, network: MaskedTransformer, read: bool = False, graphs: bool = False, **asked: Any
+    case: Case,
+    network: MaskedTransformer,
+    read: bool = False,
+    graphs: bool = False,
+    attention: str = "sdpa",
+    **asked: Any,
 ) -> list[Tally]:
     """Tallies of a run's preparation with its first step, and of its second and third step.
 
-    read: read a map at every step and hold by it. graphs: record steps. asked: sampling options.
+    read: read a map at every step and hold by it. graphs: record the steps. attention: a back end.
+    asked: sampling options.
     """
     inputs, pixels = random_inputs(case), case.side * case.vq.factor
     ids, laps = inputs["reference"], Laps()
@@ -237,7 +243,7 @@ def steps(
         laps.next()
         return event.step < 2
 
-    network.records = graphs
+    network.records, network.attention = graphs, BACKENDS[attention]
     try:
         with patch.object(RecordingPredictor, "graph", laps.graph), laps.counting():
             sample_batch(
@@ -252,6 +258,7 @@ def steps(
 ROWS: dict[str, dict[str, Any]] = {
     "strength 1": {"strength": 1.0},
     "strength 1.1 (default)": {},
+    "strength 1.1, flash": {"attention": "flash"},
     "strength 1.1, map read and held by": {"read": True},
     "no guidance": {"guidance": 1.0},
     "strength 1.1, recorded as graphs": {"graphs": True},
@@ -259,7 +266,7 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 
 
-def count(case: Case) -> dict[str, Any]:
+def count(case: Case) -> list[dict[str, Any]]:
     """Count the steps of `ROWS`."""
     network, rows = build(case), []
     for name, asked in ROWS.items():
@@ -269,34 +276,22 @@ def count(case: Case) -> dict[str, Any]:
             "syncs": len(tally.syncs), "bytes": tally.bytes, "flops": tally.flops,
             "by_kind": dict(tally.kernels.most_common()), "waits": tally.syncs,
         })  # fmt: skip
-    return {"config": case.name, "torch": torch.__version__, "rows": rows}
-
-
-def render(result: dict[str, Any]) -> str:
-    """A table of the counts, beside the time the products alone would take."""
-    head = ["one step, bfloat16", "kernels", "views", "host syncs", "GB", "TFLOP", "ceiling"]
-    lines = [
-        [
-            row["name"], str(row["kernels"]), str(row["views"]), str(row["syncs"]),
-            f"{row['bytes'] / 1e9:.1f}", f"{row['flops'] / 1e12:.2f}",
-            f"{1000 * row['flops'] / PEAK_FLOPS:.1f} ms",
-        ]
-        for row in result["rows"]
-    ]  # fmt: skip
-    return markdown(head, lines)
+    return rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     p = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
     p.add_argument("--json", type=Path, help="write the counts to this file")
     p.add_argument("--kinds", action="store_true", help="also list the kernels by kind")
-    given = p.parse_args(arguments)
-    result = count(published())
+    given, case = p.parse_args(arguments), published()
+    counted = count(case)
+    result = {"config": case.name, "torch": torch.__version__, "counted": counted}
     if given.json:
-        given.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(render(result))
+        kept = json.loads(given.json.read_text(encoding="utf-8")) if given.json.exists() else {}
+        given.json.write_text(json.dumps(kept | result, indent=1) + "\n", encoding="utf-8")
+    print(counts_table(result))
     if given.kinds:
-        for row in result["rows"]:
+        for row in counted:
             print(row["name"], row["by_kind"], row["waits"], sep="\n  ")
     return 0
 

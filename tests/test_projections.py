@@ -58,9 +58,15 @@ def test_one_product_gives_what_three_give(network, dtype, error, monkeypatch):
     assert float((joined - separate).abs().max()) < error * float(separate.abs().max())
 
 
+def test_joined_layers_compile(network):
+    plain = features(network)
+    network.compile_blocks(backend="eager")
+    torch.testing.assert_close(features(network), plain)
+
+
 @pytest.mark.parametrize("scope", ["both", "reference"])
 def test_layers_with_updates_are_called(network, scope, monkeypatch):
-    attach(network, random_lora(network, ["to_q"], scope=scope), 1.0)
+    attach(network, random_lora(network, ["to_q"], scope=scope))
     assert not any(is_joined(network))
     updated = features(network)
     network.adapters = nn.ModuleList()

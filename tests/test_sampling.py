@@ -200,6 +200,18 @@ def test_every_step_reveals_and_none_is_masked_again(steps, seed, schedule):
 
 
 @pytest.mark.parametrize("draw", ["inverse", "race"])
+def test_numbers_of_a_run_are_those_drawn_step_by_step(draw):
+    for noise, same in [(ItemNoise((1, 2), draw), ItemNoise((1, 2), draw))] + [
+        tuple(SharedNoise(_generator(3), draw) for _ in range(2))
+    ]:
+        run = noise.steps(3, 2, 5, 4, torch.device("cpu"))
+        for step, numbers in enumerate(run):
+            expected = same.draw(2, 5, 4, step == 2)
+            assert all(map(torch.equal, numbers, expected))
+        assert step == 2
+
+
+@pytest.mark.parametrize("draw", ["inverse", "race"])
 def test_draw_follows_the_distribution(draw):
     probs = torch.tensor([0.0, 0.5, 0.25, 0.0, 0.2, 0.05, 0.0])
     trials = 20000
@@ -307,6 +319,31 @@ def test_a_broken_map_is_reported_though_it_holds_nothing():
     found = Localization(torch.full((1, ROWS, COLS), torch.nan), LocalizationOptions())
     with pytest.raises(EditMGTError, match="step 0 are not finite"):
         _sample(1, SamplingOptions(steps=6, threshold=0.3), found=found, source=_source(1))
+
+
+def test_equal_confidence_masks_fewer_tokens_and_all_are_drawn():
+    """Published: only tokens strictly below the cut are masked again."""
+    options, pending = SamplingOptions(steps=6, temperature=(0.0, 0.0)), []
+
+    def predict(ids, step, rows):
+        return torch.zeros(*rows.shape, CODES), None
+
+    ids = _sample(
+        1, options, predict=predict, callback=lambda event: pending.append(event.pending.sum())
+    ).ids
+    assert pending == [0] * 6 and (ids < CODES).all()
+
+
+def test_no_more_tokens_are_masked_than_will_be_drawn():
+    """On a GPU the count may round up where the host's, which the next step goes by, does not."""
+    noise, rows = ItemNoise((1,)).draw(1, SIZE, CODES, last=False), torch.arange(SIZE)[None]
+    for most, expected in ((None, 28), (3, 3)):
+        result = reveal_step(
+            torch.zeros(1, SIZE, CODES), _masked(1), rows, noise, step=0, most=most,
+            options=SamplingOptions(steps=6), mask_id=MASK,
+        )  # fmt: skip
+        masked = (result.ids == MASK).flatten()
+        assert masked.sum() == expected and masked[result.order[0, :expected]].all()
 
 
 def test_inputs_are_not_written():

@@ -15,7 +15,7 @@ from ..offload import execution
 from ..pictures.canvas import Tokens
 from ..text.instruction import Instruction
 from .options import SamplingOptions
-from .step import guide
+from .step import at, guide
 
 Look = tuple[Tensor, Localization | None]
 
@@ -132,10 +132,7 @@ class Predictor:
         """
         features, localization = self.look(ids, step)
         parts = features.flatten(1, 2).split(len(ids))
-        if rows is not None:
-            index = torch.arange(len(ids), device=rows.device)[:, None], rows
-            parts = [part[index] for part in parts]
-        parts = [part.float() for part in parts]
+        parts = [(part if rows is None else at(part, rows)).float() for part in parts]
         # Logits are linear in the features, so guidance comes before the costly projection.
         mixed = guide(*parts, self.options.guidance) if len(parts) == 2 else parts[0]
         return self.transformer.logits(mixed).float(), localization

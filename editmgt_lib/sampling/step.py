@@ -38,6 +38,13 @@ def guide(negative: Tensor, positive: Tensor, scale: float) -> Tensor:
     return torch.add(negative, positive - negative, alpha=scale)
 
 
+def at(values: Tensor, rows: Tensor) -> Tensor:
+    """Values [B, HW, ...] at positions [B, n]."""
+    if values.ndim == 2:
+        return values.gather(1, rows)
+    return values[torch.arange(len(values), device=rows.device)[:, None], rows]
+
+
 class StepResult(NamedTuple):
     """Result of a step.
 
@@ -80,14 +87,14 @@ def reveal_step(
     flat = ids.flatten(1)
     pending = flat == mask_id
     probs = logits.float().softmax(-1)
-    drawn = draw_tokens(probs, _at(noise.tokens, rows))
+    drawn = draw_tokens(probs, at(noise.tokens, rows))
     proposal = torch.where(pending, flat.scatter(1, rows, drawn), flat)
     ranked = pending
     if held is not None and source is not None:
         hold, restore = held.flatten(1), options.hold_rule == "restore"
         proposal = torch.where(hold if restore else hold & pending, source.flatten(1), proposal)
         ranked = pending & ~hold if restore else pending
-    row_probs = probs.gather(-1, proposal.gather(1, rows)[..., None])[..., 0]
+    row_probs = probs.gather(-1, at(proposal, rows)[..., None])[..., 0]
     next_ids, order = proposal, rows
     if step < options.steps - 1:
         token_probs = torch.ones_like(noise.ranking).scatter(1, rows, row_probs)
@@ -98,13 +105,6 @@ def reveal_step(
         chosen, order = _least_confident(confidence, ranked, count)
         next_ids = proposal.masked_fill(chosen, mask_id)
     return StepResult(next_ids.view_as(ids), proposal.view_as(ids), order, row_probs.sum())
-
-
-def _at(values: Tensor, rows: Tensor) -> Tensor:
-    """Values [B, HW, ...] at positions [B, n]."""
-    if values.ndim == 2:
-        return values.gather(1, rows)
-    return values.gather(1, rows[..., None].expand(-1, -1, values.shape[-1]))
 
 
 def _confidence(probs: Tensor, uniform: Tensor, temperature: float) -> Tensor:
