@@ -49,7 +49,8 @@ class Tally:
     """What was counted.
 
     kernels: by operation. syncs: what made the host wait for the device, in order.
-    bytes: read and written once by every kernel. flops: of products and attention.
+    bytes: read and written once by every kernel. flops: of products and attention. recorded: kernels
+    in graphs, which the host does not launch.
     """
 
     kernels: Counter[str] = field(default_factory=Counter)
@@ -57,6 +58,7 @@ class Tally:
     syncs: list[str] = field(default_factory=list)
     bytes: int = 0
     flops: int = 0
+    recorded: int = 0
 
     @property
     def launches(self) -> int:
@@ -207,6 +209,7 @@ class OneLaunch:
         """Count it."""
         now = self.laps.current
         now.kernels["graph"] += 1
+        now.recorded += self.recorded.launches
         now.syncs += self.recorded.syncs
         now.bytes += self.recorded.bytes
         now.flops += self.recorded.flops

@@ -92,7 +92,8 @@ def _gaussian(field: Tensor, strength: float) -> Tensor:
 
 def _adaptive(field: Tensor, strength: float) -> Tensor:
     """Blur flat areas; keep positions whose 5 x 5 neighbourhood varies."""
-    variance = _local_mean(field**2) - _local_mean(field) ** 2
+    of_squares, mean = _local_mean(torch.cat([field**2, field])).chunk(2)
+    variance = of_squares - mean**2
     low, high = _range(variance)
     raw_share = VARIANCE_WEIGHT * (variance - low) / (high - low + 1e-8)
     return (1 - raw_share) * _blur(field, 1.5 * strength) + raw_share * field
