@@ -49,8 +49,8 @@ class Tally:
     """What was counted.
 
     kernels: by operation. syncs: what made the host wait for the device, in order.
-    bytes: read and written once by every kernel. flops: of products and attention. recorded: kernels
-    in graphs, which the host does not launch.
+    bytes: read and written once by every kernel. flops: of products and attention.
+    recorded: kernels in graphs, which the host does not launch.
     """
 
     kernels: Counter[str] = field(default_factory=Counter)

@@ -6,7 +6,8 @@ import torch
 from benchmarks import kernels
 from benchmarks.cases import published
 
-KERNELS, READING, LAUNCHES = 1400, 1500, 60
+# Of a step, of one that also reads a map, and of one that is recorded. Measured: 1342, 1498, 58.
+KERNELS, READING, LAUNCHES = 1400, 1550, 60
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def test_a_step_takes_few_kernels_and_never_waits(case, network):
 def test_a_recorded_step_is_a_few_launches_and_the_same_work(case, network):
     _, recorded, replayed = kernels.steps(case, network, graphs=True, read=True)
     assert not recorded.syncs and not replayed.syncs
-    assert 500 < replayed.recorded <= READING - LAUNCHES
+    assert 500 < replayed.recorded + replayed.launches <= READING
     assert replayed.launches <= LAUNCHES and replayed.kernels["graph"] == 1
     assert replayed.flops == pytest.approx(6.7e12, rel=0.05)
 
