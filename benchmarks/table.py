@@ -101,7 +101,19 @@ def counts_table(result: dict[str, Any]) -> str:
         for r in (*result.get("before", ()), *result["counted"])
     ]  # fmt: skip
     title = f"### A step's kernels, {result['config']} size in bfloat16, counted on torch "
-    return f"{title}{result['torch']}\n\n{markdown(head, lines)}\n"
+    return f"{title}{result['torch']}\n\n{markdown(head, lines)}\n{_compiled(result)}"
+
+
+def _compiled(result: dict[str, Any]) -> str:
+    """What compiling makes of the blocks."""
+    if "compiled" not in result:
+        return ""
+    c = result["compiled"]
+    each = ", ".join(f"{h['products']} + {h['kernels']}" for h in c["halves"])
+    return (
+        f"\nCompiled blocks, as inductor writes them for a CPU: {c['graphs']} graphs of {each} "
+        f"products and other kernels, {c['launches']} launches of all blocks with attention.\n"
+    )
 
 
 def heading(result: dict[str, Any]) -> str:
