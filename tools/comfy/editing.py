@@ -169,4 +169,30 @@ identical, bit for bit.
     return g
 
 
-EDITING = (edit_by_instruction, see_where_it_acts, edit_inside_a_mask, two_edits_in_a_row)
+def before_after(info: dict[str, Any]) -> Graph:
+    """Source and edit under one picture's dividing line."""
+    g = Graph("16_before_after", info)
+    start = begin(g, 9, "background")
+    words = instruct(g, start.model, "make the background snow")
+    g.note(
+        "Drag the line",
+        """
+Core's **Compare Images** (*Image Compare*) lays the edit over its original: move the pointer over
+it. It does so with *Nodes 2.0* switched on (menu of ComfyUI's logo).
+
+It is missing from older versions of ComfyUI, which mark it red: there open the template
+**10_own_picture_painted_mask**, whose *EditMGT Compare Pictures* shows both side by side.
+""",
+        (300, 200),
+    )
+    g.group("3  Edit", EDIT)
+    edited = sample(g, start.model, start.tokens["TOKENS"], words["INSTRUCTION"])
+    decoded = g.add("EditMGT_Decode", model=start.model, tokens=edited["TOKENS"])
+    g.group("4  Before and after", RESULT)
+    g.add("ImageCompare", tall=400, wide=420, image_a=start.image, image_b=decoded["IMAGE"])
+    save(g, decoded["IMAGE"], "before-after")
+    return g
+
+
+EDITING = (edit_by_instruction, see_where_it_acts, edit_inside_a_mask, two_edits_in_a_row,
+           before_after)  # fmt: skip

@@ -64,8 +64,8 @@ For a small mask on a large picture set **fit** to *crop*: the painted area gets
     g.note(
         "With a slider",
         """
-Newer versions of ComfyUI have a core node **Image Compare** (*Compare Images*): link *Your picture*
-and *EditMGT Decode* to it and drag the line over the picture.
+Newer versions of ComfyUI have a core node **Compare Images** (*Image Compare*): link *Your picture*
+and *EditMGT Decode* to it, as the template *16_before_after* does.
 """,
         (300, 120),
     )

@@ -25,6 +25,7 @@ TILES: dict[str, tuple[str, ...]] = {
     "13_outpaint": ("Padded", "Result"),
     "14_text_to_image": ("Result",),
     "15_lora": ("Before", "Result"),
+    "16_before_after": ("Compare Images",),
 }
 """Titles of the nodes whose pictures are shown, left to right."""
 
