@@ -238,8 +238,8 @@ def test_samplers_carry_the_numbers_of_the_checkpoint_they_are_for():
     default = tuple(kind.input(name).default for name in ("steps", "guidance", "strength"))
     assert default == (36, 6.0, 1.1)
     toy = tuple(TOY.values())
-    weak = used.pop((*toy[:2], 0.1))  # their notes say why the original counts so little
-    assert weak == {"09_threshold_sweep", "13_outpaint"}
+    weak = used.pop((*toy[:2], 0.1))  # its note says why the original counts so little
+    assert weak == {"13_outpaint"}
     photographs = {"07_generate_then_edit", "10_own_picture_painted_mask"}
     assert set(used) == {default, toy} and used[default] == photographs
 
