@@ -39,7 +39,7 @@ STEPS = {
 
 CAPTIONS = {
     "10_own_picture_painted_mask": "your own picture, edited inside a painted mask",
-    "11_words_as_region": "at the words “blue balloon”: “turn this into a blueprint”",
+    "11_words_as_region": "at the words “green boat”: “turn this into a blueprint”",
     "12_several_regions": "one instruction per region",
     "13_outpaint": "beyond the edge: “add a red house at the right”",
     "14_text_to_image": "from text alone",
