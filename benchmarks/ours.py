@@ -69,7 +69,9 @@ class Ours:
         """Token draw and reveal of the first step, its prediction being given."""
         tokens = self._tokens()
         predictor = self._predictor(tokens)
-        given = predictor(self._masked(tokens), 0)
+        masked = self._masked(tokens)
+        rows = torch.arange(masked[0].numel(), device=self.device).expand(len(masked), -1)
+        given = predictor(masked, 0, rows)
         return measured(lambda: self._first_step(lambda *_: given, tokens), self.device)
 
     def consolidate(self) -> dict[str, Any]:
@@ -206,6 +208,7 @@ class Ours:
                 predict, self._masked(tokens), options=options,
                 noise=ItemNoise(options.seeds(len(tokens.ids)), options.draw),
                 mask_id=self.case.transformer.mask_token_id,
+                codes=self.case.transformer.codebook_size,
                 source=tokens.ids.to(self.device), callback=lambda event: False,
             )  # fmt: skip
         except Cancelled:

@@ -12,11 +12,12 @@ from typing import Any
 
 from editmgt_lib.pages.markdown import markdown, percent
 
-from . import gpu_table
+from . import curation, gpu_table
 from .clock import duration
 
 HERE = Path(__file__).parent
-SHOWN = ("mid-cpu", "training-cpu", "study-cpu")  # in results/
+SHOWN = ("kernels", "mid-cpu", "training-cpu", "study-cpu", "curation-cpu")  # in results/, if there
+PEAK_FLOPS = 790e12  # bfloat16 products of an H100
 MARKER = "<!-- Below: written by `python -m benchmarks.table`. -->"
 
 
@@ -84,6 +85,33 @@ def study_table(result: dict[str, Any]) -> str:
     return markdown(("option", "speed-up", "success", "outside error", "same tokens"), lines)
 
 
+def counts_table(result: dict[str, Any]) -> str:
+    """Kernels and waits of a step, beside the time its products take at the ceiling."""
+    head = ["one step", "kernels", "views", "host waits", "GB moved", "TFLOP", "products alone"]
+    lines = [
+        [
+            r["name"], str(r["kernels"]), str(r["views"]), str(r["syncs"]),
+            f"{r['bytes'] / 1e9:.1f}", f"{r['flops'] / 1e12:.2f}",
+            f"{1000 * r['flops'] / PEAK_FLOPS:.1f} ms",
+        ]
+        for r in (*result.get("before", ()), *result["counted"])
+    ]  # fmt: skip
+    title = f"### A step's kernels, {result['config']} size in bfloat16, counted on torch "
+    return f"{title}{result['torch']}\n\n{markdown(head, lines)}\n{_compiled(result)}"
+
+
+def _compiled(result: dict[str, Any]) -> str:
+    """What compiling makes of the blocks."""
+    if "compiled" not in result:
+        return ""
+    c = result["compiled"]
+    each = ", ".join(f"{h['products']} + {h['kernels']}" for h in c["halves"])
+    return (
+        f"\nCompiled blocks, as inductor writes them for a CPU: {c['graphs']} graphs of {each} "
+        f"products and other kernels, {c['launches']} launches of all blocks with attention.\n"
+    )
+
+
 def heading(result: dict[str, Any]) -> str:
     """What was measured, where and when."""
     m = result["machine"]
@@ -94,8 +122,12 @@ def heading(result: dict[str, Any]) -> str:
 
 
 def render(result: dict[str, Any]) -> str:
-    """All tables of one result, of the bench or of the study."""
+    """All tables of one result, of the bench, of the study or of the kernels."""
+    if "counted" in result:
+        return counts_table(result)
     parts = [heading(result)]
+    if "curation" in result:
+        return "\n\n".join([*parts, *curation.tables(result)]) + "\n"
     if "options" in result:
         return "\n\n".join([*parts, study_table(result)]) + "\n"
     for precision, measured in result["precisions"].items():
@@ -120,7 +152,7 @@ def readme_with_results() -> str:
     """The README's own text followed by tables."""
     text = (HERE / "README.md").read_text(encoding="utf-8").partition(MARKER)[0]
     results = [HERE / "results" / f"{name}.json" for name in SHOWN]
-    pages = [render(json.loads(path.read_text(encoding="utf-8"))) for path in results]
+    pages = [render(json.loads(p.read_text(encoding="utf-8"))) for p in results if p.is_file()]
     pages.append(gpu_table.page(gpu_table.read(HERE / "results" / "gpu.jsonl")))
     return "\n\n".join([text + MARKER, *(page.strip() for page in pages)]) + "\n"
 

@@ -5,7 +5,10 @@ import time
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+from editmgt_lib.curation.backends.base import Edited, NoAnswer
+from editmgt_lib.curation.backends.sizes import Sizing
 from editmgt_lib.curation.rows import Failure, Found, Unavailable
+from editmgt_lib.curation.terms import Terms
 
 
 @dataclass(frozen=True)
@@ -60,3 +63,26 @@ class Aesthetic:
     def score(self, pixels):
         self.calls += 1
         return SimpleNamespace(values={"aesthetic": float(pixels.mean()) / 12}, raw={})
+
+
+class Inverting:
+    """An editor that inverts pictures, and does what the instruction says."""
+
+    name, revision, terms, sizing = "inverting", "1", Terms("own", ("train",)), Sizing()
+
+    def __init__(self, seconds=0.0):
+        self.seconds, self.calls = seconds, 0
+
+    def describe(self):
+        return {"version": 1}
+
+    def edit(self, pixels, instruction, seed, size=None):
+        self.calls += 1
+        time.sleep(self.seconds)
+        if instruction == "refuse":
+            raise NoAnswer("refused", "it will not")
+        if instruction == "later":
+            raise NoAnswer("busy", "ask again", lasting=False)
+        if instruction == "crash":
+            os._exit(3)
+        return Edited(255 - pixels, {"seed": seed})

@@ -13,6 +13,7 @@ from editmgt_lib.pictures.fitting import FitOptions
 from editmgt_lib.sampling.options import FAST, SamplingOptions
 from editmgt_lib.sampling.predictor import Predictor
 from editmgt_lib.sampling.reuse import ReusingPredictor, stale_positions
+from editmgt_lib.sampling.step import masked_first
 
 from .tiny import MASK
 
@@ -144,7 +145,8 @@ def test_a_step_computes_text_and_stale_positions_alone(model, tokens, part_know
     options = replace(OPTIONS, reuse="known", strength=1.3)
     predictor = still(ReusingPredictor(model.transformer, tokens, instruction, options))
     seen, (before, _) = spy_on_blocks(monkeypatch), part_known
-    exact, reused = (predictor(before, step)[0] for step in (0, 1))
+    rows = masked_first(before, model.transformer.config.mask_token_id)[:, :16]
+    exact, reused = (predictor(before, step, rows)[0] for step in (0, 1))
     assert seen == [(4, 32), (4, 4)]
     torch.testing.assert_close(reused, exact)  # nothing has changed, so nothing is approximated
 

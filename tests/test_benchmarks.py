@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import editmgt_lib
 from benchmarks import __main__ as command
-from benchmarks import study, table, training, work
+from benchmarks import curation, study, table, training, work
 from benchmarks.cases import CASES, Case, instruction_of, random_inputs, write_checkpoint
 from benchmarks.clock import machine
 from benchmarks.compare import Row, compare
@@ -203,3 +203,16 @@ def test_unknown_names_are_refused():
 def test_the_readme_shows_the_kept_results():
     readme = (table.HERE / "README.md").read_text(encoding="utf-8")
     assert readme == table.readme_with_results(), "run python -m benchmarks.table"
+
+
+def test_curations_stages_are_measured_and_two_million_pairs_reckoned(tmp_path, capsys):
+    file = tmp_path / "curation.json"
+    words = ["--rows", "4", "--edits", "1", "--side", "48", "--growth", "10", "20", "--without-ray"]
+    assert curation.main([*words, "--json", str(file)]) == 0
+    result = json.loads(file.read_text())["curation"]
+    assert [s["stage"] for s in result["stages"]][0] == "images, 48 px"
+    assert all(rate > 0 for s in result["stages"] for rate in s["rates"].values())
+    assert [g["rows"] for g in result["growth"]] == [10, 20]
+    shown = capsys.readouterr().out
+    # 2e6 edits of 22 s are 12,222 hours, on 8 cards 64 days
+    assert "12,222" in shown and "63.7" in shown and "times that others report" in shown

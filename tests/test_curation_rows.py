@@ -11,7 +11,8 @@ import pytest
 from editmgt_lib.curation.assembly import Curation
 from editmgt_lib.curation.decide import Decision, LicenceRule, Limit, RemovalRule, by_stage, decide
 from editmgt_lib.curation.duplicates import Copy, Hashed, close_pairs, find_copies
-from editmgt_lib.curation.executor import EngineOptions, Workers, answer, run_shard
+from editmgt_lib.curation.engine import EngineOptions
+from editmgt_lib.curation.executor import Workers, answer, run_shard
 from editmgt_lib.curation.rows import Failure, Found, Origin, Row, Stored, Unavailable
 from editmgt_lib.curation.sources import SourceConfig, list_source, row_id
 from editmgt_lib.curation.store import PieceName, pieces, read_manifest

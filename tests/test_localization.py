@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from editmgt_lib.choices import FILTERS
 from editmgt_lib.errors import EditMGTError, InputError
+from editmgt_lib.localization import filters
 from editmgt_lib.localization.maps import (
     Localization,
     LocalizationOptions,
@@ -225,7 +226,8 @@ class OnDevice(torch.Tensor):
 
 
 @pytest.mark.parametrize("kind", FILTERS)
-def test_no_float64_on_the_device(kind):
+def test_no_float64_on_a_device_that_has_none(kind, monkeypatch):
+    monkeypatch.setattr(filters, "FLOAT64", ())
     scores, options = _maps(2, 48), LocalizationOptions(filter=kind)
     with pytest.raises(TypeError, match="float64"):
         scores.as_subclass(OnDevice).double()

@@ -24,20 +24,20 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _rows(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Logits [M, V] of the masked tokens, out of [B, V, H, W]."""
-    return logits.permute(0, 2, 3, 1)[ids == MASK]
+def _rows(logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Logits [B, n, V] of some positions, out of [B, V, H, W]."""
+    return logits.flatten(2).mT.gather(1, rows[..., None].expand(-1, -1, CODES))
 
 
 def _predict(batch: int, seeds: tuple[int, ...] | None = None, found=None):
     """A model whose logits for an item depend on its own seed, the step and its ids alone."""
     seeds = seeds or tuple(range(batch))
 
-    def predict(ids, step):
+    def predict(ids, step, rows):
         each = [
             torch.randn(CODES, ROWS, COLS, generator=_generator(97 * s + step)) * 2 for s in seeds
         ]
-        return _rows(torch.stack(each), ids), found
+        return _rows(torch.stack(each), rows), found
 
     return predict
 
@@ -70,7 +70,9 @@ def _sample(batch=1, options=None, start=None, seeds=None, found=None, **rest):
     noise = rest.pop("noise", None) or ItemNoise(options.seeds(batch), options.draw)
     predict = rest.pop("predict", None) or _predict(batch, seeds, found)
     start = _masked(batch) if start is None else start
-    return sample_tokens(predict, start, options=options, noise=noise, mask_id=MASK, **rest)
+    return sample_tokens(
+        predict, start, options=options, noise=noise, mask_id=MASK, codes=CODES, **rest
+    )
 
 
 # options
@@ -198,6 +200,18 @@ def test_every_step_reveals_and_none_is_masked_again(steps, seed, schedule):
 
 
 @pytest.mark.parametrize("draw", ["inverse", "race"])
+def test_numbers_of_a_run_are_those_drawn_step_by_step(draw):
+    for noise, same in [(ItemNoise((1, 2), draw), ItemNoise((1, 2), draw))] + [
+        tuple(SharedNoise(_generator(3), draw) for _ in range(2))
+    ]:
+        run = noise.steps(3, 2, 5, 4, torch.device("cpu"))
+        for step, numbers in enumerate(run):
+            expected = same.draw(2, 5, 4, step == 2)
+            assert all(map(torch.equal, numbers, expected))
+        assert step == 2
+
+
+@pytest.mark.parametrize("draw", ["inverse", "race"])
 def test_draw_follows_the_distribution(draw):
     probs = torch.tensor([0.0, 0.5, 0.25, 0.0, 0.2, 0.05, 0.0])
     trials = 20000
@@ -270,29 +284,66 @@ def test_same_seed_same_tokens_and_global_generator_untouched():
 @pytest.mark.parametrize("step", [0, 3])
 def test_nothing_masked_is_nothing_to_do(step):
     ids = _source(2)
-    logits = torch.empty(0, CODES)
+    logits, rows = torch.empty(2, 0, CODES), torch.empty(2, 0, dtype=torch.int64)
     noise = ItemNoise((1, 2)).draw(2, SIZE, CODES, last=False)
     options = SamplingOptions(steps=4)
-    result = reveal_step(logits, ids, noise, step=step, options=options, mask_id=MASK)
+    result = reveal_step(logits, ids, rows, noise, step=step, options=options, mask_id=MASK)
     assert torch.equal(result.ids, ids)
 
 
 def test_one_position_is_enough():
-    logits = torch.zeros(1, CODES)
+    logits, rows = torch.zeros(1, 1, CODES), torch.zeros(1, 1, dtype=torch.int64)
     noise = ItemNoise((1,)).draw(1, 1, CODES, last=False)
     options = SamplingOptions(steps=4)
     start = torch.full((1, 1, 1), MASK)
-    result = reveal_step(logits, start, noise, step=0, options=options, mask_id=MASK)
+    result = reveal_step(logits, start, rows, noise, step=0, options=options, mask_id=MASK)
     assert 0 <= result.ids.item() < CODES
 
 
 @pytest.mark.parametrize("draw", ["inverse", "race"])
-def test_broken_logits_are_reported(draw):
-    logits = torch.zeros(SIZE, CODES)
-    logits[0, 0] = torch.nan
-    noise = ItemNoise((1,), draw).draw(1, SIZE, CODES, last=False)
-    with pytest.raises(EditMGTError, match="not finite"):
-        reveal_step(logits, _masked(1), noise, step=0, options=SamplingOptions(), mask_id=MASK)
+@pytest.mark.parametrize("broken", [0, 2, 5])
+def test_broken_logits_are_reported_once_the_run_is_over(draw, broken):
+    base, seen = _predict(1), []
+
+    def predict(ids, step, rows):
+        logits, found = base(ids, step, rows)
+        return torch.where(torch.tensor(step >= broken), torch.nan, logits), found
+
+    options = SamplingOptions(steps=6, draw=draw)
+    with pytest.raises(EditMGTError, match=f"step {broken} are not finite"):
+        _sample(1, options, predict=predict, callback=seen.append)
+    assert len(seen) == 6
+
+
+def test_a_broken_map_is_reported_though_it_holds_nothing():
+    found = Localization(torch.full((1, ROWS, COLS), torch.nan), LocalizationOptions())
+    with pytest.raises(EditMGTError, match="step 0 are not finite"):
+        _sample(1, SamplingOptions(steps=6, threshold=0.3), found=found, source=_source(1))
+
+
+def test_equal_confidence_masks_fewer_tokens_and_all_are_drawn():
+    """Published: only tokens strictly below the cut are masked again."""
+    options, pending = SamplingOptions(steps=6, temperature=(0.0, 0.0)), []
+
+    def predict(ids, step, rows):
+        return torch.zeros(*rows.shape, CODES), None
+
+    ids = _sample(
+        1, options, predict=predict, callback=lambda event: pending.append(event.pending.sum())
+    ).ids
+    assert pending == [0] * 6 and (ids < CODES).all()
+
+
+def test_no_more_tokens_are_masked_than_will_be_drawn():
+    """On a GPU the count may round up where the host's, which the next step goes by, does not."""
+    noise, rows = ItemNoise((1,)).draw(1, SIZE, CODES, last=False), torch.arange(SIZE)[None]
+    for most, expected in ((None, 28), (3, 3)):
+        result = reveal_step(
+            torch.zeros(1, SIZE, CODES), _masked(1), rows, noise, step=0, most=most,
+            options=SamplingOptions(steps=6), mask_id=MASK,
+        )  # fmt: skip
+        masked = (result.ids == MASK).flatten()
+        assert masked.sum() == expected and masked[result.order[0, :expected]].all()
 
 
 def test_inputs_are_not_written():
@@ -310,9 +361,9 @@ def test_outside_the_region_is_the_source_from_the_start():
     source, region, seen = _source(2), _half(2), []
     base = _predict(2)
 
-    def predict(ids, step):
+    def predict(ids, step, rows):
         seen.append((step, ids.clone()))
-        return base(ids, step)
+        return base(ids, step, rows)
 
     ids = _sample(2, source=source, region=region, predict=predict).ids
     assert [step for step, _ in seen] == list(range(6))
@@ -343,10 +394,10 @@ def test_proposal_rule_holds_masked_tokens_only():
     options = SamplingOptions(steps=6, threshold=0.5)
     revealed = {}
 
-    def predict(ids, step):
+    def predict(ids, step, rows):
         if step == 3:
             revealed["ids"] = ids.clone()
-        return base(ids, step)[0], low if step >= 3 else high
+        return base(ids, step, rows)[0], low if step >= 3 else high
 
     ids = _sample(1, options, predict=predict, source=source).ids
     early = revealed["ids"] != MASK
@@ -405,7 +456,7 @@ def test_everything_held_gives_the_source():
 
 
 def test_empty_region_needs_no_forward_pass():
-    def predict(ids, step):
+    def predict(ids, step, rows):
         raise AssertionError("called")
 
     nothing = torch.zeros(1, ROWS, COLS, dtype=torch.bool)

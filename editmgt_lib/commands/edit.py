@@ -1,4 +1,4 @@
-"""`editmgt edit IN... "instruction" -o OUT`."""
+"""`editmgt edit IN... "instruction" -o OUT`; for lists and parquet files see `bulk`."""
 
 import argparse
 import os
@@ -7,6 +7,7 @@ from typing import Any
 
 from ..choices import COMBINATIONS, FITS, HOLD_RULES, REUSES
 from ..errors import InputError
+from . import bulk
 from .console import listed, say, shown
 from .inputs import Inputs, collect, result_names
 from .interrupts import working
@@ -26,7 +27,8 @@ _NOTES = (
     "IN is a picture or a folder of pictures (not recursive); with several, OUT is a folder, and "
     "running the same command again resumes. Outside the changed area an output equals its input "
     "bit for bit (.png, .webp). Options left out keep the checkpoint's own values (in brackets: "
-    "the published checkpoint's)."
+    "the published checkpoint's). IN may also be one list (.jsonl, .csv) or parquet file, whose "
+    "rows may have an instruction each, or with --engine a folder tree: see docs/curation.md."
 )
 
 
@@ -54,6 +56,7 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     _add_region_options(parser.add_argument_group("region"))
     _add_speed_options(parser.add_argument_group("faster, approximate (see benchmarks/README.md)"))
+    bulk.add_bulk_options(parser.add_argument_group("many pictures"))
     add_common_options(parser)
     parser.set_defaults(run=run)
 
@@ -126,6 +129,11 @@ def run(args: argparse.Namespace) -> int:
     A run of several resumes after a stop: pictures whose outputs exist are left alone.
     Raises EditMGTError for what concerns all of them; nothing is written then.
     """
+    if bulk.is_bulk(args):
+        return bulk.run(args)
+    for option in ("workers", "gpus", "address", "editors"):
+        if getattr(args, option) is not None:
+            raise InputError(f"--{option} is for many pictures; add --engine local or --engine ray")
     paths, args.instruction = _split(args.inputs)
     several = len(paths) > 1 or os.path.isdir(paths[0])
     mask = None if args.mask is None else path_of(args.mask)

@@ -11,7 +11,7 @@ from ..tables import build, read_toml, refuse_unknown, set_value
 from . import edits, images, instructions, quality, scoring
 from .decide import LicenceRule, RemovalRule, Rule, parse_limits
 from .edits import EditOptions
-from .executor import EngineOptions
+from .engine import EngineOptions
 from .instructions import InstructionOptions
 from .quality import QualityOptions
 from .sources import TOYWORLD, SourceConfig

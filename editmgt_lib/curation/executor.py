@@ -1,21 +1,25 @@
-"""The in-process executor: one stage over one shard at a time, by threads or processes.
+"""Running a stage over shards, in this process, by threads or by processes.
 
-What is written depends neither on the number of workers nor on the order they finish in.
+What is written depends neither on the executor, nor on the number of workers, nor on the order
+they finish in. `executor_ray` is the other executor.
 """
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby, islice
 from pathlib import Path
+from typing import Protocol
 
-from ..checks import require_number
 from ..errors import InputError
 from .assembly import Curation
+from .engine import EngineOptions
 from .parquet_cells import read_cells
 from .rows import KEEP, Failure, Found, Row, Stage, Stored, Unavailable, failure_of
 from .store import Manifest, PieceName, pieces, write_piece
@@ -24,27 +28,33 @@ from .verdicts import read_decisions
 Answered = Callable[[Row, Found], None]
 
 
-@dataclass(frozen=True)
-class EngineOptions:
-    """How stages are run; results do not depend on it. Raises InputError.
+class Mapper(Protocol):
+    """Workers of either executor. A context manager."""
 
-    Attributes:
-        workers: threads, or processes.
-        processes: for untrusted files: one that crashes its decoder fails alone.
-        shard_rows: rows of a shard, the most work that a kill loses. Only new rows follow a change.
+    def __enter__(self) -> "Mapper": ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def map(self, rows: Sequence[Row]) -> Iterator[tuple[Row, Found]]:
+        """Rows with what was found, in order. Raises Unavailable."""
+
+
+def open_workers(
+    curation: Curation, stage: Stage, due: Mapping[int, int], options: EngineOptions
+) -> Mapper:
+    """Workers for a stage. due: number of rows by shard, in the order they will be asked for.
+
+    Raises InputError for an executor that is not installed or cannot be reached.
     """
+    if options.executor == "local":
+        return Workers(stage, options)
+    from .executor_ray import RayWorkers
 
-    workers: int = 2
-    processes: bool = False
-    shard_rows: int = 256
-
-    def __post_init__(self) -> None:
-        require_number("engine.workers", self.workers, 1, 1024, whole=True)
-        require_number("engine.shard_rows", self.shard_rows, 1, 10**6, whole=True)
+    return RayWorkers(curation, stage, due, options)
 
 
 def run_shard(
-    curation: Curation, stage: Stage, shard: int, workers: "Workers", answered: Answered
+    curation: Curation, stage: Stage, shard: int, workers: Mapper, answered: Answered
 ) -> Manifest | None:
     """Run a stage on the rows of a shard that still need it; None if there are none.
 
@@ -56,7 +66,7 @@ def run_shard(
         return None
 
     def results() -> Iterator[tuple[str, Found]]:
-        for row, found in workers.map(_with_bytes(due)):
+        for row, found in workers.map(due):
             answered(row, found)
             yield row.id, found
 
@@ -128,6 +138,7 @@ class Workers:
 
     def __init__(self, stage: Stage, options: EngineOptions) -> None:
         self.stage, self.options = stage, options
+        self.workers = options.pool(stage.name).workers
         self._pool: Executor | None = None
 
     def __enter__(self) -> "Workers":
@@ -138,9 +149,9 @@ class Workers:
 
     def map(self, rows: Iterable[Row]) -> Iterator[tuple[Row, Found]]:
         """Rows with what was found, in order; a few batches are read ahead."""
-        rows = iter(rows)
+        rows = _with_bytes(rows)
         batches = iter(lambda: list(islice(rows, max(1, self.stage.batch))), [])
-        if self.options.workers == 1 and not self.options.processes:
+        if self.workers == 1 and not self.options.processes:
             for batch in batches:
                 yield from zip(batch, answer(self.stage, batch), strict=True)
             return
@@ -148,7 +159,7 @@ class Workers:
         try:
             for batch in batches:
                 ahead.append((batch, self._submit(batch)))
-                if len(ahead) >= 2 * self.options.workers:
+                if len(ahead) >= 2 * self.workers:
                     yield from self._next(ahead)
             while ahead:
                 yield from self._next(ahead)
@@ -186,7 +197,7 @@ class Workers:
 
     def _opened(self) -> Executor:
         if self._pool is None:
-            count = self.options.workers
+            count = self.workers
             processes = self.options.processes
             self._pool = _processes(self.stage, count) if processes else ThreadPoolExecutor(count)
         return self._pool
@@ -207,7 +218,16 @@ def _processes(stage: Stage, count: int) -> ProcessPoolExecutor:
 
 def _begin(stage: Stage) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _STAGE[:] = [stage]
+
+
+def _end_with_parent() -> None:
+    """A killed parent says nothing; its workers would wait for ever, holding their models."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _answer_in_process(rows: list[Row]) -> list[Found]:

@@ -13,9 +13,10 @@ from .assembly import Curation
 from .backends.registry import KINDS, Backends, read_backends
 from .config import CurationConfig
 from .crowding import summarize_words
-from .decide import by_stage, decide
+from .decide import Rule, by_stage, decide
 from .edits import EditStage
-from .executor import Workers, due_rows, run_shard
+from .engine import EngineOptions
+from .executor import due_rows, open_workers, run_shard
 from .images import ImageStage
 from .instructions import InstructionStage
 from .quality import QualityStage
@@ -94,7 +95,7 @@ def curate(
     for stage in plan:
         if stages is None or stage.name in stages:
             claim_stage(out, stage.name, stage.settings)
-            if _run_stage(curation, stage, config, show or _ignored):
+            if run_stage(curation, stage, rules, config.engine, show or _ignored):
                 decide_all(curation, rules, config.duplicates, config.instructions.most_alike)
     found = totals(curation, (LISTING, *names))
     summary = {
@@ -158,24 +159,35 @@ def _kept(curation: Curation) -> Iterator[Row]:
         yield from (row for row in curation.rows(shard) if decisions[row.id].verdict == KEEP)
 
 
-def _run_stage(
-    curation: Curation, stage: Stage, config: CurationConfig, show: Callable[[Progress], None]
+def run_stage(
+    curation: Curation,
+    stage: Stage,
+    rules: Sequence[Rule],
+    engine: EngineOptions,
+    show: Callable[[Progress], None],
+    written: Callable[[int], None] | None = None,
 ) -> int:
-    """Run a stage on all rows that are due; gives their number."""
-    due = {shard: len(due_rows(curation, stage.name, shard)) for shard in curation.shards}
+    """Run a stage on all rows that are due; gives their number.
+
+    rules: to show verdicts by. written: told of each shard. Raises as `run_shard`.
+    """
+    counts = {shard: len(due_rows(curation, stage.name, shard)) for shard in curation.shards}
+    due = {shard: count for shard, count in counts.items() if count}
     progress, start = Progress(stage.name, sum(due.values())), time.monotonic()
-    rules = by_stage(config.rules())
+    grouped = by_stage(rules)
 
     def answered(row: Row, found: Found) -> None:
         progress.done += 1
-        progress.verdicts.update(decide(new, rules).verdict for new in row.add(stage.name, found))
+        progress.verdicts.update(decide(new, grouped).verdict for new in row.add(stage.name, found))
         progress.seconds = time.monotonic() - start
         show(progress)
 
-    with Workers(stage, config.engine) as workers:
-        for shard, rows in due.items():
-            if rows:
+    if due:
+        with open_workers(curation, stage, due, engine) as workers:
+            for shard in due:
                 run_shard(curation, stage, shard, workers, answered)
+                if written is not None:
+                    written(shard)
     return progress.done
 
 

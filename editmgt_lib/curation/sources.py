@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checks import require_choice, require_number
-from ..data.columns import PICTURE, SOURCE
+from ..data.columns import KIND, PICTURE, SOURCE
 from ..data.folders import LISTS, inside, read_list
 from ..data.parquet import find_parquet, opened
 from ..data.rows import clean
@@ -27,6 +27,8 @@ _COLUMNS = {
     "licence": ("licence", "license", "License"),
     "url": ("url", "URL", "source_url", "OriginalURL"),
     "author": ("author", "Author", "artist", "photographer"),
+    "instruction": ("instruction", "edit_instruction", "prompt"),
+    "category": KIND,
 }
 _ID_DIGITS = 16
 
@@ -76,7 +78,9 @@ class SourceConfig:
         )
         failure = Failure("bad_path", listed.problem) if listed.problem else None
         picture = None if failure else self._stored(listed)
-        return Row(row_id(self.name, listed.key), origin, picture, {STAGE: Found(failure=failure)})
+        given = {k: cells[k] for k in ("instruction", "category") if k in cells}
+        found = {STAGE: Found(given, failure=failure)}
+        return Row(row_id(self.name, listed.key), origin, picture, found)
 
     def _stored(self, listed: "Listed") -> Stored:
         if self.path.startswith(TOYWORLD):
@@ -102,7 +106,8 @@ class Listed:
     Attributes:
         key: unique in its source.
         file: relative to the source's folder. member: see `Stored`.
-        cells: licence, url and author where stated. problem: why there is no picture.
+        cells: licence, url, author, instruction and category where stated.
+        problem: why there is no picture.
     """
 
     key: str
@@ -156,10 +161,11 @@ def _toyworld(source: SourceConfig) -> Iterator[Listed]:
 
 
 def _tree(root: Path) -> Iterator[Listed]:
-    """Pictures of a folder and its sub-folders, by name; links out of it are not followed."""
+    """Pictures of a folder and its sub-folders, by name; skips hidden ones and links out of it."""
     found = (p for p in root.rglob("*") if p.suffix.lower() in READABLE and p.is_file())
-    for path in sorted(found, key=lambda p: p.relative_to(root).as_posix()):
-        name = path.relative_to(root).as_posix()
+    names = (p.relative_to(root) for p in found)
+    shown = (n.as_posix() for n in names if not any(part.startswith(".") for part in n.parts))
+    for name in sorted(shown):
         yield _file(root, clean(name), name, {})
 
 

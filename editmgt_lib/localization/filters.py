@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+FLOAT64 = ("cpu", "cuda", "meta")  # devices that have it
 PEAK_TENTHS = 9  # peaks lie strictly above the 90th percentile
 PEAK_SHARE = 0.7  # share of the raw value a peak keeps
 VARIANCE_WEIGHT = 0.7  # how far the adaptive filter follows the raw map where it varies most
@@ -26,9 +27,9 @@ def smooth(
     """
     if kind == "none":
         return scores.float()
-    # Float64 makes the result independent of summation order, but MPS, Arc and DirectML lack it.
-    # A map has a few KB, so it is filtered on the CPU whatever the device.
-    raw = scores.cpu().double()
+    # Float64 makes the result independent of summation order, but MPS, Arc and DirectML lack it:
+    # there a map of a few KB is filtered on the CPU, for which the host waits.
+    raw = (scores if scores.device.type in FLOAT64 else scores.cpu()).double()
     smoothed = _FILTER[kind](raw, strength)
     if preserve_peaks:
         # A value within rounding of the percentile may fall on either side of it; the map is
@@ -63,22 +64,23 @@ def _percentile(field: Tensor) -> Tensor:
 
 def _grow(field: Tensor, rows: int, cols: int) -> Tensor:
     """Mirror [B, h, w] beyond its borders (b a | a b c) to [B, h + 2 rows, w + 2 cols]."""
-    field = field[:, _mirror(field.shape[1], rows)]
-    return field[:, :, _mirror(field.shape[2], cols)]
+    if rows:
+        field = field[:, _mirror(field.shape[1], rows, field.device)]
+    return field[:, :, _mirror(field.shape[2], cols, field.device)] if cols else field
 
 
-def _mirror(length: int, pad: int) -> Tensor:
+def _mirror(length: int, pad: int, device: torch.device) -> Tensor:
     """Source index of every position of an axis padded by any `pad` (scipy's "reflect")."""
-    index = torch.arange(-pad, length + pad, device="cpu") % (2 * length)
+    index = torch.arange(-pad, length + pad, device=device) % (2 * length)
     return torch.minimum(index, 2 * length - 1 - index)
 
 
 def _blur(field: Tensor, sigma: float) -> Tensor:
     """Separable Gaussian, cut at 4 sigma, mirrored borders (scipy.ndimage.gaussian_filter)."""
     radius = int(4.0 * sigma + 0.5)
-    axis = torch.arange(-radius, radius + 1, dtype=torch.float64, device="cpu")
+    axis = torch.arange(-radius, radius + 1, dtype=field.dtype, device=field.device)
     weights = torch.exp(-0.5 / sigma**2 * axis**2)
-    weights = (weights / weights.sum()).to(field)
+    weights = weights / weights.sum()
     tall = F.conv2d(_grow(field, radius, 0)[:, None], weights[None, None, :, None])
     wide = _grow(tall[:, 0], 0, radius)
     return F.conv2d(wide[:, None], weights[None, None, None, :])[:, 0]
@@ -90,7 +92,8 @@ def _gaussian(field: Tensor, strength: float) -> Tensor:
 
 def _adaptive(field: Tensor, strength: float) -> Tensor:
     """Blur flat areas; keep positions whose 5 x 5 neighbourhood varies."""
-    variance = _local_mean(field**2) - _local_mean(field) ** 2
+    of_squares, mean = _local_mean(torch.cat([field**2, field])).chunk(2)
+    variance = of_squares - mean**2
     low, high = _range(variance)
     raw_share = VARIANCE_WEIGHT * (variance - low) / (high - low + 1e-8)
     return (1 - raw_share) * _blur(field, 1.5 * strength) + raw_share * field

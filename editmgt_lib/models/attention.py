@@ -15,6 +15,9 @@ Probe = Callable[[Tensor, Tensor], Tensor]
 STRENGTH_SCOPES = ("text+image", "image")
 
 
+COMPLEX = ("cpu", "cuda", "meta")  # devices that multiply complex numbers
+
+
 class Segments(NamedTuple):
     """Lengths of the three parts of a token sequence, in their order."""
 
@@ -156,11 +159,17 @@ def grid_positions(rows: int, cols: int) -> Tensor:
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Rotate channel pairs of [B, heads, L, d] by a `rotary_table`."""
-    exact = x.float()
-    pairs = rearrange(exact, "b h l (d pair) -> pair b h l d", pair=2)
-    swapped = torch.stack([pairs[1], pairs[0]], dim=-1).flatten(-2)
-    return torch.addcmul(exact * table[0], swapped, table[1]).to(x.dtype)
+    """Rotate channel pairs of [..., B, heads, L, d] by a `rotary_table`."""
+    exact = x.float().unflatten(-1, (-1, 2))  # [..., d / 2, pair]
+    if torch.compiler.is_compiling() or x.device.type not in COMPLEX:
+        # What a compiler turns into one kernel; it leaves complex numbers alone.
+        swapped = torch.stack([exact[..., 1], exact[..., 0]], dim=-1)
+        cosines, sines = table.unflatten(-1, (-1, 2))
+        turned = torch.addcmul(exact * cosines, swapped, sines)
+    else:
+        turn = torch.complex(table[0, ..., ::2], table[1, ..., 1::2])
+        turned = torch.view_as_real(torch.view_as_complex(exact) * turn)
+    return turned.flatten(-2).to(x.dtype)
 
 
 def text_to_image(q_text: Tensor, k: Tensor) -> Tensor:

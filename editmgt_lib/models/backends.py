@@ -21,7 +21,10 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, groups: Sequence[QueryGroup]) -> Tenso
     for group in groups:
         mask = None if group.key_bias is None else group.key_bias.to(q.dtype)
         parts.append(F.scaled_dot_product_attention(q[:, :, group.rows], k, v, attn_mask=mask))
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+    if len(parts) == 1:
+        return parts[0]
+    # The kernels leave the heads of a row side by side, as the caller needs them.
+    return torch.cat([part.transpose(1, 2) for part in parts], dim=1).transpose(1, 2)
 
 
 def math_attention(q: Tensor, k: Tensor, v: Tensor, groups: Sequence[QueryGroup]) -> Tensor:

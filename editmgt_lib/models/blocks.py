@@ -15,8 +15,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..errors import EditMGTError
+from .adapters import BlockUpdates
 from .attention import rotate
-from .conditioning import Modulation, Segment
+from .conditioning import Joined, Modulation, Segment
+from .projections import AttentionLayers, by_segment, project, queries_and_keys
 
 Attend = Callable[..., Tensor]  # (q, k, v, rows=None) -> [B, L, C]; see `attention.Attention`
 
@@ -35,7 +37,7 @@ def modulate(x: Tensor, modulation: Modulation, half: int = ATTENTION) -> Tensor
         m = segment.modulation
         return torch.addcmul(m[half + SHIFT], part, m[half + SCALE])
 
-    return _by_segment(scaled, modulation, x)
+    return by_segment(scaled, modulation, x)
 
 
 def add_gated(x: Tensor, update: Tensor, modulation: Modulation, half: int = ATTENTION) -> Tensor:
@@ -44,27 +46,7 @@ def add_gated(x: Tensor, update: Tensor, modulation: Modulation, half: int = ATT
     def added(segment: Segment, part: Tensor, new: Tensor) -> Tensor:
         return torch.addcmul(part, segment.modulation[half + GATE], new)
 
-    return _by_segment(added, modulation, x, update)
-
-
-def project(layer: nn.Module, x: Tensor, modulation: Modulation) -> Tensor:
-    """Apply a linear layer to [B, L, C] in one product, then each segment's low-rank update."""
-    y = layer(x)
-    if not any(layer.key in segment.updates for segment in modulation):
-        return y
-
-    def updated(segment: Segment, rows: Tensor, out: Tensor) -> Tensor:
-        update = segment.updates.get(layer.key)
-        return out if update is None else out + update.product(rows)
-
-    return _by_segment(updated, modulation, x, y)
-
-
-def _by_segment(function: Callable[..., Tensor], modulation: Modulation, *x: Tensor) -> Tensor:
-    if len(modulation) == 1:
-        return function(modulation[0], *x)
-    parts = zip(*(t.split([s.length for s in modulation], dim=1) for t in x), strict=True)
-    return torch.cat([function(s, *p) for s, p in zip(modulation, parts, strict=True)], 1)
+    return by_segment(added, modulation, x, update)
 
 
 def within_half(x: Tensor) -> Tensor:
@@ -116,43 +98,6 @@ class FeedForward(nn.Module):
         return project(self.net[2], self.net[0](x, modulation), modulation)
 
 
-class AttentionLayers(nn.Module):
-    """Projections and query/key norms of one block; `text` adds a second set for the text."""
-
-    def __init__(self, width: int, heads: int, *, text: bool, operations=nn) -> None:
-        super().__init__()
-        self.heads = heads
-        head_width = width // heads
-        self.norm_q = operations.RMSNorm(head_width, eps=1e-6)
-        self.norm_k = operations.RMSNorm(head_width, eps=1e-6)
-        self.to_q = operations.Linear(width, width)
-        self.to_k = operations.Linear(width, width)
-        self.to_v = operations.Linear(width, width)
-        if text:
-            self.add_q_proj = operations.Linear(width, width)
-            self.add_k_proj = operations.Linear(width, width)
-            self.add_v_proj = operations.Linear(width, width)
-            self.norm_added_q = operations.RMSNorm(head_width, eps=1e-6)
-            self.norm_added_k = operations.RMSNorm(head_width, eps=1e-6)
-            self.to_out = nn.ModuleList([operations.Linear(width, width)])
-            self.to_add_out = operations.Linear(width, width)
-
-    def image(self, x: Tensor, modulation: Modulation) -> tuple[Tensor, Tensor, Tensor]:
-        """Project the image stream [B, L, C] to q, k and v [B, heads, L, d], not yet rotated."""
-        layers = self.to_q, self.to_k, self.to_v
-        q, k, v = (self._heads(project(layer, x, modulation)) for layer in layers)
-        return self.norm_q(q), self.norm_k(k), v
-
-    def text(self, x: Tensor, modulation: Modulation) -> tuple[Tensor, Tensor, Tensor]:
-        """Project the text stream."""
-        layers = self.add_q_proj, self.add_k_proj, self.add_v_proj
-        q, k, v = (self._heads(project(layer, x, modulation)) for layer in layers)
-        return self.norm_added_q(q), self.norm_added_k(k), v
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return rearrange(x, "b l (h d) -> b h l d", h=self.heads)
-
-
 class Block(nn.Module):
     """A block in two halves, before and after attention, each of which can be compiled.
 
@@ -164,6 +109,11 @@ class Block(nn.Module):
         super().__init__()
         # Functions of the class, not bound methods, so that a copy runs with its own weights.
         self.halves = (type(self).before, type(self).after)
+
+    def joined(self, updates: BlockUpdates, like: Tensor) -> tuple[Joined, ...] | None:
+        """Joined layers of the image and, if it has its own, of the text; see `Stream.joined`."""
+        each = tuple(stream.joined(updates, like) for stream in self.attn.streams)
+        return None if None in each else each
 
     def _name_layers(self) -> None:
         """Give every layer that rows go through the name by which updates find it."""
@@ -220,19 +170,29 @@ class DoubleBlock(Block):
         modulation: Modulation,
         rotary: Tensor,
         attend: Attend,
+        joined: tuple[Joined, ...] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Update text [B, T, C] and image [B, L, C]; rotary: of all T + L tokens."""
+        """Update text [B, T, C] and image [B, L, C]; rotary: of all T + L tokens.
+
+        joined: from `joined`.
+        """
         before, after = self.halves
-        q, k, v = before(self, text, image, text_modulation, modulation, rotary)
+        q, k, v = before(self, text, image, text_modulation, modulation, rotary, joined)
         return after(self, text, image, attend(q, k, v), text_modulation, modulation)
 
-    def before(self, text, image, text_modulation, modulation, rotary):
+    def before(self, text, image, text_modulation, modulation, rotary, joined):
         """Compute q, k and v of both streams, [B, heads, T + L, d]."""
-        from_text = self.attn.text(modulate(text, text_modulation), text_modulation)
-        q, k, v = self.attn.image(modulate(image, modulation), modulation)
+        attn, (for_image, for_text) = self.attn, joined or (None, None)
+        words, values = attn.text.project(
+            modulate(text, text_modulation), text_modulation, attn.heads, for_text
+        )
+        parts, v = attn.image.project(
+            modulate(image, modulation), modulation, attn.heads, for_image
+        )
         table = rotary[..., text.shape[1] :, :]  # text lies at position 0, which turns nothing
-        from_image = rotate(q, table), rotate(k, table), v
-        return tuple(torch.cat(pair, dim=2) for pair in zip(from_text, from_image, strict=True))
+        parts = (rotate(part, table) for part in parts)
+        qk = (torch.cat(pair, dim=-2) for pair in zip(words, parts, strict=True))
+        return *queries_and_keys(qk, v.dtype), torch.cat([values, v], dim=2)
 
     def after(self, text, image, attended, text_modulation, modulation):
         """Apply attention's result and the MLP to both streams."""
@@ -269,21 +229,22 @@ class SingleBlock(Block):
         modulation: Modulation,
         rotary: Tensor,
         attend: Attend,
+        joined: tuple[Joined, ...] | None = None,
         rows: slice | None = None,
     ) -> Tensor:
         """Update [B, L, C]; rows: compute only these, which lie in the first segment."""
         before, after = self.halves
-        q, k, v, normed = before(self, x, modulation, rotary)
+        q, k, v, normed = before(self, x, modulation, rotary, joined)
         attended = attend(q, k, v, rows)
         if rows is not None:
             x, normed, modulation = x[:, rows], normed[:, rows], modulation[:1]
         return after(self, x, normed, attended, modulation)
 
-    def before(self, x, modulation, rotary):
+    def before(self, x, modulation, rotary, joined):
         """Compute q, k and v [B, heads, L, d], and the normed stream, which the MLP needs."""
-        normed = modulate(x, modulation)
-        q, k, v = self.attn.image(normed, modulation)
-        return rotate(q, rotary), rotate(k, rotary), v, normed
+        normed, attn = modulate(x, modulation), self.attn
+        parts, v = attn.image.project(normed, modulation, attn.heads, *(joined or ()))
+        return *queries_and_keys((rotate(part, rotary) for part in parts), v.dtype), v, normed
 
     def after(self, x, normed, attended, modulation):
         """Apply attention's result and the MLP to the stream."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from .adapters import NO_UPDATES, BlockUpdates, Updates
@@ -23,6 +24,17 @@ class Segment(NamedTuple):
 
 
 Modulation = tuple[Segment, ...]  # of a whole stream
+
+
+class Joined(NamedTuple):
+    """Query, key and value layers of a stream as one.
+
+    weight: [3 C, C]; bias: [3 C]; norm: weights of the query and key norms, [2, 1, d].
+    """
+
+    weight: Tensor
+    bias: Tensor
+    norm: Tensor
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,7 @@ class Conditioning:
         grid: rows and columns of target positions.
         injection: how the reference is injected.
         updates: low-rank updates of every block.
+        joined: by block, see `Block.joined`; None where layers are called one by one.
     """
 
     text: Tensor
@@ -65,6 +78,7 @@ class Conditioning:
     grid: tuple[int, int]
     injection: InjectionOptions
     updates: tuple[BlockUpdates, ...]
+    joined: tuple[tuple[Joined, ...] | None, ...]
 
     def __repr__(self) -> str:
         return f"Conditioning(batch={len(self.text)}, grid={self.grid})"
@@ -88,6 +102,16 @@ class Conditioning:
         """Modulation of a double block's text stream."""
         modulation, updates = self.text_modulations[block][step], self.updates[block]
         return (Segment(self.segments.text, modulation, updates.known),)
+
+    def timesteps(self) -> Tensor:
+        """Modulations of all blocks side by side, [S, all, B, 1, C]."""
+        return torch.cat([*self.modulations, *self.text_modulations], dim=1)
+
+    def at(self, modulations: Tensor) -> "Conditioning":
+        """Conditioning of one timestep, made of views of a row of `timesteps`."""
+        sizes = [m.shape[1] for m in (*self.modulations, *self.text_modulations)]
+        parts, blocks = modulations[None].split(sizes, dim=1), len(self.modulations)
+        return replace(self, modulations=parts[:blocks], text_modulations=parts[blocks:])
 
     def last(self, items: int) -> "Conditioning":
         """Conditioning of the last items of the batch."""

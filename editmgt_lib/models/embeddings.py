@@ -104,11 +104,11 @@ class TokenHead(nn.Module):
 
     def logits(self, rows: Tensor) -> Tensor:
         """Rows [M, C] of these features -> logits [M, V], in the dtype of the weights."""
-        if not len(rows):
-            return rows.new_empty(0, self.conv2.out_channels)
-        # As a picture of M x 1 pixels, channels last, the 1x1 convolution is a matrix product.
-        pixels = rearrange(rows.to(self.conv2.weight.dtype), "m c -> 1 c m 1")
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        rows = rows.to(self.conv2.weight.dtype)
+        if type(self.conv2) is nn.Conv2d:
+            return F.linear(rows, self.conv2.weight.flatten(1))
+        # Layers of a host move and cast their weights as they are called.
+        pixels = rearrange(rows, "m c -> 1 c m 1")
         return self.conv2(pixels).permute(0, 2, 3, 1).flatten(0, 2)
 
 

@@ -52,6 +52,8 @@ class MaskedTransformer(nn.Module):
 
     Attributes:
         adapters: low-rank updates of the blocks' layers, applied as they run; see `lora`.
+        records: whether runs record their steps as CUDA graphs; see `sampling.recording`. For
+            weights that stay on a CUDA device.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class MaskedTransformer(nn.Module):
         super().__init__()
         self.config = config
         self.attention = attention
+        self.records = False
         width, heads = config.width, config.num_attention_heads
         pooled = config.pooled_projection_dim + MICRO_CONDITIONS * MICRO_WIDTH
         self.time_text_embed = TimeTextEmbedding(width, operations)
@@ -147,6 +150,7 @@ class MaskedTransformer(nn.Module):
             still = tuple(block.modulation(fixed) for block in self.blocks)
             positions.append(grid_positions(*self._positions(tuple(reference_ids.shape[-2:]))))
         rotary = rotary_table(torch.cat(positions), self.config.axes_dims_rope)
+        updates = block_updates(self.adapters, self.block_names, like=text)
         return Conditioning(
             text=self.embed_text(text),
             reference=reference,
@@ -156,7 +160,8 @@ class MaskedTransformer(nn.Module):
             rotary=rotary.to(text.device),
             grid=target,
             injection=injection,
-            updates=block_updates(self.adapters, self.block_names, like=text),
+            updates=updates,
+            joined=tuple(b.joined(u, text) for b, u in zip(self.blocks, updates, strict=True)),
         )
 
     def step(
@@ -181,13 +186,15 @@ class MaskedTransformer(nn.Module):
         for i, block in enumerate(self.transformer_blocks):
             modulation = c.modulation(i, step, image.shape[1])
             words, image = block(
-                words, image, c.text_modulation(i, step), modulation, c.rotary, attention.of(i)
-            )
+                words, image, c.text_modulation(i, step), modulation, c.rotary, attention.of(i),
+                c.joined[i],
+            )  # fmt: skip
         x = torch.cat([words, image], dim=1)  # [B, text + target + reference, C]
         for i, block in enumerate(self.single_transformer_blocks, doubles):
             # The last block computes only the target; nothing else is read.
             rows = c.segments.target_rows if i == len(self.blocks) - 1 else None
-            x = block(x, c.modulation(i, step, x.shape[1]), c.rotary, attention.of(i), rows)
+            modulation = c.modulation(i, step, x.shape[1])
+            x = block(x, modulation, c.rotary, attention.of(i), c.joined[i], rows)
         return Prediction(self._unembed(x, c.grid), attention.scores)
 
     def attention_of(

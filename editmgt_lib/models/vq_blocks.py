@@ -208,7 +208,8 @@ class Bands:
             return F.silu
         b, channels = x.shape[:2]
         # var_mean needs no temporary of the size of x, unlike a sum of squares
-        var, mean = torch.var_mean(x.view(b, norm.num_groups, -1), dim=-1, correction=0)
+        grouped = x.unflatten(1, (norm.num_groups, -1))
+        var, mean = torch.var_mean(grouped, dim=(2, 3, 4), correction=0)
         per_group = channels // norm.num_groups
         mean = mean.to(self.device).repeat_interleave(per_group, dim=1)
         rstd = (var.to(self.device) + norm.eps).rsqrt().repeat_interleave(per_group, dim=1)

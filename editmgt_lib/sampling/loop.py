@@ -1,19 +1,19 @@
 """The sampling loop: predict, hold, reveal, until no token is masked."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..errors import Cancelled, InputError
+from ..errors import Cancelled, EditMGTError, InputError
 from ..localization.maps import Localization
 from .noise import ItemNoise, SharedNoise
 from .options import SamplingOptions
-from .step import reveal_step
+from .step import mask_ratio, masked_first, n_masked, reveal_step
 
-Predict = Callable[[Tensor, int], tuple[Tensor, Localization | None]]
+Predict = Callable[[Tensor, int, Tensor], tuple[Tensor, Localization | None]]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -57,17 +57,19 @@ def sample_tokens(
     options: SamplingOptions,
     noise: SharedNoise | ItemNoise,
     mask_id: int,
+    codes: int,
     source: Tensor | None = None,
     region: Tensor | None = None,
     never_held: Tensor | None = None,
     callback: Callback | None = None,
 ) -> SampleResult:
-    """Run all steps.
+    """Run all steps, none of which waits for the device.
 
     Args:
-        predict: (ids, step) -> guided logits [M, V] of the M masked tokens in reading order, and
+        predict: (ids, step, positions [B, n]) -> guided logits [B, n, V] of these positions, and
             the map to hold by.
         start_ids: int64 [B, H, W], mask_id where tokens are to be drawn.
+        codes: number of picture tokens, V.
         source: int64 [B, H, W], tokens of the picture.
         region: bool [B, H, W], where tokens may change; the rest starts as the source (published
             inpainting, mask counts per item).
@@ -75,35 +77,56 @@ def sample_tokens(
         callback: called after each step; returning False cancels.
 
     Raises:
-        InputError: a missing source, or ids in it that are not picture tokens; Cancelled.
+        InputError: a missing source, or ids in it that are not picture tokens; Cancelled;
+        EditMGTError after the last step: logits or a map were not finite.
     """
-    if source is None and (region is not None or options.threshold > 0):
-        raise InputError("source is None; give one, or neither a region nor a threshold")
+    _check_source(source, codes, options.threshold > 0 or region is not None)
     ids = start_ids if region is None else torch.where(region, start_ids, source)
-    free, localization, event = ids == mask_id, None, None
+    free, localization, event, totals = ids == mask_id, None, None, []
+    left, size = free.sum((1, 2)).cpu(), ids[0].numel()  # tokens masked, at most
+    start, order = left.float() / size, masked_first(ids, mask_id)
+    start_ratio = start.to(ids.device)
+    numbers = noise.steps(options.steps, len(ids), size, codes, ids.device)
     for step in range(options.steps):
-        if options.hold_rule == "proposal" and not (ids == mask_id).any():
+        if options.hold_rule == "proposal" and not left.any():
             break  # nothing left to draw, and this rule restores nothing
-        logits, current = predict(ids, step)
+        rows = order[:, : int(left.max())]
+        logits, current = predict(ids, step, rows)
         localization = current or localization
-        codes, size = logits.shape[1], ids[0].numel()
-        if step == 0 and source is not None and not 0 <= source.min() <= source.max() < codes:
-            raise InputError(f"source has ids outside 0..{codes - 1}; pass tokens without masks")
         held = _held(current, options.threshold, never_held, ids.shape[1:])
-        changing = free & ~held if options.hold_rule == "restore" and held is not None else free
-        ids, proposal = reveal_step(
-            logits, ids, noise.draw(len(ids), size, codes, step == options.steps - 1),
-            step=step, options=options, mask_id=mask_id, source=source, held=held,
-            start_ratio=changing.sum((1, 2)).float() / size,
+        if held is not None and options.hold_rule == "restore":
+            start_ratio = (free & ~held).sum((1, 2)).float() / size
+        left = n_masked(mask_ratio(step, options.steps, options.schedule), start, left, size)
+        ids, proposal, order, total = reveal_step(
+            logits, ids, rows, next(numbers), step=step, options=options, mask_id=mask_id,
+            most=int(left.max()), start_ratio=start_ratio, source=source, held=held,
         )  # fmt: skip
+        totals.append(total if current is None else total + current.relevance.sum())
         event = StepEvent(step, options.steps, ids, proposal, held, ids == mask_id)
         report(event, callback)
+    _check_finite(totals)
     if event is None or event.step < options.steps - 1:
         held = None if event is None else event.held
         report(
             StepEvent(options.steps - 1, options.steps, ids, ids, held, ids == mask_id), callback
         )
     return SampleResult(ids, localization)
+
+
+def _check_source(source: Tensor | None, codes: int, required: bool) -> None:
+    if source is None and required:
+        raise InputError("source is None; give one, or neither a region nor a threshold")
+    if source is not None and not 0 <= source.min() <= source.max() < codes:
+        raise InputError(f"source has ids outside 0..{codes - 1}; pass tokens without masks")
+
+
+def _check_finite(totals: Sequence[Tensor]) -> None:
+    """Check sums over every step's values: to look at each would make the host wait for it."""
+    if totals and not (finite := torch.stack(totals).isfinite()).all():
+        raise EditMGTError(
+            f"logits or attention of step {finite.tolist().index(False)} are not finite; "
+            "compute in float32 or bfloat16"
+        )
 
 
 def report(event: StepEvent, callback: Callback | None) -> None:

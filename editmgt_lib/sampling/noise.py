@@ -1,6 +1,6 @@
 """Random numbers of a sampling run, always generated on the CPU, and the token draw."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,17 +12,43 @@ _PLAIN: Mapping[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # not tor
 
 
 class StepNoise(NamedTuple):
-    """tokens: uniform [B, HW] or exponential [B, HW, V]; ranking: uniform [B, HW]; CPU."""
+    """tokens: uniform [B, HW] or exponential [B, HW, V]; ranking: uniform [B, HW]."""
 
     tokens: Tensor
     ranking: Tensor
 
+    def to(self, device: torch.device) -> "StepNoise":
+        """The same numbers on a device."""
+        return StepNoise(*(part.to(device) for part in self))
 
-class SharedNoise:
+
+class Noise:
+    """Numbers of a run's steps, drawn one after the other."""
+
+    def __init__(self, draw: str) -> None:
+        self._draw = draw
+
+    def draw(self, batch: int, positions: int, codes: int, last: bool) -> StepNoise:
+        """Draw the numbers of the next step, on the CPU."""
+        raise NotImplementedError
+
+    def steps(
+        self, count: int, batch: int, positions: int, codes: int, device: torch.device
+    ) -> Iterator[StepNoise]:
+        """The numbers of all steps on a device, in one upload unless they are too many for it."""
+        drawn = (self.draw(batch, positions, codes, k == count - 1) for k in range(count))
+        if self._draw == "race":  # V numbers for every token
+            return (step.to(device) for step in drawn)
+        tokens, ranking = (torch.stack(parts) for parts in zip(*drawn, strict=True))
+        return map(StepNoise, tokens.to(device), ranking.to(device))
+
+
+class SharedNoise(Noise):
     """One generator for the whole batch; with "race", numbers in the published order."""
 
     def __init__(self, generator: torch.Generator, draw: str = "race") -> None:
-        self._generator, self._draw = generator, draw
+        super().__init__(draw)
+        self._generator = generator
 
     def draw(self, batch: int, positions: int, codes: int, last: bool) -> StepNoise:
         """Draw the numbers of the next step; the last step's ranking draws none (zeros)."""
@@ -42,10 +68,11 @@ def _exponential(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return uniform.neg_().log1p_().neg_().float()
 
 
-class ItemNoise:
+class ItemNoise(Noise):
     """One generator per item: the same numbers for it in any batch, on any device."""
 
     def __init__(self, seeds: Sequence[int], draw: str = "inverse") -> None:
+        super().__init__(draw)
         self._items = [SharedNoise(torch.Generator("cpu").manual_seed(s), draw) for s in seeds]
 
     def draw(self, batch: int, positions: int, codes: int, last: bool) -> StepNoise:
@@ -57,13 +84,13 @@ class ItemNoise:
 
 
 def draw_tokens(probs: Tensor, noise: Tensor) -> Tensor:
-    """Draw one token per row of probs [M, V]: int64 [M].
+    """Draw one token per row of probs [..., V]: int64 [...].
 
-    noise: uniform [M] for the inverse cumulative sum, or exponential [M, V] for argmax(p / q).
+    noise: uniform [...] for the inverse cumulative sum, or exponential [..., V] for argmax(p / q).
     """
     if noise.ndim == probs.ndim:
         return (probs / noise).argmax(-1)
     cumulative = probs.cumsum(-1)
     # Scaled by the row's own sum and searched strictly above: probability 0 is never drawn.
-    target = noise[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=probs.shape[-1] - 1)
+    target = noise[..., None] * cumulative[..., -1:]
+    return torch.searchsorted(cumulative, target, right=True)[..., 0].clamp(max=probs.shape[-1] - 1)

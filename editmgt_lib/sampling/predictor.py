@@ -15,7 +15,9 @@ from ..offload import execution
 from ..pictures.canvas import Tokens
 from ..text.instruction import Instruction
 from .options import SamplingOptions
-from .step import guide
+from .step import at, guide
+
+Look = tuple[Tensor, Localization | None]
 
 AESTHETIC_SCORE = 6.0  # the published fifth micro-condition
 
@@ -126,24 +128,41 @@ class Predictor:
         )
 
     @torch.no_grad()
-    def __call__(self, ids: Tensor, step: int) -> tuple[Tensor, Localization | None]:
-        """Guided logits [M, V] float32 of the M masked tokens, and the map."""
-        prediction = self.predict(ids, step)
-        masked = ids == self.transformer.config.mask_token_id
-        rows = [part[masked].float() for part in prediction.features.split(len(ids))]
+    def __call__(
+        self, ids: Tensor, step: int, rows: Tensor | None = None
+    ) -> tuple[Tensor, Localization | None]:
+        """Guided logits [B, n, V] float32, and the map, not checked for NaN.
+
+        rows: positions [B, n] to compute logits of; all by default.
+        """
+        features, localization = self.look(ids, step)
+        parts = features.flatten(1, 2).split(len(ids))
+        parts = [(part if rows is None else at(part, rows)).float() for part in parts]
         # Logits are linear in the features, so guidance comes before the costly projection.
-        features = guide(*rows, self.options.guidance) if len(rows) == 2 else rows[0]
-        return self.transformer.logits(features).float(), self._localization(prediction)
+        mixed = guide(*parts, self.options.guidance) if len(parts) == 2 else parts[0]
+        return self.transformer.logits(mixed).float(), localization
 
     @torch.no_grad()
     def read(self, ids: Tensor, step: int) -> Localization | None:
         """Run one step and return only its relevance map."""
-        return self._localization(self.predict(ids, step))
+        return self._localization(self.predict(ids, step), check=True)
+
+    def look(self, ids: Tensor, step: int) -> Look:
+        """Features of both halves, and the map; nothing here depends on which tokens are masked."""
+        return self.looked(self.predict(ids, step))
+
+    def looked(self, prediction: Prediction) -> Look:
+        """What `look` returns, of a prediction."""
+        return prediction.features, self._localization(prediction, check=False)
 
     def predict(self, ids: Tensor, step: int) -> Prediction:
         """Run the network on both halves, or on the conditional one if guidance is off."""
-        halves = 2 if self.options.guided_at(step) else 1
-        conditioning = self.conditioning.last(halves * len(ids))
+        return self.run(ids, step, self.conditioning, self.options.guided_at(step))
+
+    def run(self, ids: Tensor, step: int, conditioning: Conditioning, guided: bool) -> Prediction:
+        """As `predict`, with the given conditioning of both halves."""
+        halves = 2 if guided else 1
+        conditioning = conditioning.last(halves * len(ids))
         return self.transformer.step(
             ids.repeat(halves, 1, 1), step, conditioning, self.attention(conditioning)
         )
@@ -152,8 +171,8 @@ class Predictor:
         """Attention for one step, with this run's probe."""
         return self.transformer.attention_of(conditioning, self.probe, self.blocks)
 
-    def _localization(self, prediction: Prediction) -> Localization | None:
+    def _localization(self, prediction: Prediction, check: bool) -> Localization | None:
         if self.reading is None:
             return self.ready
         scores = mean_scores([prediction.scores[b] for b in self.blocks])
-        return consolidate(scores, self.conditioning.grid, self.reading)
+        return consolidate(scores, self.conditioning.grid, self.reading, check)

@@ -15,6 +15,7 @@ from .loop import Callback, SampleResult, of_item, sample_tokens
 from .noise import ItemNoise, SharedNoise
 from .options import SamplingOptions
 from .predictor import Predictor
+from .recording import RecordingPredictor
 from .reuse import ReusingPredictor
 
 
@@ -103,13 +104,15 @@ def _sample(
             changeable = changeable & region
         region = changeable
     hold_by = _hold_by(transformer, tokens, instruction, options, localization)
-    kind = Predictor if options.reuse == "none" else ReusingPredictor
+    kind = RecordingPredictor if transformer.records else Predictor
+    kind = kind if options.reuse == "none" else ReusingPredictor
     return sample_tokens(
         kind(transformer, tokens, instruction, options, hold_by),
         torch.full_like(ids, mask_id),
         options=options,
         noise=noise,
         mask_id=mask_id,
+        codes=transformer.config.codebook_size,
         source=source,
         region=region,
         never_held=never_held,

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import EditMGTError
 from .noise import StepNoise, draw_tokens
 from .options import SamplingOptions
 
@@ -36,56 +35,76 @@ def n_masked(ratio: float, start_ratio: Tensor | float, masked: Tensor, position
 
 def guide(negative: Tensor, positive: Tensor, scale: float) -> Tensor:
     """Classifier-free guidance on logits, or on anything they are linear in."""
-    return negative + scale * (positive - negative)
+    return torch.add(negative, positive - negative, alpha=scale)
+
+
+def at(values: Tensor, rows: Tensor) -> Tensor:
+    """Values [B, HW, ...] at positions [B, n]."""
+    if values.ndim == 2:
+        return values.gather(1, rows)
+    return values[torch.arange(len(values), device=rows.device)[:, None], rows]
 
 
 class StepResult(NamedTuple):
-    """ids: int64 [B, H, W] after the step; proposal: before masking again."""
+    """Result of a step.
+
+    ids: int64 [B, H, W]; proposal: the same before masking again. order: positions [B, HW], those
+    masked again first. finite: whether all logits were, bool [].
+    """
 
     ids: Tensor
     proposal: Tensor
+    order: Tensor
+    total: Tensor
+
+
+def masked_first(ids: Tensor, mask_id: int) -> Tensor:
+    """Positions [B, HW] of tokens [B, H, W], masked ones first, in reading order."""
+    return (ids.flatten(1) != mask_id).byte().argsort(dim=-1, stable=True)
 
 
 def reveal_step(
     logits: Tensor,
     ids: Tensor,
+    rows: Tensor,
     noise: StepNoise,
     *,
     step: int,
     options: SamplingOptions,
     mask_id: int,
+    most: int | None = None,
     start_ratio: Tensor | float = 1.0,
     source: Tensor | None = None,
     held: Tensor | None = None,
 ) -> StepResult:
     """Draw the masked tokens, hold, rank by confidence, and mask the least confident again.
 
-    logits: guided, [M, V] of the M masked tokens in reading order. ids, source: int64 [B, H, W];
-    held: bool [B, H, W], with source. start_ratio: fraction masked at the start, [B] or a number.
-    Known tokens stay known; the last step masks none. EditMGTError if logits are not finite.
+    logits: guided, [B, n, V] of the positions `rows` [B, n], all masked ones among them. ids,
+    source: int64 [B, H, W]; held: bool [B, H, W], with source. most: mask at most so many tokens
+    per item. start_ratio: fraction masked at the start, [B] or a number. Known tokens stay known;
+    the last step masks none. Nothing here waits for the device.
     """
     flat = ids.flatten(1)
     pending = flat == mask_id
     probs = logits.float().softmax(-1)
-    drawn = draw_tokens(probs, noise.tokens[pending.to(noise.tokens.device)].to(probs.device))
-    proposal, ranked = flat.masked_scatter(pending, drawn), pending
+    drawn = draw_tokens(probs, at(noise.tokens, rows))
+    proposal = torch.where(pending, flat.scatter(1, rows, drawn), flat)
+    ranked = pending
     if held is not None and source is not None:
         hold, restore = held.flatten(1), options.hold_rule == "restore"
         proposal = torch.where(hold if restore else hold & pending, source.flatten(1), proposal)
         ranked = pending & ~hold if restore else pending
-    drawn_probs = probs.gather(-1, proposal[pending][:, None])[:, 0]
-    if not torch.isfinite(drawn_probs).all():
-        raise EditMGTError(f"logits of step {step} are not finite; compute in float32 or bfloat16")
-    next_ids = proposal
+    row_probs = probs.gather(-1, at(proposal, rows)[..., None])[..., 0]
+    next_ids, order = proposal, rows
     if step < options.steps - 1:
-        ones = torch.ones(flat.shape, dtype=torch.float32, device=flat.device)
-        token_probs = ones.masked_scatter(pending, drawn_probs)
-        uniform = noise.ranking.to(flat.device)
-        confidence = _confidence(token_probs, uniform, options.temperature_at(step))
+        token_probs = torch.ones_like(noise.ranking).scatter(1, rows, row_probs)
+        confidence = _confidence(token_probs, noise.ranking, options.temperature_at(step))
         ratio = mask_ratio(step, options.steps, options.schedule)
         count = n_masked(ratio, start_ratio, ranked.sum(-1), flat.shape[1])
-        next_ids = proposal.masked_fill(_least_confident(confidence, ranked, count), mask_id)
-    return StepResult(next_ids.view_as(ids), proposal.view_as(ids))
+        count = count.clamp(max=flat.shape[1] if most is None else most)
+        chosen, order = _least_confident(confidence, ranked, count)
+        next_ids = proposal.masked_fill(chosen, mask_id)
+    return StepResult(next_ids.view_as(ids), proposal.view_as(ids), order, row_probs.sum())
 
 
 def _confidence(probs: Tensor, uniform: Tensor, temperature: float) -> Tensor:
@@ -94,8 +113,12 @@ def _confidence(probs: Tensor, uniform: Tensor, temperature: float) -> Tensor:
     return torch.log(probs.clamp(1e-20)) + temperature * gumbel
 
 
-def _least_confident(confidence: Tensor, ranked: Tensor, count: Tensor) -> Tensor:
-    """The `count` [B] ranked positions of lowest confidence, bool [B, HW]."""
+def _least_confident(confidence: Tensor, ranked: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """The `count` [B] ranked positions of lowest confidence, bool [B, HW], and all in order.
+
+    Fewer where others are as confident as the last of them (published code).
+    """
     confidence = confidence.where(ranked, torch.inf)
+    values, order = confidence.sort(-1)
     index = count.clamp(max=confidence.shape[1] - 1)[:, None]
-    return confidence < confidence.sort(-1).values.gather(1, index)
+    return confidence < values.gather(1, index), order

@@ -15,10 +15,10 @@ An edit succeeds if the picture shows the target scene and nothing else:
 A cell of a background may show any of its variants, since no instruction says which: how well an
 edit keeps the source's is a separate figure (`metrics.outside_error`).
 
-Nothing is averaged over the picture: one wrong cell is a failure. Both bounds are 1.5 times the
-largest error of the shipped tokenizer in any cell of 200 targets. Any two backgrounds differ by
-more in every cell; of the cells in which two objects, or an object and none, differ at all, six
-in seven differ by more.
+Nothing is averaged over the picture: one wrong cell is a failure. Both bounds lie above the largest
+error of the shipped tokenizer in any cell of 200 targets (0.059 and 0.066). Any two backgrounds
+differ by more in every cell, and so do nine in ten of the cells in which two objects, or an object
+and none, differ at all.
 
 Decoded pixels differ by about 1e-6 between processors, so a verdict may differ only where a cell or
 a slot is that close to a bound. Which of several nearly equal looks is named does not.
@@ -38,7 +38,7 @@ from .world import BACKGROUNDS, COLORS, SLOT_NAMES, EditPair, Scene, Thing
 
 OBJECT_CELL_ERROR = 0.08
 """Largest root mean square error (0..1) of a token cell with part of an object."""
-GROUND_CELL_ERROR = 0.055
+GROUND_CELL_ERROR = 0.066
 """Largest root mean square error (0..1) of any other token cell."""
 _TIE = 1e-4  # of squared errors: rounding is below it, different looks differ by ten times more
 

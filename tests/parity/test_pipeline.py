@@ -147,19 +147,21 @@ def record(case, name, run, monkeypatch):
         seen.raw.append(scores)
         return consolidate(scores, *more)
 
-    def predict(ids, step):
+    def predict(ids, step, rows):
         seen.ids.append(ids)
-        logits, found = predictor(ids, step)
-        masked = ids == start.mask_id
-        whole = logits.new_full((*ids.shape, logits.shape[1]), torch.nan)
-        whole[masked] = logits  # of known tokens there are none
+        logits, found = predictor(ids, step, rows)
+        assert rows.shape[1] == (ids == start.mask_id).sum((1, 2)).max()
+        whole = logits.new_full((*ids.shape, logits.shape[-1]), torch.nan)
+        for item, some, own in zip(whole, rows, logits, strict=True):
+            item.view(-1, item.shape[-1])[some] = own  # of known tokens there are none
         seen.logits.append(whole.permute(0, 3, 1, 2))
         seen.maps.append(None if found is None else found.relevance)
         return logits, found
 
     monkeypatch.setattr(prediction, "consolidate", spied)
+    codes = goldens.meta(case)["config"]["codebook_size"]
     seen.final = sample_tokens(
-        predict, ids, options=options, noise=start.noise, mask_id=start.mask_id,
+        predict, ids, options=options, noise=start.noise, mask_id=start.mask_id, codes=codes,
         source=start.reference if options.threshold > 0 else None, callback=seen.events.append,
     ).ids  # fmt: skip
     return seen

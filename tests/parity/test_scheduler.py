@@ -6,7 +6,7 @@ import torch
 from editmgt_lib.localization.maps import Localization, LocalizationOptions
 from editmgt_lib.sampling.noise import SharedNoise, draw_tokens
 from editmgt_lib.sampling.options import SamplingOptions
-from editmgt_lib.sampling.step import reveal_step
+from editmgt_lib.sampling.step import masked_first, reveal_step
 
 from . import goldens
 
@@ -64,9 +64,11 @@ def test_run(case, name, run):
         assert torch.equal(drawn.view(batch, -1), arrays["draw_token"][step].long())
         scores = arrays["local_scores"][step] if "local_scores" in arrays else None
         assert torch.equal(ids, arrays["sample_in"][step].long())
+        places = masked_first(ids, mask_id)[:, : int((ids == mask_id).sum((1, 2)).max())]
         result = reveal_step(
-            by_row[ids.flatten(1) == mask_id],
+            by_row.gather(1, places[..., None].expand(-1, -1, codes)),
             ids,
+            places,
             numbers,
             step=step,
             options=options,

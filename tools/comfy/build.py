@@ -10,8 +10,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from editmgt_lib.checkpoints.names import TOY_LORA
-
 from .blueprint import NAME, blueprint
 from .chinese import add_chinese
 from .client import Client
@@ -27,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SAVED = ROOT / "tests" / "comfy" / "object_info"
 FLOOR = "0.3.64"
 """The version whose description the workflows are written from."""
-LATER, NEED_LATER = "0.33.0", {"16_before_after": "ImageCompare"}
+LATER, NEED_LATER = "0.33.0", {"15_before_after": "ImageCompare"}
 """A version that describes core nodes the floor lacks, and the workflows that need one."""
 
 
@@ -86,7 +84,7 @@ def portable(entry: dict[str, Any]) -> dict[str, Any]:
     if entry["name"] == "EditMGT_LoadFolder":
         wanted["folder"][1]["options"] = ["."]
     if entry["name"] == "EditMGT_LoadLora":
-        wanted["lora"][1] |= {"options": [TOY_LORA.stem], "default": TOY_LORA.stem}
+        wanted["lora"][1]["options"] = []
     return entry
 
 

@@ -173,7 +173,7 @@ identical, bit for bit.
 
 def before_after(info: dict[str, Any]) -> Graph:
     """Source and edit under one picture's dividing line."""
-    g = Graph("16_before_after", info)
+    g = Graph("15_before_after", info)
     start = begin(g, 9, "background")
     words = instruct(g, start.model, "make the background snow")
     g.note(

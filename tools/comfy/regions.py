@@ -65,7 +65,7 @@ For a small mask on a large picture set **fit** to *crop*: the painted area gets
         "With a slider",
         """
 Newer versions of ComfyUI have a core node **Compare Images** (*Image Compare*): link *Your picture*
-and *EditMGT Decode* to it, as the template *16_before_after* does.
+and *EditMGT Decode* to it, as the template *15_before_after* does.
 """,
         (300, 120),
     )

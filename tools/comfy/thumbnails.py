@@ -24,8 +24,7 @@ TILES: dict[str, tuple[str, ...]] = {
     "12_several_regions": ("Before", "Result"),
     "13_outpaint": ("Padded", "Result"),
     "14_text_to_image": ("Result",),
-    "15_lora": ("Before", "Result"),
-    "16_before_after": ("Compare Images",),
+    "15_before_after": ("Compare Images",),
 }
 """Titles of the nodes whose pictures are shown, left to right."""
 
@@ -43,7 +42,6 @@ CAPTIONS = {
     "12_several_regions": "one instruction per region",
     "13_outpaint": "beyond the edge: “add a red house at the right”",
     "14_text_to_image": "from text alone",
-    "15_lora": "a LoRA brings in a colour: “make the blue heart pink”",
 }
 """Where the instructions say too little."""
 
