@@ -183,7 +183,7 @@ never seen a photograph.
 def batch(info: dict[str, Any]) -> Graph:
     """One instruction over many pictures."""
     g = Graph("08_batch", info)
-    start = begin(g, 3, "background", batch=4)
+    start = begin(g, 6, "background", batch=4)
     words = instruct(g, start.model, "make the background snow")
     g.column()
     g.note(
