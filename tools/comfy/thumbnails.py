@@ -42,6 +42,7 @@ CAPTIONS = {
     "12_several_regions": "one instruction per region",
     "13_outpaint": "beyond the edge: “add a red house at the right”",
     "14_text_to_image": "from text alone",
+    "15_before_after": "before and after: “make the background snow”",
 }
 """Where the instructions say too little."""
 
