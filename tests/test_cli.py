@@ -259,7 +259,7 @@ def test_mask_of_another_size_names_both_sizes_in_crop_mode_too(editmgt, picture
 def test_a_prompt_of_ten_thousand_characters_is_cut_and_reported(
     editmgt, picture, tmp_path, capsys
 ):
-    text = ("make the red heart blue " * 500)[:10_000]
+    text = "make the red heart blue " * 417  # whole words
     assert editmgt("edit", picture, text, "-o", tmp_path / "out.png", "--json") == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["truncated_tokens"] > 1000

@@ -15,8 +15,9 @@ import pytest
 from editmgt_lib.curation import executor_ray
 from editmgt_lib.curation.assembly import Curation
 from editmgt_lib.curation.engine import EngineOptions
-from editmgt_lib.curation.executor import due_rows, open_workers, run_shard
+from editmgt_lib.curation.executor import due_rows, run_shard
 from editmgt_lib.curation.rows import Unavailable
+from editmgt_lib.curation.run import open_workers
 from editmgt_lib.curation.sources import SourceConfig
 from editmgt_lib.curation.store import claim
 from editmgt_lib.curation.verdicts import DuplicateOptions, decide_all

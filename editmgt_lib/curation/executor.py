@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -37,20 +37,6 @@ class Mapper(Protocol):
 
     def map(self, rows: Sequence[Row]) -> Iterator[tuple[Row, Found]]:
         """Rows with what was found, in order. Raises Unavailable."""
-
-
-def open_workers(
-    curation: Curation, stage: Stage, due: Mapping[int, int], options: EngineOptions
-) -> Mapper:
-    """Workers for a stage. due: number of rows by shard, in the order they will be asked for.
-
-    Raises InputError for an executor that is not installed or cannot be reached.
-    """
-    if options.executor == "local":
-        return Workers(stage, options)
-    from .executor_ray import RayWorkers
-
-    return RayWorkers(curation, stage, due, options)
 
 
 def run_shard(

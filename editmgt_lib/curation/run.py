@@ -16,7 +16,7 @@ from .crowding import summarize_words
 from .decide import Rule, by_stage, decide
 from .edits import EditStage
 from .engine import EngineOptions
-from .executor import due_rows, open_workers, run_shard
+from .executor import Mapper, Workers, due_rows, run_shard
 from .images import ImageStage
 from .instructions import InstructionStage
 from .quality import QualityStage
@@ -189,6 +189,20 @@ def run_stage(
                 if written is not None:
                     written(shard)
     return progress.done
+
+
+def open_workers(
+    curation: Curation, stage: Stage, due: Mapping[int, int], options: EngineOptions
+) -> Mapper:
+    """Workers for a stage. due: number of rows by shard, in the order they will be asked for.
+
+    Raises InputError for an executor that is not installed or cannot be reached.
+    """
+    if options.executor == "local":
+        return Workers(stage, options)
+    from .executor_ray import RayWorkers
+
+    return RayWorkers(curation, stage, due, options)
 
 
 def _silent(_: str) -> None:
