@@ -126,15 +126,15 @@ def _numbers() -> list:
         io.Float.Input(
             "guidance", default=PUBLISHED.guidance, min=0.0, max=100.0, step=0.5, round=0.01,
             optional=True,
-            tooltip="How closely to follow the instruction: 6 for the published checkpoint, 1 for "
-            "toyworld; 0 takes the checkpoint's own. 1 or less turns guidance off and is twice as "
-            "fast. Raise it if nothing happens, lower it if colours burn.",
+            tooltip="How closely to follow the instruction: 6 for the published checkpoint, 1.5 "
+            "for toyworld; 0 takes the checkpoint's own. 1 or less turns guidance off and is twice "
+            "as fast. Raise it if nothing happens, lower it if colours burn.",
         ),
         io.Float.Input(
             "strength", default=PUBLISHED.strength, min=0.0, max=100.0, step=0.05, round=0.001,
             optional=True,
             tooltip="How much attention the original picture gets: 1.1 for the published "
-            "checkpoint, 1 for toyworld; 0 takes the checkpoint's own. Above 1 stays closer to the "
+            "checkpoint and toyworld; 0 takes the checkpoint's own. Above 1 stays closer to the "
             "original, below 1 drifts away; 0.8 to 1.3 is the useful range.",
         ),
         io.Float.Input(

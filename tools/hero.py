@@ -13,15 +13,16 @@ from PIL import Image, ImageDraw, ImageFont
 
 import editmgt_lib
 
-EDITS = (
-    "remove the red balloon",
-    "make the house purple",
-    "replace the tree with a red mushroom",
-    "add a blue car in the center",
-    "move the red balloon to the top left",
-    "make the background snow",
-    "turn this into a blueprint",
-)
+EDITS = {
+    "remove the red balloon": 0.2,
+    "make the house purple": 0.1,
+    "replace the yellow house with a blue boat": 0.2,
+    "add a blue car in the center": 0.2,
+    "move the red balloon to the top left": 0.05,
+    "make the background snow": 0.0,
+    "turn this into a blueprint": 0.0,
+}
+"""Instructions, and the threshold of each: 0 for those about the whole picture."""
 CELL, GAP, MARGIN, LINE = 200, 26, 24, 50
 INK, FAINT = (34, 38, 46), (120, 126, 136)
 
@@ -31,12 +32,12 @@ def main(source: str, target: str) -> None:
     model = editmgt_lib.load("toyworld", device="cpu")
     picture = editmgt_lib.read_image(source).pixels
     cells = [(picture[0], "the picture", "")]
-    for text in EDITS:
-        result = model.edit(picture, text)
+    for text, threshold in EDITS.items():
+        result = model.edit(picture, text, threshold=threshold)
         kept = ~result.changed[0]
         if not torch.equal(result.image[0][kept], picture[0][kept]):
             raise SystemExit(f"{text!r} changed pixels outside its mask")
-        share = f"{kept.float().mean():.0%} of the pixels untouched"
+        share = f"threshold {threshold:g}, {kept.float().mean():.0%} untouched"
         cells.append((result.image[0], f"“{text}”", share))
     columns = (len(cells) + 1) // 2
     size = (2 * MARGIN + columns * (CELL + GAP) - GAP, 2 * MARGIN + 2 * (CELL + LINE) + GAP)

@@ -119,7 +119,9 @@ class Client:
 
     def files(self, run: Run, node: str) -> list[bytes]:
         """All pictures a node has made in a run."""
-        return [self.fetch(item) for item in run.outputs.get(node, {}).get("images", [])]
+        shown = run.outputs.get(node, {})
+        kinds = ("images", "a_images", "b_images")  # the last two of core's Image Compare
+        return [self.fetch(item) for kind in kinds for item in shown.get(kind, [])]
 
     # ---- runs
 

@@ -5,6 +5,7 @@ from typing import Any
 from .graph import Graph
 from .parts import (
     EDIT,
+    HOLD,
     OTHER,
     OWN_PICTURE,
     RESULT,
@@ -29,21 +30,22 @@ def edit_by_instruction(info: dict[str, Any]) -> Graph:
     g.note(
         "Start here",
         f"""
-Run it as it is: the toy model edits in about a second on a CPU and needs no download.
+Run it as it is: the toy model edits in seconds on a CPU and needs no download.
 
 1. Say **what to change** in *EditMGT Encode Instruction*: *make the blue heart yellow*, *remove the
    purple fish*, *replace the orange boat with a red car*, *make the background water*, *turn this
    into a sketch*. *You could also say* holds one more, which suits the picture's **scene** and
    **edit**.
-2. Click *Run*.
-3. For a different result, change **seed**.
+2. For the whole picture (*background*, *sketch*) set **threshold** to 0. 0.1 holds what the
+   sentence is not about.
+3. Click *Run*. For a different result, change **seed**.
 
 Everything outside the edit stays **identical, bit for bit**.
 {OWN_PICTURE}""",
         (320, 300),
     )
     g.group("3  Edit", EDIT)
-    edited = sample(g, start.model, start.tokens["TOKENS"], words["INSTRUCTION"])
+    edited = sample(g, start.model, start.tokens["TOKENS"], words["INSTRUCTION"], threshold=HOLD)
     g.group("4  Result", RESULT)
     decoded = g.add("EditMGT_Decode", model=start.model, tokens=edited["TOKENS"])
     saved = save(g, decoded["IMAGE"], "edit")
@@ -82,7 +84,7 @@ sampling. Red is relevant, blue is not.
     show_mask(g, found["MASK"], "As a mask")
     g.group("4  Edit there", EDIT)
     edited = sample(g, start.model, start.tokens["TOKENS"], words["INSTRUCTION"],
-                    localization=found["LOCALIZATION"], threshold=0.1)  # fmt: skip
+                    localization=found["LOCALIZATION"], threshold=HOLD)  # fmt: skip
     g.group("5  Result", RESULT)
     decoded = g.add("EditMGT_Decode", model=start.model, tokens=edited["TOKENS"])
     save(g, decoded["IMAGE"], "where")
@@ -157,7 +159,7 @@ identical, bit for bit.
     g.group("3  Second edit", TEXT)
     second = g.add("EditMGT_EncodeInstruction", model=start.model,
                    text="remove the blue heart")  # fmt: skip
-    twice = sample(g, start.model, once["TOKENS"], second["INSTRUCTION"])
+    twice = sample(g, start.model, once["TOKENS"], second["INSTRUCTION"], threshold=HOLD)
     g.group("4  Result", RESULT)
     decoded = g.add("EditMGT_Decode", model=start.model, tokens=twice["TOKENS"])
     save(g, decoded["IMAGE"], "two-edits", tall=300)
@@ -169,4 +171,30 @@ identical, bit for bit.
     return g
 
 
-EDITING = (edit_by_instruction, see_where_it_acts, edit_inside_a_mask, two_edits_in_a_row)
+def before_after(info: dict[str, Any]) -> Graph:
+    """Source and edit under one picture's dividing line."""
+    g = Graph("15_before_after", info)
+    start = begin(g, 9, "background")
+    words = instruct(g, start.model, "make the background snow")
+    g.note(
+        "Drag the line",
+        """
+Core's **Compare Images** (*Image Compare*) lays the edit over its original: move the pointer over
+it. It does so with *Nodes 2.0* switched on (menu of ComfyUI's logo).
+
+It is missing from older versions of ComfyUI, which mark it red: there open the template
+**10_own_picture_painted_mask**, whose *EditMGT Compare Pictures* shows both side by side.
+""",
+        (300, 200),
+    )
+    g.group("3  Edit", EDIT)
+    edited = sample(g, start.model, start.tokens["TOKENS"], words["INSTRUCTION"])
+    decoded = g.add("EditMGT_Decode", model=start.model, tokens=edited["TOKENS"])
+    g.group("4  Before and after", RESULT)
+    g.add("ImageCompare", tall=400, wide=420, image_a=start.image, image_b=decoded["IMAGE"])
+    save(g, decoded["IMAGE"], "before-after")
+    return g
+
+
+EDITING = (edit_by_instruction, see_where_it_acts, edit_inside_a_mask, two_edits_in_a_row,
+           before_after)  # fmt: skip

@@ -225,7 +225,7 @@ def _canvas_node(node: Node, order: int, links: dict, version: str) -> dict[str,
         if link.node is node:
             out.setdefault(link.slot, []).append(number)
     values = []
-    for item in node.widgets:
+    for item in (item for item in node.widgets if not item.is_view):
         values += [node.values.get(item.name, item.default), *item.companions]
     pack = {"cnr_id": PACK, "ver": version} if node.ours else {"cnr_id": "comfy-core"}
     properties = {"Node name for S&R": node.type.id, **pack}

@@ -37,8 +37,8 @@ def banner() -> Image.Image:
 
 def main() -> None:
     """The command."""
-    tokens().quantize(128).save(ROOT / "docs" / "images" / "icon.png", optimize=True)
-    banner().quantize(128).save(ROOT / "docs" / "images" / "banner.png", optimize=True)
+    tokens().quantize(256).save(ROOT / "docs" / "images" / "icon.png", optimize=True)
+    banner().quantize(256).save(ROOT / "docs" / "images" / "banner.png", optimize=True)
 
 
 if __name__ == "__main__":

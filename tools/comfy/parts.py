@@ -20,6 +20,9 @@ def numbers(options: SamplingOptions) -> dict[str, float]:
     return {name: getattr(options, name) for name in ("steps", "guidance", "strength")}
 
 
+HOLD = 0.1
+"""The threshold for edits of one thing; those of the whole picture need 0."""
+
 PUBLISHED, TOY = numbers(SamplingOptions()), numbers(Settings.read(TOY_FOLDER).sampling)
 
 OWN_PICTURE = """

@@ -5,6 +5,7 @@ from typing import Any
 from .graph import Graph, Link, Node
 from .parts import (
     EDIT,
+    HOLD,
     OTHER,
     OWN_PICTURE,
     PREVIEW,
@@ -34,7 +35,7 @@ SDXL = {
     "sd_xl_base_1.0.safetensors",
     "directory": "checkpoints",
 }
-THRESHOLDS = (0.0, 0.02, 0.1, 0.3, 0.5, 1.0)
+THRESHOLDS = (0.0, 0.1, 0.2, 0.5, 0.7, 1.0)
 
 
 def _edited(g: Graph, scene: int, edit: str, text: str, about: tuple) -> tuple[Link, Link]:
@@ -44,7 +45,7 @@ def _edited(g: Graph, scene: int, edit: str, text: str, about: tuple) -> tuple[L
     g.column()
     g.note(*about)
     g.group("3  Edit", EDIT)
-    edited = sample(g, start.model, start.tokens["TOKENS"], words["INSTRUCTION"])
+    edited = sample(g, start.model, start.tokens["TOKENS"], words["INSTRUCTION"], threshold=HOLD)
     decoded = g.add("EditMGT_Decode", model=start.model, tokens=edited["TOKENS"])
     return start.image, decoded["IMAGE"]
 
@@ -182,7 +183,7 @@ never seen a photograph.
 def batch(info: dict[str, Any]) -> Graph:
     """One instruction over many pictures."""
     g = Graph("08_batch", info)
-    start = begin(g, 3, "background", batch=4)
+    start = begin(g, 6, "background", batch=4)
     words = instruct(g, start.model, "make the background snow")
     g.column()
     g.note(
@@ -210,18 +211,18 @@ Use one mask for all, or one per picture; any other number is an error.
 def threshold_sweep(info: dict[str, Any]) -> Graph:
     """One edit at several thresholds, side by side under their values."""
     g = Graph("09_threshold_sweep", info)
-    start = begin(g, 6, "remove")
-    words = instruct(g, start.model, "remove the blue balloon")
+    start = begin(g, 3, "replace")
+    words = instruct(g, start.model, "replace the red tree with a house")
     g.column()
     g.note(
         "Choosing λ",
         """
-The same seed and instruction at six thresholds (λ). **strength** is only 0.1, so the model hardly
-looks at the original: at λ 0 everything else goes with the balloon. 0.1 and 0.3 hold what the
-instruction is not about; 0.5 is too high, the edit is cut off; 1 keeps the whole picture.
+The same seed and instruction at six thresholds (λ). At 0 the model may draw everything anew: most
+flowers in the grass are gone. 0.1 to 0.5 hold what the instruction is not about; 0.7 is too high,
+the edit is cut off; 1 keeps the whole picture.
 
-At its own strength of 1.1 the toy model needs no λ for this. Everything after **EditMGT List of
-Values** runs once per number; link it to *strength* or *guidance* to sweep those.
+Everything after **EditMGT List of Values** runs once per number; link it to *strength* or
+*guidance* to sweep those.
 """,
         (300, 240),
     )
@@ -231,8 +232,7 @@ Values** runs once per number; link it to *strength* or *guidance* to sweep thos
     g.group("4  The same edit at several λ", EDIT)
     values = g.add("EditMGT_ListOfValues", values=", ".join(f"{t:g}" for t in THRESHOLDS))
     edited = sample(g, start.model, start.tokens["TOKENS"], words["INSTRUCTION"],
-                    localization=found["LOCALIZATION"], threshold=values["FLOAT"],
-                    strength=0.1)  # fmt: skip
+                    localization=found["LOCALIZATION"], threshold=values["FLOAT"])  # fmt: skip
     decoded = g.add("EditMGT_Decode", model=start.model, tokens=edited["TOKENS"])
     g.group("5  Side by side", RESULT)
     sheet = g.add("EditMGT_ComparePictures", wide=480, images=decoded["IMAGE"],

@@ -64,8 +64,8 @@ For a small mask on a large picture set **fit** to *crop*: the painted area gets
     g.note(
         "With a slider",
         """
-Newer versions of ComfyUI have a core node **Image Compare** (*Compare Images*): link *Your picture*
-and *EditMGT Decode* to it and drag the line over the picture.
+Newer versions of ComfyUI have a core node **Compare Images** (*Image Compare*): link *Your picture*
+and *EditMGT Decode* to it, as the template *15_before_after* does.
 """,
         (300, 120),
     )
@@ -75,30 +75,30 @@ and *EditMGT Decode* to it and drag the line over the picture.
 def words_as_region(info: dict[str, Any]) -> Graph:
     """Words find a thing, and its map is the region of any edit."""
     g = Graph("11_words_as_region", info)
-    start = begin(g, 6, "remove")
+    start = begin(g, 8, "remove")
     g.note(
         "Words instead of a painted mask",
         """
-1. **Consolidate Attention** asks the model where *blue balloon* is. **words** must occur in the
-   instruction it gets, here *remove the blue balloon*; nothing is removed.
+1. **Consolidate Attention** asks the model where *green boat* is. **words** must occur in the
+   instruction it gets, here *remove the green boat*; nothing is removed.
 2. *Map to mask*, core's **Threshold Mask**, turns the map into a mask. Lower **value**: more
    around it.
 3. That mask is the **region** of another edit, *turn this into a blueprint*.
 
-The mask works with any other node too: grow or invert it (*all but the balloon*), or use it to
+The mask works with any other node too: grow or invert it (*all but the boat*), or use it to
 inpaint with another model.
 """,
         (320, 240),
     )
     g.group("2  Find by words", "#7a4f9a")
     name = g.add("EditMGT_EncodeInstruction", "What to find", model=start.model,
-                 text="remove the blue balloon")  # fmt: skip
+                 text="remove the green boat")  # fmt: skip
     found = g.add("EditMGT_ConsolidateAttention", tall=SMALL, model=start.model,
                   tokens=start.tokens["TOKENS"], instruction=name["INSTRUCTION"],
-                  words="blue balloon")  # fmt: skip
+                  words="green boat")  # fmt: skip
     g.column()
     show(g, found["IMAGE"], "Heat map over the picture")
-    mask = g.add("ThresholdMask", "Map to mask", mask=found["MASK"], value=0.1)
+    mask = g.add("ThresholdMask", "Map to mask", mask=found["MASK"], value=0.2)
     show_mask(g, mask["MASK"], "The region")
     g.group("3  Edit there", EDIT)
     words = g.add("EditMGT_EncodeInstruction", "What to change", model=start.model,

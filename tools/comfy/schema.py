@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+_VIEWS = {"IMAGECOMPARE": {"__value__": ["", ""]}}
+"""Widgets that only show something: what the canvas sends for them, and never saves."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,12 @@ class Input:
     @property
     def is_widget(self) -> bool:
         """Whether the canvas shows a value for it; it can be linked all the same."""
-        return self.type in _WIDGETS and not self.options.get("forceInput")
+        return self.type in _WIDGETS and not self.options.get("forceInput") or self.is_view
+
+    @property
+    def is_view(self) -> bool:
+        """Whether its widget holds no value of the user's."""
+        return self.type in _VIEWS
 
     @property
     def default(self) -> Any:
@@ -28,7 +35,7 @@ class Input:
             return self.options["default"]
         if self.type == "COMBO":
             return self.choices[0] if self.choices else ""
-        return {"INT": 0, "FLOAT": 0.0, "BOOLEAN": False}.get(self.type, "")
+        return {"INT": 0, "FLOAT": 0.0, "BOOLEAN": False, **_VIEWS}.get(self.type, "")
 
     @property
     def companions(self) -> list[Any]:

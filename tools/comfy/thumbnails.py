@@ -24,6 +24,7 @@ TILES: dict[str, tuple[str, ...]] = {
     "12_several_regions": ("Before", "Result"),
     "13_outpaint": ("Padded", "Result"),
     "14_text_to_image": ("Result",),
+    "15_before_after": ("Compare Images",),
 }
 """Titles of the nodes whose pictures are shown, left to right."""
 
@@ -37,10 +38,11 @@ STEPS = {
 
 CAPTIONS = {
     "10_own_picture_painted_mask": "your own picture, edited inside a painted mask",
-    "11_words_as_region": "at the words “blue balloon”: “turn this into a blueprint”",
+    "11_words_as_region": "at the words “green boat”: “turn this into a blueprint”",
     "12_several_regions": "one instruction per region",
     "13_outpaint": "beyond the edge: “add a red house at the right”",
     "14_text_to_image": "from text alone",
+    "15_before_after": "before and after: “make the background snow”",
 }
 """Where the instructions say too little."""
 
