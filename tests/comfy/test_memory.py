@@ -66,7 +66,7 @@ def test_a_file_in_8_bits_stays_so_in_memory_and_gives_what_widening_gives(repor
     kept, wide = found["small.safetensors auto"], found["small.safetensors fp32"]
     for small, large in zip(kept["bytes"], wide["bytes"], strict=True):
         assert small < 0.75 * large  # all but its embeddings and norms is a quarter
-    assert kept["bytes"][0] < 0.5 * wide["bytes"][0]
+    assert kept["bytes"][0] < 0.6 * wide["bytes"][0]
     assert kept["states"] == pytest.approx(wide["states"], rel=1e-9)
     assert kept["ids"] == wide["ids"] == kept["ids when partly loaded"]
 

@@ -80,7 +80,7 @@ def test_an_upscale_model_follows_an_edit(client, models):
     run = client.run(prompt)
     assert run.status == "success", run.message()
     (picture,) = client.files(run, key)
-    assert prompts.pixels(picture).shape == (512, 512, 3)
+    assert prompts.pixels(picture).shape == (1024, 1024, 3)  # 4 times ToyWorld's
 
 
 def test_the_batch_makes_one_picture_each(client):
