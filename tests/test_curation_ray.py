@@ -36,8 +36,9 @@ def cluster():
         before = os.environ.get("PYTHONPATH", "")
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests"), before]))
         patch.syspath_prepend(ROOT / "tests")
-        ray = executor_ray.imported()
+        ray, handler = executor_ray.imported(), signal.getsignal(signal.SIGTERM)
         executor_ray.begin(ray, RAY, RAY.pool(""))
+        executor_ray.put_back(handler)  # the other tests are not about Ray's
         yield ray
         ray.shutdown()
 
@@ -249,3 +250,18 @@ def test_a_stopped_run_loses_at_most_a_shard(cluster, tmp_path, how):
     wait_for(
         lambda: cluster.available_resources().get("CPU") == RAY.workers, 120
     )  # actors are gone
+
+
+def test_the_handler_of_sigterm_is_as_before(monkeypatch, tmp_path):
+    def taken(*_):
+        signal.signal(signal.SIGTERM, lambda *_: None)
+
+    ray = SimpleNamespace(is_initialized=lambda: False, shutdown=lambda: None)
+    monkeypatch.setattr(executor_ray, "imported", lambda: ray)
+    monkeypatch.setattr(executor_ray, "begin", taken)
+    monkeypatch.setattr(executor_ray, "_require_room", lambda *_: None)
+    before = signal.getsignal(signal.SIGTERM)
+    made = Curation(tmp_path, {}, ("images",))
+    with executor_ray.RayWorkers(made, SimpleNamespace(name="images"), {}, RAY):
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -57,6 +57,7 @@ class RayWorkers:
     def __enter__(self) -> "RayWorkers":
         with ExitStack() as stack:
             if not self._ray.is_initialized():
+                stack.callback(put_back, signal.getsignal(signal.SIGTERM))
                 begin(self._ray, self._options, self._pool)
                 stack.callback(self._ray.shutdown)
             _require_room(self._ray, self._options, self._pool)
@@ -192,6 +193,12 @@ def begin(ray: Any, options: EngineOptions, pool: Pool) -> None:
     if threading.current_thread() is threading.main_thread():
         # Ray's own handler raises SystemExit, but its core put another in front, which only aborts.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+
+
+def put_back(handler: Any) -> None:
+    """Make this the handler of SIGTERM again; Ray leaves its own behind."""
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _require_room(ray: Any, options: EngineOptions, pool: Pool) -> None:
