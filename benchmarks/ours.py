@@ -125,8 +125,6 @@ class Ours:
         if not recorded:
             yield model
             return
-        if not hasattr(model.transformer, "records"):
-            raise EditMGTError("steps cannot be recorded")
         model.transformer.records = True
         try:
             yield model
