@@ -19,6 +19,7 @@ class LoadLora(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
+        loras = paths.loras()
         return io.Schema(
             node_id="EditMGT_LoadLora",
             display_name="EditMGT Load LoRA",
@@ -29,8 +30,10 @@ class LoadLora(io.ComfyNode):
                 ModelSocket.Input("model", tooltip=MODEL_TIP),
                 io.Combo.Input(
                     "lora",
-                    options=paths.loras(),
-                    tooltip="A file in models/loras, trained for this checkpoint by editmgt, the "
+                    options=loras,
+                    default=next(iter(loras), None),
+                    tooltip="toyworld-pink comes with the pack and teaches the toy model a color. "
+                    "Others are files in models/loras, trained for this checkpoint by editmgt, the "
                     "official script, diffusers, peft or kohya. LoRAs of other models are refused.",
                 ),
                 io.Float.Input(

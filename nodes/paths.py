@@ -26,7 +26,7 @@ from ..editmgt_lib.checkpoints.layout import (
     describe,
     layout_of,
 )
-from ..editmgt_lib.checkpoints.names import TOY_FOLDER, TOY_NAME
+from ..editmgt_lib.checkpoints.names import TOY_FOLDER, TOY_LORA, TOY_NAME
 from ..editmgt_lib.checkpoints.packed import SUFFIX, is_packed
 from ..editmgt_lib.errors import CheckpointError, InputError
 
@@ -172,12 +172,16 @@ def fingerprint(name: str) -> str:
 
 
 def loras() -> list[str]:
-    """Names of the LoRA files a user can choose; only safetensors, since others can run code."""
-    return [n for n in folder_paths.get_filename_list("loras") if n.endswith((SUFFIX, ".sft"))]
+    """Names of the LoRAs a user can choose; only safetensors, since others can run code."""
+    shipped = [TOY_LORA.stem] if TOY_LORA.is_file() else []
+    files = folder_paths.get_filename_list("loras")
+    return [*shipped, *(n for n in files if n.endswith((SUFFIX, ".sft")))]
 
 
 def lora_file(name: str) -> Path:
     """The file of a LoRA; InputError if it is gone."""
+    if name == TOY_LORA.stem:
+        return TOY_LORA
     path = folder_paths.get_full_path("loras", name)
     if path is None:
         raise InputError(f"there is no LoRA {name!r} in models/loras; choose another file")

@@ -10,6 +10,8 @@ from .layout import check_folder
 
 TOY_NAME = "toyworld"
 TOY_FOLDER = Path(__file__).resolve().parent.parent / "toyworld" / "checkpoint"
+TOY_LORA = TOY_FOLDER.with_name("toyworld-pink.safetensors")
+"""Teaches the toy model `language.SPARE_COLOR`."""
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 

@@ -10,6 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from editmgt_lib.checkpoints.names import TOY_LORA
+
 from .blueprint import NAME, blueprint
 from .chinese import add_chinese
 from .client import Client
@@ -84,7 +86,7 @@ def portable(entry: dict[str, Any]) -> dict[str, Any]:
     if entry["name"] == "EditMGT_LoadFolder":
         wanted["folder"][1]["options"] = ["."]
     if entry["name"] == "EditMGT_LoadLora":
-        wanted["lora"][1]["options"] = []
+        wanted["lora"][1] |= {"options": [TOY_LORA.stem], "default": TOY_LORA.stem}
     return entry
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from editmgt_lib.checkpoints.names import TOY_LORA
+
 from .graph import Graph, Link, Node
 from .parts import (
     EDIT,
@@ -241,7 +243,40 @@ Everything after **EditMGT List of Values** runs once per number; link it to *st
     return g
 
 
+def lora(info: dict[str, Any]) -> Graph:
+    """A LoRA between the checkpoint and all that uses it."""
+    g = Graph("16_lora", info)
+    g.group("1  Model, LoRA and picture", SOURCE)
+    load = g.add("EditMGT_Load")
+    taught = g.add("EditMGT_LoadLora", model=load["MODEL"], lora=TOY_LORA.stem)["MODEL"]
+    picture = toy_picture(g, 0, "color")
+    g.column()
+    tokens = g.add("EditMGT_EncodeTokens", tall=PREVIEW, model=taught, image=picture["IMAGE"])
+    words = instruct(g, taught, "make the blue heart pink")
+    g.column()
+    g.note(
+        "What a LoRA teaches",
+        """
+The toy model knows the word *pink*, but was never taught to paint it. **EditMGT Load LoRA** adds
+that from a small file; set its **strength** to 0 to see the model without.
+
+It was trained on fifty drawn pairs; `docs/training.md` of the pack shows how, step by step. Yours
+goes into `models/loras`.
+""",
+        (320, 200),
+    )
+    g.group("3  Edit", EDIT)
+    edited = sample(g, taught, tokens["TOKENS"], words["INSTRUCTION"])
+    g.group("4  Result", RESULT)
+    decoded = g.add("EditMGT_Decode", model=taught, tokens=edited["TOKENS"])
+    save(g, decoded["IMAGE"], "lora")
+    g.column()
+    show(g, picture["IMAGE"], "Before")
+    show_mask(g, decoded["MASK"], "What really changed (white)")
+    return g
+
+
 PIPELINES = (
     edit_then_upscale, edit_then_upscale_with_model, crop_edit_stitch, generate_then_edit, batch,
-    threshold_sweep,
+    threshold_sweep, lora,
 )  # fmt: skip

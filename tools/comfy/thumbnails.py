@@ -25,6 +25,7 @@ TILES: dict[str, tuple[str, ...]] = {
     "13_outpaint": ("Padded", "Result"),
     "14_text_to_image": ("Result",),
     "15_before_after": ("Compare Images",),
+    "16_lora": ("Before", "Result"),
 }
 """Titles of the nodes whose pictures are shown, left to right."""
 
@@ -43,6 +44,7 @@ CAPTIONS = {
     "13_outpaint": "beyond the edge: “add a red house at the right”",
     "14_text_to_image": "from text alone",
     "15_before_after": "before and after: “make the background snow”",
+    "16_lora": "a LoRA brings in a colour: “make the blue heart pink”",
 }
 """Where the instructions say too little."""
 
