@@ -32,7 +32,7 @@ from editmgt_lib.training.run import Run
 from editmgt_lib.training.text import OFFSETS, TextStage, training_prompt
 from editmgt_lib.training.tokenizer import DECAY, IDLE_STEPS
 
-from .tiny import TRANSFORMER, VQ
+from .tiny import CODES, TRANSFORMER, VQ
 from .training_runs import (
     ADAM,
     CORPUS,
@@ -214,6 +214,30 @@ def test_norms_keep_the_fused_kernel_under_autocast(tmp_path):
         warnings.filterwarnings("error", "Mismatch dtype")
         advance(Run(stage, LOOP, tmp_path), 1)
     assert {p.dtype for p in stage.modules.parameters()} == {torch.float32}
+
+
+# --- new networks ---
+
+
+def test_a_new_network_looks_at_its_own_place_in_the_reference():
+    network, grid = initial.new_transformer(TRANSFORMER, seed=0), (16, 16)
+    numbers = torch.Generator().manual_seed(0)
+    reference = torch.randint(CODES, (1, *grid), generator=numbers)
+    other = reference.clone()
+    row, col = 4, 10
+    other[:, row : row + 2, col : col + 2] += 1
+    other %= CODES
+    blank = torch.full((1, *grid), TRANSFORMER.mask_token_id)
+    text, pooled = torch.randn(1, 6, 16, generator=numbers), torch.zeros(1, 16)
+    micro = torch.tensor([[256.0, 256, 0, 0, 6]])
+    with torch.no_grad():
+        before, after = (
+            network(blank, torch.tensor([5.0]), text, pooled, micro, ids).features
+            for ids in (reference, other)
+        )
+    effect = (after - before).norm(dim=-1)[0]
+    own = effect[row : row + 2, col : col + 2].mean()
+    assert own > 4 * effect.mean()
 
 
 # --- the text encoders ---
