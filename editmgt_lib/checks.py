@@ -12,7 +12,7 @@ from torch import Tensor
 from .errors import InputError
 
 
-def require_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
+def require_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
     """Raise InputError unless `value` is one of `allowed`."""
     if value not in allowed:
         raise InputError(f"{name} is {value!r}; use one of {', '.join(map(repr, allowed))}")

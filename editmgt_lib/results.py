@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from .errors import OutOfMemory, is_out_of_memory
 from .localization.maps import Localization
 from .models.vq import VQModel
-from .offload import execution_device, no_autocast, onloaded
+from .offload import execution_device, onloaded
 from .pictures.fitting import Tokens
+from .precision import own_precision
 
 UNTRAINED = (
     "this checkpoint makes pictures from text and was not trained to follow one: expect no "
@@ -88,14 +89,14 @@ def memory_advice(doing: str, advice: str) -> Iterator[None]:
 
 @contextmanager
 def stage(doing: str, advice: str, network: nn.Module) -> Iterator[None]:
-    """Run a stage with its network onloaded, autocast off, and advice in memory errors.
+    """Run a stage with its network onloaded, in its own precision, with advice in memory errors.
 
     The caller's autocast would round otherwise, and so assign and draw other tokens.
     """
     device = execution_device(network)
     if getattr(network, "execution", None) is None and device.type != "cpu":
         advice = f"load with offload 'stages', or {advice}"
-    with memory_advice(doing, advice), no_autocast(device), onloaded(network):
+    with memory_advice(doing, advice), own_precision(network), onloaded(network):
         yield
 
 
