@@ -99,11 +99,17 @@ def load(
         encoders = load_text_encoders(folder, storage, precision, settings.text_length)
         check_text_fits(transformer.config, encoders, str(folder))
     model = EditMGT(transformer, vq, encoders, settings, folder)
-    for network in (transformer, vq, *(encoders.networks if encoders else ())):
-        network.tf32 = tf32
+    set_tf32(model, tf32)
     if offload != "none":
         offload_model(model, execution, offload)
     return model
+
+
+def set_tf32(model: EditMGT, allowed: bool | None) -> None:
+    """Let later calls of a model compute so; see `load`."""
+    encoders = model.text_encoders.networks if model.text_encoders is not None else ()
+    for network in (model.transformer, model.vq, *encoders):
+        network.tf32 = allowed
 
 
 def offload_model(model: EditMGT, device: torch.device, mode: str) -> None:

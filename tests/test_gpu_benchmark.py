@@ -78,6 +78,8 @@ def test_every_part_measures(rows):
     timed = [row for row in rows if "median" in row.get("ours", {})]
     assert {row["part"] for row in timed} >= {"edits", "offload", "training", "precisions"}
     assert all(r["ours"]["peak_mib"] > 0 for r in timed if r["name"].startswith("offload"))
+    picture = [r for r in rows if r.get("name", "").startswith("the picture's tokens")]
+    assert len(picture) == 4 and all(r["equal"] == r["tokens"] == 64 for r in picture)
     float32 = next(row for row in rows if row.get("name") == "tokens in float32")
     assert float32["equal"] == float32["tokens"] == 64
 
