@@ -11,8 +11,11 @@ from .errors import OutOfMemory, is_out_of_memory
 from .localization.maps import Localization
 from .models.vq import VQModel
 from .offload import execution_device, onloaded
-from .pictures.fitting import Tokens
+from .pictures.canvas import Tokens
+from .pictures.compositing import composite, support
 from .precision import own_precision
+from .settings import Settings
+from .text.encoders import TextEncoders
 
 UNTRAINED = (
     "this checkpoint makes pictures from text and was not trained to follow one: expect no "
@@ -51,13 +54,16 @@ def unchanged_notes(tokens: Tokens) -> tuple[str, ...]:
     return (f"nothing changed{which_pictures(same, len(tokens.ids))}: {advice}",) if same else ()
 
 
-def foreign_notes(
+def picture_notes(vq: VQModel, pixels: Tensor, ids: Tensor, settings: Settings) -> tuple[str, ...]:
+    """Notes on pictures [B, 3, H, W] that the checkpoint was not trained to edit."""
+    notes = _foreign_notes(vq, pixels, ids, settings.max_reconstruction_error)
+    return notes if settings.edits else (UNTRAINED, *notes)
+
+
+def _foreign_notes(
     vq: VQModel, pixels: Tensor, ids: Tensor, max_error: float | None
 ) -> tuple[str, ...]:
-    """A note on the pictures that the tokenizer does not reproduce: they are of another kind.
-
-    max_error: mean absolute error of pixels [B, 3, H, W], 0..1; None notes nothing.
-    """
+    """A note on the pictures that the tokenizer does not reproduce: they are of another kind."""
     if max_error is None:
         return ()
     errors = (decode_pixels(vq, ids).clamp(0, 1) - pixels.cpu()).abs().mean((1, 2, 3))
@@ -100,6 +106,16 @@ def stage(doing: str, advice: str, network: nn.Module) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def text_stage(encoders: TextEncoders) -> Iterator[None]:
+    """Encode text with advice in memory errors; the encoders bring their weights themselves."""
+    advice = "use a smaller dtype or another device"
+    if encoders.device.type != "cpu":
+        advice = f"load with offload 'layers', or {advice}"
+    with memory_advice("encoding text", advice):
+        yield
+
+
 @torch.no_grad()
 def decode_pixels(vq: VQModel, ids: Tensor) -> Tensor:
     """Token ids [B, rows, cols] -> pixels [B, 3, H, W] float32 on the CPU, not clipped.
@@ -119,3 +135,13 @@ def decode_pixels(vq: VQModel, ids: Tensor) -> Tensor:
                 raise
         # Outside the handler, where the error would keep the failed attempt's tensors alive.
         return vq.decode_tiled(ids, storage="cpu").cpu()
+
+
+def decoded(vq: VQModel, tokens: Tokens, feather: float, grow: int) -> Decoded:
+    """Decode and composite tokens; arguments as `EditMGT.decode`."""
+    pixels = decode_pixels(vq, tokens.ids)
+    if tokens.source_ids is None:
+        image = composite(pixels, tokens.canvas)
+        return Decoded(image, torch.ones(image.shape[:3], dtype=torch.bool, device="cpu"))
+    area = support(tokens.changed.cpu(), tokens.canvas, grow)
+    return Decoded(composite(pixels, tokens.canvas, area, feather), area)

@@ -162,6 +162,12 @@ class Tokens:
                 got = f"{ids.dtype} {tuple(ids.shape)}" if isinstance(ids, Tensor) else repr(ids)
                 raise InputError(f"token {name} are {got}; the canvas needs int64 {expected}.")
 
+    @classmethod
+    def blank(cls, canvas: Canvas, mask_id: int) -> Tokens:
+        """Tokens that are all masked, of no picture."""
+        shape = (canvas.batch, canvas.rows, canvas.cols)
+        return cls(torch.full(shape, mask_id, dtype=torch.int64, device="cpu"), canvas)
+
     @property
     def changed(self) -> Tensor:
         """bool [B, rows, cols]: the tokens that differ from the source picture (all without)."""
