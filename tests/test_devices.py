@@ -1,12 +1,15 @@
 """Decisions about devices: which one, which dtype, and what counts as a full one."""
 
+import argparse
 import errno
 
 import pytest
 import torch
 
+import editmgt_lib
 from editmgt_lib import loader, precision, results
 from editmgt_lib.checkpoints import load_module
+from editmgt_lib.commands.options import add_model_options, load_model
 from editmgt_lib.errors import CheckpointError, InputError, OutOfMemory, is_out_of_memory
 from editmgt_lib.models.vq import VQModel
 from editmgt_lib.precision import own_precision
@@ -244,3 +247,11 @@ def test_each_stage_of_an_edit_computes_as_chosen(tiny_checkpoint, tf32, process
     assert len(seen) > len(networks)
     assert set(seen) == {(tf32, tf32)}
     assert switches() == process
+
+
+@pytest.mark.parametrize("flags", [[], ["--tf32"]])
+def test_the_command_line_says_whether_tf32_is_allowed(flags, monkeypatch):
+    parser = argparse.ArgumentParser()
+    add_model_options(parser)
+    monkeypatch.setattr(editmgt_lib, "load", lambda name, **options: options)
+    assert load_model(parser.parse_args(flags))["tf32"] is bool(flags)
