@@ -73,7 +73,8 @@ class LoadFolder(io.ComfyNode):
     def validate_inputs(cls, folder: str | None = None) -> bool | str:
         """Check that there are pictures before the run is queued."""
         try:
-            pictures(folder, 0, 0) if folder is not None else None
+            if folder is not None:  # it is not linked
+                pictures(folder, 0, 0)
         except InputError as error:
             return str(error)
         return True

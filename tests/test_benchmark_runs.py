@@ -142,7 +142,7 @@ def test_stages_apart_give_what_a_whole_run_gives(tmp_path, dataset, data, edite
 @pytest.mark.parametrize("stage", ["generate", "score"])
 def test_a_stage_without_the_one_before_says_so(tmp_path, dataset, data, edited_by, stage):
     edited_by(Tint())
-    with pytest.raises(InputError, match="not prepared"):
+    with pytest.raises(InputError, match="holds no prepared run"):
         run_plan(tmp_path / "run", dataset, data, replace(PLAN, stages=(stage,)))
 
 
@@ -739,6 +739,13 @@ def test_squash_fits_any_shape(tiny_checkpoint, tmp_path, dataset, data):
         (("--sweep", "threshold=0,7"), "threshold is 7"),
         (("--stages", "paint"), "'paint'"),
         (("--metrics", "l3"), "'l3'"),
+        (("--metrics", "vmaf"), "no metric 'vmaf'; docs/evaluation.md lists them"),
+        (
+            ("--stages", "judge", "--judge", "modle=m"),
+            "judge: there is no key 'modle'; did you mean 'model'?",
+        ),
+        (("--stages", "judge", "--judge", "model=m"), "judge: url is missing; give --judge url="),
+        (("--download",), "--download has no effect on toyworld"),
         (("--fit", "stretch"), "'stretch'"),
         (("--model", "copy", "--pictures", "x"), "give one"),
         (("--metrics", "clip-i/vit-b-32/source"), "--networks"),
@@ -758,7 +765,10 @@ def test_a_benchmark_without_its_data_says_so(tmp_path, capsys):
     assert main(["benchmark", "magicbrush", "--out", str(tmp_path / "run")]) == 2
     assert "--data" in capsys.readouterr().err
     assert main(["benchmark", "imagenet", "--out", str(tmp_path / "run")]) == 2
-    assert "imagenet" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "imagenet" in err and "'toyworld'" in err and "'magicbrush'" in err
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "-o", str(tmp_path)]) == 2
+    assert "holds no prepared run; name the folder of one" in capsys.readouterr().err
 
 
 def test_progress_has_rate_and_time_left(monkeypatch, capsys):

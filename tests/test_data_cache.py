@@ -495,6 +495,12 @@ def source_of(model, table, **options):
     return open_source(table, vq=model.vq, size=SIZE, seed=0, **options)
 
 
+@pytest.mark.parametrize("kind", ["cache", "folder", "parquet"])
+def test_data_that_is_not_there_is_named_with_the_key_that_names_it(model, tmp_path, kind):
+    with pytest.raises(InputError, match=rf"pairs, which does not exist; .*{kind}.* --set data"):
+        source_of(model, {"kind": kind, "path": "pairs"}, root=tmp_path)
+
+
 def test_the_data_table_opens_every_kind(model, cached, folder):
     live = source_of(model, {"kind": "folder", "path": folder.name, "crops": 2, "max_skipped": 0.2},
                      root=folder.parent, encoders=model.text_encoders)  # fmt: skip

@@ -86,6 +86,10 @@ def test_only_the_files_asked_for(folder):
     reader = open_reader(str(folder), files="add_*.parquet")
     assert [part.name for part in reader.parts] == ["data/add_00000.parquet"]
     assert reader.notes == ()
+    with pytest.raises(
+        InputError, match=r"none of the 3 .* matches 'remove_\*'; the first is data/"
+    ):
+        open_reader(str(folder), files="remove_*")
     alone = open_reader(str(folder / "data/add_00000.parquet"))
     assert [row.prompt for row in read(alone)] == [row.prompt for row in read(reader)]
 

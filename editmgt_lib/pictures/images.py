@@ -150,7 +150,7 @@ def _read(data: bytes, name: str) -> Samples:
     format_ = format_of(data[:HEAD])
     if format_ is None:
         found = f"its content is no {_KINDS}" if data else "it is empty"
-        raise InputError(f"cannot read {name} as a picture: {found}; give another file.")
+        raise InputError(f"cannot read {name} as a picture: {found}; give another file")
     if format_ not in Image.OPEN:
         Image.init()
     if format_ not in Image.OPEN:
