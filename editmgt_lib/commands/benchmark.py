@@ -177,6 +177,8 @@ def run(args: argparse.Namespace) -> int:
         say("other processes are at work; the last one writes the report")
     elif "report" in plan.stages:
         show(str(folder.path / "report.html"))
+    else:
+        say(f"{folder.path}: {', '.join(plan.stages)} done")
     return 0
 
 
