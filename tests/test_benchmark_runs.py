@@ -27,12 +27,14 @@ from editmgt_lib.evaluation.datasets.toyworld import ToyWorld
 from editmgt_lib.evaluation.editors import Made, ModelEditor, Setup, read_rgb
 from editmgt_lib.evaluation.generation import generate, seed_of
 from editmgt_lib.evaluation.items import Item, Score
+from editmgt_lib.evaluation.manifest import digest_of_files
 from editmgt_lib.evaluation.metrics import mask_cells, mean, outside_error, overlap
 from editmgt_lib.evaluation.metrics.toyworld import IOU_THRESHOLD
 from editmgt_lib.evaluation.options import FALLBACK_THRESHOLD
 from editmgt_lib.evaluation.pacing import Pace
 from editmgt_lib.evaluation.preparation import prepare
 from editmgt_lib.evaluation.report import write_report
+from editmgt_lib.evaluation.report.thumbnails import thumbnails
 from editmgt_lib.evaluation.runs import RunFolder
 from editmgt_lib.toyworld.drawing import GRID
 from editmgt_lib.toyworld.success import judge
@@ -403,6 +405,21 @@ def test_processes_at_the_same_time_share_a_run(tmp_path, dataset, data, edited_
     assert findings(run) == findings(whole)
     assert (run.path / "report.html").exists()  # by whichever was last
     assert report_of(run) == report_of(whole)
+
+
+def test_what_is_remembered_of_a_file_ends_when_the_file_changes(tmp_path):
+    """As when a checkpoint is trained on, or edits are made anew, between two calls."""
+    weights, picture = tmp_path / "net" / "weights.bin", tmp_path / "1.png"
+    weights.parent.mkdir()
+    found = []
+    for second, colour in enumerate(("red", "tan", "red")):
+        weights.write_text(colour)
+        Image.new("RGB", (8, 8), colour).save(picture)
+        for path in (weights, picture):
+            os.utime(path, (second, second))  # else a fast disk may give two writes one time
+        found.append((digest_of_files(weights), digest_of_files(weights.parent),
+                      thumbnails({"result": picture}, 8)["result"]))  # fmt: skip
+    assert found[0] == found[2] and not set(found[0]) & set(found[1])
 
 
 def test_the_environment_says_which_process_this_is(tmp_path, monkeypatch):

@@ -277,6 +277,13 @@ def test_the_environment_says_which_process_this_is(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "many")
     with pytest.raises(InputError, match="WORLD_SIZE='many'"):
         this_process()
+    for world in ("0", "3"):
+        monkeypatch.setenv("WORLD_SIZE", world)
+        with pytest.raises(InputError, match=f"RANK=3 and WORLD_SIZE={world}"):
+            this_process()
+    monkeypatch.delenv("WORLD_SIZE")
+    with pytest.raises(InputError, match="RANK=3 and WORLD_SIZE=1"):
+        this_process()
     with pytest.raises(InputError, match="rank is 3"):
         CacheOptions(rank=3, world=2)
 

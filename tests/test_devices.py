@@ -7,13 +7,7 @@ import torch
 
 from editmgt_lib import loader, results
 from editmgt_lib.checkpoints import load_module
-from editmgt_lib.errors import (
-    CheckpointError,
-    InputError,
-    OutOfMemory,
-    first_line,
-    is_out_of_memory,
-)
+from editmgt_lib.errors import CheckpointError, InputError, OutOfMemory, is_out_of_memory
 from editmgt_lib.models.vq import VQModel
 
 from .tiny import VQ
@@ -149,17 +143,3 @@ def test_loading_leaves_the_process_settings_alone(tiny_checkpoint):
     loader.load(tiny_checkpoint, device="cpu")
     assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
     assert torch.get_float32_matmul_precision() == "highest"
-
-
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        (ValueError("one\ntwo"), "one"),
-        (ValueError("\n one"), "one"),
-        (ValueError(), "ValueError"),
-        (OSError("  \n"), "OSError"),
-    ],
-    ids=str,
-)
-def test_an_error_has_a_first_line_even_if_it_says_nothing(error, line):
-    assert first_line(error) == line
