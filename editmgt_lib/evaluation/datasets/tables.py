@@ -130,7 +130,9 @@ def _cells(batches: Iterator[Any], path: Path) -> Iterator[dict[str, Any]]:
 def _arrow(path: Path) -> Iterator[tuple[list[str], Iterator[Any]]]:
     """The columns and record batches of an arrow file, mapped.
 
-    It may be a stream, as `datasets` writes, or for random access. Raises InputError for any other file.
+    It may be a stream, as `datasets` writes, or for random access.
+
+    Raises InputError for any other file.
     """
     pyarrow_parquet()
     import pyarrow as pa
