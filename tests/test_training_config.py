@@ -137,7 +137,9 @@ def test_a_file_that_is_not_toml_is_named(text, named, tmp_path):
         load_config(tmp_path / "run.toml")
     with pytest.raises(InputError, match="cannot read .*none.toml"):
         load_config(tmp_path / "none.toml")
-    with pytest.raises(InputError, match="recipe is 'toyworld-tpu'; use one of .*'toyworld-cpu'"):
+    with pytest.raises(
+        InputError, match="toyworld-tpu is neither a file nor a recipe.*toyworld-cpu"
+    ):
         load_config("toyworld-tpu")
 
 

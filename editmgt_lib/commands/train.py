@@ -17,8 +17,9 @@ def add_parser(commands: Any) -> None:
         help="a TOML file, or a recipe such as toyworld-cpu",
     )  # fmt: skip
     parser.add_argument(
-        "--out", metavar="DIR", required=True, help="output folder; a run in it is resumed"
-    )
+        "-o", "--out", metavar="DIR", required=True,
+        help="output folder; a run in it is resumed",
+    )  # fmt: skip
     parser.add_argument("--stages", metavar="A,B", help="only these, by name (default: all)")
     parser.add_argument(
         "--set", dest="changes", action="append", metavar="KEY=VALUE",
