@@ -17,7 +17,7 @@ from .checkpoints import (
 )
 from .checks import require_choice
 from .choices import DTYPES, OFFLOAD
-from .errors import CheckpointError, InputError
+from .errors import CheckpointError, InputError, first_line
 from .lora import Lora, Stack, attach, merged, read_stack
 from .models.attention import AttentionFunction
 from .models.backends import choose_attention, sdpa
@@ -187,7 +187,7 @@ def choose_device(device: str | torch.device) -> torch.device:
     try:
         return torch.empty(0, dtype=torch.uint8, device=device).device
     except (RuntimeError, AssertionError, ImportError) as error:  # a backend not installed
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"device {str(device)!r} cannot be used ({reason}); try 'cpu'") from error
 
 

@@ -69,7 +69,7 @@ def add_device_options(parser: Any) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--tf32", action="store_true",
-        help="round factors of float32 products on CUDA, the tokenizer's too (default: exact)",
+        help="TF32 for float32 products on CUDA, the tokenizer's too (default: exact)",
     )  # fmt: skip
     parser.add_argument(
         "--attention", choices=ATTENTIONS, metavar="NAME", default="auto",
