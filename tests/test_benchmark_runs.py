@@ -27,12 +27,14 @@ from editmgt_lib.evaluation.datasets.toyworld import ToyWorld
 from editmgt_lib.evaluation.editors import Made, ModelEditor, Setup, read_rgb
 from editmgt_lib.evaluation.generation import generate, seed_of
 from editmgt_lib.evaluation.items import Item, Score
+from editmgt_lib.evaluation.manifest import digest_of_files
 from editmgt_lib.evaluation.metrics import mask_cells, mean, outside_error, overlap
 from editmgt_lib.evaluation.metrics.toyworld import IOU_THRESHOLD
 from editmgt_lib.evaluation.options import FALLBACK_THRESHOLD
 from editmgt_lib.evaluation.pacing import Pace
 from editmgt_lib.evaluation.preparation import prepare
 from editmgt_lib.evaluation.report import write_report
+from editmgt_lib.evaluation.report.thumbnails import thumbnails
 from editmgt_lib.evaluation.runs import RunFolder
 from editmgt_lib.toyworld.drawing import GRID
 from editmgt_lib.toyworld.success import judge
@@ -142,7 +144,7 @@ def test_stages_apart_give_what_a_whole_run_gives(tmp_path, dataset, data, edite
 @pytest.mark.parametrize("stage", ["generate", "score"])
 def test_a_stage_without_the_one_before_says_so(tmp_path, dataset, data, edited_by, stage):
     edited_by(Tint())
-    with pytest.raises(InputError, match="not prepared"):
+    with pytest.raises(InputError, match="holds no prepared run"):
         run_plan(tmp_path / "run", dataset, data, replace(PLAN, stages=(stage,)))
 
 
@@ -403,6 +405,21 @@ def test_processes_at_the_same_time_share_a_run(tmp_path, dataset, data, edited_
     assert findings(run) == findings(whole)
     assert (run.path / "report.html").exists()  # by whichever was last
     assert report_of(run) == report_of(whole)
+
+
+def test_what_is_remembered_of_a_file_ends_when_the_file_changes(tmp_path):
+    """As when a checkpoint is trained on, or edits are made anew, between two calls."""
+    weights, picture = tmp_path / "net" / "weights.bin", tmp_path / "1.png"
+    weights.parent.mkdir()
+    found = []
+    for second, colour in enumerate(("red", "tan", "red")):
+        weights.write_text(colour)
+        Image.new("RGB", (8, 8), colour).save(picture)
+        for path in (weights, picture):
+            os.utime(path, (second, second))  # else a fast disk may give two writes one time
+        found.append((digest_of_files(weights), digest_of_files(weights.parent),
+                      thumbnails({"result": picture}, 8)["result"]))  # fmt: skip
+    assert found[0] == found[2] and not set(found[0]) & set(found[1])
 
 
 def test_the_environment_says_which_process_this_is(tmp_path, monkeypatch):
@@ -739,6 +756,13 @@ def test_squash_fits_any_shape(tiny_checkpoint, tmp_path, dataset, data):
         (("--sweep", "threshold=0,7"), "threshold is 7"),
         (("--stages", "paint"), "'paint'"),
         (("--metrics", "l3"), "'l3'"),
+        (("--metrics", "vmaf"), "no metric 'vmaf'; docs/evaluation.md lists them"),
+        (
+            ("--stages", "judge", "--judge", "modle=m"),
+            "judge: there is no key 'modle'; did you mean 'model'?",
+        ),
+        (("--stages", "judge", "--judge", "model=m"), "judge: url is missing; give --judge url="),
+        (("--download",), "--download has no effect on toyworld"),
         (("--fit", "stretch"), "'stretch'"),
         (("--model", "copy", "--pictures", "x"), "give one"),
         (("--metrics", "clip-i/vit-b-32/source"), "--networks"),
@@ -758,7 +782,10 @@ def test_a_benchmark_without_its_data_says_so(tmp_path, capsys):
     assert main(["benchmark", "magicbrush", "--out", str(tmp_path / "run")]) == 2
     assert "--data" in capsys.readouterr().err
     assert main(["benchmark", "imagenet", "--out", str(tmp_path / "run")]) == 2
-    assert "imagenet" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "imagenet" in err and "'toyworld'" in err and "'magicbrush'" in err
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "-o", str(tmp_path)]) == 2
+    assert "holds no prepared run; name the folder of one" in capsys.readouterr().err
 
 
 def test_progress_has_rate_and_time_left(monkeypatch, capsys):

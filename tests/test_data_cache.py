@@ -277,6 +277,13 @@ def test_the_environment_says_which_process_this_is(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "many")
     with pytest.raises(InputError, match="WORLD_SIZE='many'"):
         this_process()
+    for world in ("0", "3"):
+        monkeypatch.setenv("WORLD_SIZE", world)
+        with pytest.raises(InputError, match=f"RANK=3 and WORLD_SIZE={world}"):
+            this_process()
+    monkeypatch.delenv("WORLD_SIZE")
+    with pytest.raises(InputError, match="RANK=3 and WORLD_SIZE=1"):
+        this_process()
     with pytest.raises(InputError, match="rank is 3"):
         CacheOptions(rank=3, world=2)
 
@@ -493,6 +500,12 @@ def test_the_command(folder, tiny_checkpoint, cached, tmp_path, capsys):
 
 def source_of(model, table, **options):
     return open_source(table, vq=model.vq, size=SIZE, seed=0, **options)
+
+
+@pytest.mark.parametrize("kind", ["cache", "folder", "parquet"])
+def test_data_that_is_not_there_is_named_with_the_key_that_names_it(model, tmp_path, kind):
+    with pytest.raises(InputError, match=rf"pairs, which does not exist; .*{kind}.* --set data"):
+        source_of(model, {"kind": kind, "path": "pairs"}, root=tmp_path)
 
 
 def test_the_data_table_opens_every_kind(model, cached, folder):

@@ -583,7 +583,7 @@ def test_a_dry_run_writes_nothing(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ({"recipe": "toy"}, "recipe is 'toy'"),
+        ({"recipe": "toy"}, "toy is neither a file nor a recipe"),
         ({"stages": ("tokenizer", "edits")}, "'edits'"),
         ({"steps": 0}, "steps is 0"),
         ({"threads": -1}, "threads is -1"),

@@ -117,6 +117,11 @@ def _open(
     if o.kind == "toyworld":
         return ToyWorldSource(vq, size, seed, o.task, heldout=split == "held-out")
     path = root / Path(o.path).expanduser()
+    if not path.exists():
+        raise InputError(
+            f"data.path is {path}, which does not exist; name the {o.kind} there, or with "
+            "--set data.path=PATH"
+        )
     if o.kind == "cache":
         wanted = {"transform": VERSION, "size": size, "tokenizer": tokenizer_fingerprint(vq)}
         source = CachedSource(path, seed, split, o.held_out, wanted)
@@ -159,7 +164,13 @@ def open_reader(
         return ToyWorldReader(name.removeprefix(TOYWORLD), size, "edit" if edits else "generate")
     path = Path(name).expanduser()
     if path.is_dir():
-        found = [p for p in find_parquet(path) if p.relative_to(path).match(files)]
+        every = find_parquet(path)
+        found = [p for p in every if p.relative_to(path).match(files)]
+        if every and not found:
+            raise InputError(
+                f"none of the {len(every)} parquet files in {path} matches {files!r}; the first is "
+                f"{every[0].relative_to(path).as_posix()}"
+            )
         return ParquetReader(found, path) if found else open_folder(path)
     if not path.is_file():
         raise InputError(

@@ -28,14 +28,24 @@ def digest_of_texts(texts: Iterable[str]) -> str:
     return total.hexdigest()[:_LENGTH]
 
 
-@lru_cache
 def digest_of_files(place: Path) -> str:
     """Fingerprint of a checkpoint: all files of its folder that decide results, or its one file."""
     files = [place]
     if place.is_dir():
         files = sorted(path for path in place.rglob("*") if path.suffix in _WEIGHTS)
+    return _digest_of_files(place, tuple((path, *version_of(path)) for path in files))
+
+
+def version_of(path: Path) -> tuple[int, int]:
+    """Size and time of a file: what is cached about it holds as long as these do."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+@lru_cache
+def _digest_of_files(place: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
     total = hashlib.sha256()
-    for path in files:
+    for path, _, _ in files:
         total.update((path.relative_to(place).as_posix() if path != place else "").encode() + b"\n")
         file_digest(path, total)
     return total.hexdigest()[:_LENGTH]

@@ -82,7 +82,10 @@ class RunFolder:
         if self._items is None:
             rows = read_lines(self.path / "items.jsonl")
             if not rows or "prepare" not in self.manifest:
-                raise InputError(f"{self.path} is not prepared; run the stage prepare first")
+                raise InputError(
+                    f"{self.path} holds no prepared run; name the folder of one, or run the stage "
+                    "prepare first"
+                )
             self._items = tuple(Item.from_dict(row) for row in rows)
         return self._items
 
@@ -196,9 +199,9 @@ class RunFolder:
     def finished(self, stage: str) -> bool:
         """Whether all processes are done with a stage."""
         world = self.process.world
-        ranks = [RunFolder(self.path, process=Process(rank, world, None)) for rank in range(world)]
         wanted = {"stage": stage, "world": world}
-        return all(wanted in read_lines(r.path / f"done-{r.process.rank}.jsonl") for r in ranks)
+        files = (self.path / f"done-{rank}.jsonl" for rank in range(world))
+        return all(wanted in read_lines(file) for file in files)
 
     # ---- baselines and sweeps
 
