@@ -54,11 +54,12 @@ def test_toy_recipes_fit_together(name):
     config = load_config(name)
     assert config.transformer.codebook_size == config.tokenizer.num_vq_embeddings
     assert config.size % (config.tokenizer.factor * config.transformer.stride) == 0
-    stages = {stage.kind: stage for stage in config.stages}
-    assert list(stages) == ["text", "tokenizer", "text-to-image", "edit", "decoder"]
+    stages = {stage.name: stage for stage in config.stages}
+    assert list(stages) == ["text", "tokenizer", "text-to-image", "edit", "refine", "decoder"]
     assert max(config.settings.localization.layers) < config.transformer.num_blocks
-    shares = [table["weight"] for table in sources_of(config, stages["edit"])]
-    assert sum(shares) == pytest.approx(1)
+    for name in ("edit", "refine"):
+        shares = [table["weight"] for table in sources_of(config, stages[name])]
+        assert sum(shares) == pytest.approx(1)
     tasks = [table["task"] for table in sources_of(config, stages["text-to-image"])]
     assert tasks == ["generate"]
 
@@ -72,7 +73,9 @@ def test_toy_recipes_train_and_edit_alike():
         assert config.settings.localization.layers == (first, first + 1)
     for one, other in zip(cpu.stages, gpu.stages, strict=True):
         assert getattr(one, "objective", None) == getattr(other, "objective", None)
-    assert all(config.stages[3].objective.alignment == 0 for config in (cpu, gpu))
+    assert all(
+        stage.objective.alignment == 0 for config in (cpu, gpu) for stage in config.stages[3:5]
+    )
 
 
 def test_recipes_of_the_published_size_say_what_they_need():

@@ -34,7 +34,7 @@ class SourceOptions:
         kind: "cache" (made by `editmgt cache`), "folder" (a list or captions), "parquet" or
             "toyworld". Folders and parquet files are encoded as they are needed.
         path: of the cache, folder, list or file; a relative one starts at the table's file.
-        task: of "toyworld": "edit", "generate" or "spare".
+        task: of "toyworld": "edit", "generate", "spare" or "bystander".
         weight: above 0, beside other sources.
         held_out: fraction of rows kept for validation.
         crops, aspect, max_skipped: of live encoding; see `EncodingOptions` and `CacheOptions`.
