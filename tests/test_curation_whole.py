@@ -26,11 +26,11 @@ uses = ["publish", "train"]
 
 [editors.toy]
 kind = "editmgt"
-options = {steps = 4}
+options = {steps = 3}
 
 [editors.toy-fast]
 kind = "editmgt"
-options = {steps = 2}
+options = {steps = 1}
 
 [engine]
 shard_rows = 32
