@@ -86,18 +86,29 @@ def curate(
     remove_leftovers(out)
     save_config(out, config, names)
     curation = Curation(out, {source.name: source for source in config.sources}, names)
-    rules = config.rules()
     new = curation.list_new(config.engine.shard_rows)
     tell(f"{new:,} new rows listed")
     for line in lacking(config, plan):
         tell(line)
-    decide_all(curation, rules, config.duplicates, config.instructions.most_alike)
+    rules = config.rules()
+    _judge(curation, config, rules)
     for stage in plan:
         if stages is None or stage.name in stages:
             claim_stage(out, stage.name, stage.settings)
             if run_stage(curation, stage, rules, config.engine, show or _ignored):
-                decide_all(curation, rules, config.duplicates, config.instructions.most_alike)
-    found = totals(curation, (LISTING, *names))
+                _judge(curation, config, rules)
+    return _summarize(curation, config, rules)
+
+
+def _judge(curation: Curation, config: CurationConfig, rules: Sequence[Rule]) -> None:
+    decide_all(curation, rules, config.duplicates, config.instructions.most_alike)
+
+
+def _summarize(
+    curation: Curation, config: CurationConfig, rules: Sequence[Rule]
+) -> list[StageTotals]:
+    """Write what became of all rows so far."""
+    found = totals(curation, (LISTING, *curation.stages))
     summary = {
         "version": __version__,
         "rules": [str(rule) for rule in rules],
@@ -106,7 +117,7 @@ def curate(
         "stages": [asdict(stage) for stage in found],
         "words": summarize_words(_kept(curation)),
     }
-    atomic_write_json(out / REPORT, summary)
+    atomic_write_json(curation.folder / REPORT, summary)
     return found
 
 
