@@ -21,7 +21,7 @@ pytest.importorskip("pyarrow")
 # The preset's two editors with fewer steps: an edit costs what its steps do.
 CONFIG = """
 preset = "toyworld"
-sources = [{name = "toyworld", path = "toyworld:106", licence = "synthetic"}]
+sources = [{name = "toyworld", path = "toyworld:112", licence = "synthetic"}]
 uses = ["publish", "train"]
 
 [editors.toy]
@@ -34,6 +34,29 @@ options = {steps = 1}
 
 [engine]
 shard_rows = 32
+"""
+RUN = """
+size = 256
+text_length = 32
+start = "toyworld"
+
+[data]
+kind = "cache"
+path = "cache"
+held_out = 0.1
+
+[[stages]]
+name = "few"
+kind = "edit"
+steps = 4
+batch = 4
+learning_rate = 1e-3
+checkpoint_every = 2
+validate_every = 4
+validation = { samples = 2, seeds = [0] }
+
+[stages.lora]
+rank = 4
 """
 
 
@@ -114,15 +137,18 @@ def test_what_was_kept_is_cached_trained_on_and_measured(curated, tmp_path):
     editmgt("cache", curated / "pairs", "--out", cache)
     count = card["rows"]["exported"] + card["rows"]["reversed"]
     assert f"{count:,} pairs" in editmgt("cache", cache, "--info")
-    few = ("steps=4", "warmup=1", "cooldown=1", "checkpoint_every=2", "validate_every=4",
-           "validation.samples=1")  # fmt: skip
-    changes = [f"data.path={cache}", *(f"stages.pink.{change}" for change in few)]
-    editmgt("train", "lora-toy", "--out", trained, *(w for c in changes for w in ("--set", c)))
+    (tmp_path / "few.toml").write_text(RUN)
+    change = f"data.path={cache}"
+    editmgt("train", tmp_path / "few.toml", "--out", trained, "--set", change)
     editmgt(
         "benchmark", "toyworld", "--samples", 1, "--set", "steps=2", "--no-maps", "--no-baselines",
-        "--lora", trained / "pink.safetensors", "--out", run,
+        "--lora", trained / "few.safetensors", "--out", run,
     )  # fmt: skip
-    assert (run / "report.json").is_file()
+    report = json.loads((run / "report.json").read_text())
+    assert report["items"] == {**report["items"], "total": 7, "edited": 7, "edits_failed": 0}
+    scored = [json.loads(line) for line in (run / "scores-0.jsonl").read_text().splitlines()]
+    success = [one["status"] for one in scored if one["metric"] == "toyworld/success"]
+    assert success == ["ok"] * 7
 
 
 def test_ray_decides_the_same_and_exports_the_same_bytes(curated):
