@@ -460,6 +460,9 @@ def test_servers_write_edit_and_judge(tmp_path):
     assert (stage.seen, stage.kept, stage.failed) == (1, 1, 0)
     [line] = lines(out, "edits")
     assert (line["values"]["editor"], line["values"]["chosen_by"]) == ("light", "judge")
+    spent = json.loads((out / "report.json").read_text())["spent"]
+    questions = sum(method == "POST" for method, *_ in servers[0].asked)
+    assert (spent["calls"], spent["edits"]) == (questions, 3) and spent["tokens"] == 10 * questions
     assert [one["failure"] for one in line["values"]["candidates"]][:2] == ["", ""]
     assert line["values"]["candidates"][2]["failure"] in ("refused", "filtered")
     [written] = lines(out, "instructions")

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from .. import __version__
@@ -24,6 +25,7 @@ from .rows import KEEP, Found, Row, Stage
 from .saved import save_config
 from .scoring import ScoreStage
 from .sources import STAGE as LISTING
+from .spending import Budget, told
 from .store import claim, claim_stage, remove_leftovers
 from .terms import allowed
 from .verdicts import StageTotals, decide_all, read_decisions, totals
@@ -90,13 +92,18 @@ def curate(
     tell(f"{new:,} new rows listed")
     for line in lacking(config, plan):
         tell(line)
-    rules = config.rules()
+    rules, budget = config.rules(), Budget(config.budget, curation.spent())
     _judge(curation, config, rules)
     for stage in plan:
         if stages is None or stage.name in stages:
             claim_stage(out, stage.name, stage.settings)
-            if run_stage(curation, stage, rules, config.engine, show or _ignored):
+            if run_stage(curation, stage, rules, config.engine, show or _ignored, budget=budget):
                 _judge(curation, config, rules)
+    if (unit := budget.exhausted) and (left := _first_due(curation)):
+        tell(
+            f"stopped, since the budget is spent: {told(budget.spent)} of {config.budget}; "
+            f"{left} are left; raise budget.{unit} and run again"
+        )
     return _summarize(curation, config, rules)
 
 
@@ -116,9 +123,18 @@ def _summarize(
         "stand_ins": list(dict.fromkeys(open_backends(config).stand_ins)),
         "stages": [asdict(stage) for stage in found],
         "words": summarize_words(_kept(curation)),
+        "spent": dict(curation.spent()),
     }
     atomic_write_json(curation.folder / REPORT, summary)
     return found
+
+
+def _first_due(curation: Curation) -> str:
+    """Rows of the first stage that has any to do; "" if all is done."""
+    for stage in curation.stages:
+        if due := sum(len(due_rows(curation, stage, shard)) for shard in curation.shards):
+            return f"{due:,} rows of {stage}"
+    return ""
 
 
 def pipeline(config: CurationConfig) -> tuple[Stage, ...]:
@@ -177,8 +193,9 @@ def run_stage(
     engine: EngineOptions,
     show: Callable[[Progress], None],
     written: Callable[[int], None] | None = None,
+    budget: Budget | None = None,
 ) -> int:
-    """Run a stage on all rows that are due; gives their number.
+    """Run a stage on all rows that are due, while the budget lasts; gives the number of those done.
 
     rules: to show verdicts by. written: told of each shard. Raises as `run_shard`.
     """
@@ -188,15 +205,20 @@ def run_stage(
     grouped = by_stage(rules)
 
     def answered(row: Row, found: Found) -> None:
+        if budget is not None:
+            budget.add(stage.name, found)
         progress.done += 1
         progress.verdicts.update(decide(new, grouped).verdict for new in row.add(stage.name, found))
         progress.seconds = time.monotonic() - start
         show(progress)
 
-    if due:
+    def go_on() -> bool:
+        return budget is None or not budget.exhausted
+
+    if due and go_on():
         with open_workers(curation, stage, due, engine) as workers:
-            for shard in due:
-                run_shard(curation, stage, shard, workers, answered)
+            for shard in takewhile(lambda _: go_on(), due):
+                run_shard(curation, stage, shard, workers, answered, go_on)
                 if written is not None:
                     written(shard)
     return progress.done
