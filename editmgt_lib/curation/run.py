@@ -81,17 +81,9 @@ def curate(
     """
     tell = report or _silent
     plan = pipeline(config)
-    names = tuple(stage.name for stage in plan)
     for name in stages or ():
-        require_choice("stages", name, names)
-    claim(out)
-    remove_leftovers(out)
-    save_config(out, config, names)
-    curation = Curation(out, {source.name: source for source in config.sources}, names)
-    new = curation.list_new(config.engine.shard_rows)
-    tell(f"{new:,} new rows listed")
-    for line in lacking(config, plan):
-        tell(line)
+        require_choice("stages", name, tuple(stage.name for stage in plan))
+    curation = _opened(out, config, plan, tell)
     rules, budget = config.rules(), Budget(config.budget, curation.spent())
     _judge(curation, config, rules)
     for stage in plan:
@@ -99,12 +91,22 @@ def curate(
             claim_stage(out, stage.name, stage.settings)
             if run_stage(curation, stage, rules, config.engine, show or _ignored, budget=budget):
                 _judge(curation, config, rules)
-    if (unit := budget.exhausted) and (left := _first_due(curation)):
-        tell(
-            f"stopped, since the budget is spent: {told(budget.spent)} of {config.budget}; "
-            f"{left} are left; raise budget.{unit} and run again"
-        )
+    for line in _left(curation, budget):
+        tell(line)
     return _summarize(curation, config, rules)
+
+
+def _opened(out: Path, config: CurationConfig, plan: Sequence[Stage], tell: Report) -> Curation:
+    """Begin a curation or go on with one: list what is new, and say what is lacking."""
+    names = tuple(stage.name for stage in plan)
+    claim(out)
+    remove_leftovers(out)
+    save_config(out, config, names)
+    curation = Curation(out, {source.name: source for source in config.sources}, names)
+    tell(f"{curation.list_new(config.engine.shard_rows):,} new rows listed")
+    for line in lacking(config, plan):
+        tell(line)
+    return curation
 
 
 def _judge(curation: Curation, config: CurationConfig, rules: Sequence[Rule]) -> None:
@@ -129,12 +131,17 @@ def _summarize(
     return found
 
 
-def _first_due(curation: Curation) -> str:
-    """Rows of the first stage that has any to do; "" if all is done."""
+def _left(curation: Curation, budget: Budget) -> Iterator[str]:
+    """Say what a spent budget leaves undone."""
+    if not (unit := budget.exhausted):
+        return
     for stage in curation.stages:
         if due := sum(len(due_rows(curation, stage, shard)) for shard in curation.shards):
-            return f"{due:,} rows of {stage}"
-    return ""
+            yield (
+                f"stopped, since the budget is spent: {told(budget.spent)} of {budget.options}; "
+                f"{due:,} rows of {stage} are left; raise budget.{unit} and run again"
+            )
+            return
 
 
 def pipeline(config: CurationConfig) -> tuple[Stage, ...]:
