@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 
 from editmgt_lib.cli import main
+from editmgt_lib.commands.curate import line_of
 from editmgt_lib.curation import images, run
 from editmgt_lib.curation.backends import Backends
 from editmgt_lib.curation.config import PRESETS, config_from, load_config, preset_names
@@ -228,6 +230,7 @@ def measure(data):
     return slow(data)
 images.measure = measure
 from editmgt_lib.cli import main
+from editmgt_lib.commands.curate import line_of
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -425,6 +428,15 @@ def test_other_settings_are_named(pictures, reference, tmp_path, monkeypatch):
     monkeypatch.setattr(images, "VERSION", 99)
     with pytest.raises(InputError, match="version = 1, not 99; remove that folder"):
         curate(config(pictures), out)
+
+
+def test_a_line_of_progress_says_verdicts_rate_and_time_left():
+    verdicts = Counter(keep=1040, drop=160)
+    line = line_of(run.Progress("edits", 2400, 1200, verdicts, 600.0))
+    assert line == (
+        "edits: 1,200 of 2,400 rows, keep 1,040, drop 160, failed 0, 2.0 rows/s, 10.0 minutes left"
+    )
+    assert line_of(run.Progress("edits", 5)).endswith("0.0 rows/s")  # nothing is known yet
 
 
 def test_progress_counts_the_rows_of_this_run(pictures, tmp_path):

@@ -12,6 +12,7 @@ from .executor import Workers
 from .rows import Row, Stage
 from .sources import STAGE as LISTING
 from .sources import Listed, SourceConfig, list_source
+from .spending import told
 from .store import line_bytes, pieces, read_manifest
 
 SAMPLE = 16  # rows measured, spread over the sources
@@ -51,6 +52,11 @@ def plan_lines(config: CurationConfig, plan: Sequence[Stage], curation: Curation
             text += f"; {stage.expect(left)[0]}"
             rows = stage.expect(rows)[1]
         yield f"stage {stage.name}: {text}"
+    limits, spent = str(config.budget), told(curation.spent())
+    if limits:
+        yield f"budget: at most {limits}; spent so far: {spent or 'nothing'}"
+    elif spent:
+        yield f"spent so far: {spent}"
 
 
 def _terms(source: SourceConfig, licences: Mapping[str, int]) -> str:
