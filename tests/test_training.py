@@ -557,6 +557,32 @@ def test_a_dry_run_writes_nothing(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("kind", "name", "says"),
+    [
+        ("folder", "pairs", "pairs, which does not exist; name the folder there"),
+        ("cache", "", "holds no cache"),
+        ("parquet", "", "holds no list"),
+    ],
+)
+def test_data_is_looked_for_before_anything_else(tiny, tmp_path, kind, name, says):
+    """Text and tokenizer would train first, without it."""
+    (tmp_path / "empty").mkdir()
+    data = {"kind": kind, "path": str(tmp_path / "empty" / name)}
+    config, lines = dataclasses.replace(tiny, data=data), []
+    with pytest.raises(InputError, match=says):
+        commands.run_training(config, tmp_path / "run", report=lines.append)
+    assert not lines and not (tmp_path / "run").exists()
+    commands.run_training(config, tmp_path / "run", dry_run=True, report=lines.append)
+    assert lines
+
+
+def test_a_stage_that_cannot_start_writes_nothing(tiny, tmp_path):
+    with pytest.raises(CheckpointError, match="train stage 'tokenizer' first"):
+        commands.run_training(tiny, tmp_path / "run", stages=("edit",))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
     ("arguments", "named"),
     [
         ({"recipe": "toy"}, "toy is neither a file nor a recipe"),
@@ -564,7 +590,7 @@ def test_a_dry_run_writes_nothing(tiny, tmp_path):
         ({"steps": 0}, "steps is 0"),
         ({"threads": -1}, "threads is -1"),
         ({"minutes": -1}, "minutes is -1"),
-        ({"device": "gpu"}, "device 'gpu'"),
+        ({"device": "gpu"}, "device is 'gpu'"),
     ],
     ids=str,
 )
