@@ -21,6 +21,7 @@ from editmgt_lib.commands.curate import line_of
 from editmgt_lib.curation import images, run
 from editmgt_lib.curation.backends import Backends
 from editmgt_lib.curation.config import PRESETS, config_from, load_config, preset_names
+from editmgt_lib.curation.estimate import duration
 from editmgt_lib.curation.run import curate
 from editmgt_lib.errors import InputError
 
@@ -380,6 +381,16 @@ def test_presets_are_complete_and_say_where_numbers_are_from(name, pictures):
     for line in (PRESETS / "default.toml").read_text("utf-8").splitlines():
         if " = " in line:
             assert "# " in line, line
+
+
+def test_one_of_a_thing_is_not_called_many(pictures, tmp_path, capsys):
+    write_config(tmp_path / "run.toml", pictures)
+    assert main(["curate", str(tmp_path / "run.toml"), "--dry-run",
+                 "--set", "engine.shard_rows=100"]) == 0  # fmt: skip
+    assert "24 rows in 1 shard, 0 listed" in capsys.readouterr().out
+    assert [duration(seconds) for seconds in (0.2, 1.2, 2, 7200)] == [
+        "0 seconds", "1 second", "2 seconds", "2.0 hours"
+    ]  # fmt: skip
 
 
 def test_a_dry_run_says_the_plan_and_writes_nothing(pictures, tmp_path, capsys):

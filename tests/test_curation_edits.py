@@ -363,7 +363,7 @@ def test_a_plan_says_what_is_left_at_the_rate_so_far(tmp_path, monkeypatch):
     curation = Curation(out, {"p": plan.sources[0]}, names)
     told = {line.split(":")[0]: line for line in plan_lines(plan, stages, curation)}
     assert re.search(
-        r"at most 1 rows.*, \d+ seconds at the rate so far", told["stage instructions"]
+        r"at most 1 row, .*, \d+ seconds? at the rate so far", told["stage instructions"]
     )
     assert "2 edits by a, 2 edits by b; 4 judgements" in told["stage edits"]
 
