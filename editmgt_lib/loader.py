@@ -185,9 +185,15 @@ def choose_device(device: str | torch.device) -> torch.device:
         available = (("cuda", torch.cuda), ("xpu", torch.xpu), ("mps", torch.backends.mps))
         return torch.device(next((name for name, api in available if api.is_available()), "cpu"))
     try:
+        torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(
+            f"device is {device!r}; use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'"
+        ) from error
+    try:
         return torch.empty(0, dtype=torch.uint8, device=device).device
     except (RuntimeError, AssertionError, ImportError) as error:  # a backend not installed
-        reason = first_line(error)
+        reason = first_line(error).partition(". ")[0]  # what follows lists all of torch's
         raise InputError(f"device {str(device)!r} cannot be used ({reason}); try 'cpu'") from error
 
 

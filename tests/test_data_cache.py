@@ -498,6 +498,17 @@ def test_the_command(folder, tiny_checkpoint, cached, tmp_path, capsys):
     assert "holds no cache" in capsys.readouterr().err
 
 
+def test_data_is_looked_for_before_networks_are_loaded(tmp_path, capsys, monkeypatch):
+    def load(*_):
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("editmgt_lib.loader.load_tokenizer", load)
+    for data, says in ((tmp_path / "none", "no data set"), (tmp_path, "holds no list")):
+        assert main(["cache", str(data), "--out", str(tmp_path / "out")]) == 2
+        assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def source_of(model, table, **options):
     return open_source(table, vq=model.vq, size=SIZE, seed=0, **options)
 
@@ -539,7 +550,7 @@ def test_the_data_table_opens_every_kind(model, cached, folder):
         ({"kind": "toyworld", "held_out": 2}, "data.held_out is 2"),
         ({"sources": []}, "data.sources is \\[\\]"),
         ({"sources": [{"kind": "toyworld"}], "kind": "cache"}, "data.kind stands beside"),
-        ({"kind": "folder", "path": "/nowhere"}, "no data set /nowhere"),
+        ({"kind": "folder", "path": "/nowhere"}, "data.path is /nowhere, which does not"),
     ],
 )
 def test_the_data_table_names_key_value_and_fix(model, table, message):

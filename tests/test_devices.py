@@ -114,6 +114,22 @@ def test_the_fastest_device_there_is(monkeypatch, there, chosen):
     assert loader.choose_device("auto") == torch.device(chosen)
 
 
+@pytest.mark.parametrize("name", ["foo", "cuda:x", ""])
+def test_what_is_no_device_is_named_with_those_there_are(name):
+    with pytest.raises(InputError) as error:
+        loader.choose_device(name)
+    assert str(error.value) == (f"device is {name!r}; use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'")
+
+
+def test_why_a_device_cannot_be_used_is_one_sentence(monkeypatch):
+    def lacking(*_, **__):
+        raise NotImplementedError("Could not run 'empty'. It is only for these: [CPU, Meta, ...].")
+
+    monkeypatch.setattr(torch, "empty", lacking)
+    with pytest.raises(InputError, match=r"'mps' cannot be used \(Could not run 'empty'\); try"):
+        loader.choose_device("mps")
+
+
 def test_cuda_cards_are_asked_one_by_one(monkeypatch):
     cards = {0: (7, 5), 1: (8, 0), 2: (9, 0)}  # the first, current one emulates bfloat16
     monkeypatch.setattr(torch.version, "hip", None)

@@ -65,9 +65,7 @@ def load_module(
             for n in wanted
         }
         module.load_state_dict(state, assign=True)
-        for name, scale in kept.items():
-            layer = module.get_submodule(name.rpartition(".")[0])
-            layer.register_buffer("row_scale", scale.to(device), persistent=False)
+        _attach_scales(module, kept, device)
         _retie(module, tied)
         if fill is not None:
             fill(module)
@@ -128,6 +126,15 @@ def _complete_ties(given: dict[str, Tensor], tied: list[list[str]]) -> dict[str,
         if source is not None:
             given.update({n: source for n in names if n not in given})
     return given
+
+
+def _attach_scales(
+    module: nn.Module, scales: Mapping[str, Tensor], device: torch.device | str
+) -> None:
+    """Give the layers of 8-bit weights their scales as `row_scale`."""
+    for name, scale in scales.items():
+        layer = module.get_submodule(name.rpartition(".")[0])
+        layer.register_buffer("row_scale", scale.to(device), persistent=False)
 
 
 def _retie(module: nn.Module, tied: list[list[str]]) -> None:

@@ -100,14 +100,14 @@ def run(args: argparse.Namespace) -> int:
     options = CacheOptions(process.rank, process.world, args.workers, args.max_skipped)
     model, folder = resolve(args.model), path_of(args.out)
     device = choose_device(process.device(args.device))
-    # Neither the transformer nor Gemma, by far the largest parts.
-    vq, text = load_tokenizer(model / "vqvae", device), PooledText.from_folder(model, device)
     size = args.size or Settings.read(model).resolution
     encoding = EncodingOptions(size, args.crops, args.seed, args.max_aspect)
-    encoder = Encoder(encoding, vq, text)
     reader = _reader(args, folder, size)
     for note in reader.notes:
         say(f"note: {note}")
+    # Neither the transformer nor Gemma, by far the largest parts.
+    vq, text = load_tokenizer(model / "vqvae", device), PooledText.from_folder(model, device)
+    encoder = Encoder(encoding, vq, text)
     working()
     with progress_bar(None, f"encoding {process.rank + 1}/{process.world}", unit="row") as bar:
         finished = build_cache(reader, encoder, folder, options, _Shown(bar).show)

@@ -67,6 +67,12 @@ class Plan:
             require_choice("stages", stage, STAGES)
         if not self.stages:
             raise InputError(f"stages is empty; use some of {', '.join(STAGES)}")
+        for stage in ("judge", "report"):
+            if getattr(self, stage) and stage not in self.stages:
+                raise InputError(
+                    f"options of {stage} have no effect with the stages {', '.join(self.stages)}; "
+                    f"add {stage} to them, or leave the options out"
+                )
         require_choice("editor", self.editor, ("model", COPY, ROUNDTRIP, "pictures"))
         if (self.editor == "pictures") != (self.pictures is not None):
             raise InputError("pictures are made already: give their folder, and no model")

@@ -1,6 +1,7 @@
 """The folder of a run: the only thing the stages share.
 
 run.json               one section per stage, written by the first process: what made this run
+run.lock               empty; locked by a process while it writes run.json
 items.jsonl            one Item per line (prepare)
 inputs/                pictures taken out of archives and tables, bytes unchanged
 pictures/ID.png        results; maps/ID.png: relevance, 16-bit grey at picture size
