@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from editmgt_lib.data.source import TokenBatch
 from editmgt_lib.errors import InputError
 from editmgt_lib.sampling.step import mask_ratio
 from editmgt_lib.toyworld.text_encoders import build_text_encoders
-from editmgt_lib.training import initial
+from editmgt_lib.training import generation, initial
 from editmgt_lib.training.generation import TERMS, GenerationStage
 from editmgt_lib.training.objective import (
     MASK_LAWS,
@@ -347,12 +348,18 @@ def test_micro_conditions_are_the_batchs(networks):
 
 
 def test_logits_are_computed_on_masked_tokens_only(networks, monkeypatch):
+    """In whole blocks, so that their number is one of few, and the rest of a block left out."""
+    monkeypatch.setattr(generation, "ROWS", 16)
     stage, rows = stage_of(networks), []
+    data = stage.prepare(EIGHT).data
+    prediction = stage.predict(data)
+    hidden = int(data.masked.sum())
+    expected = stage.transformer.logits(prediction.features[data.masked])
     logits = stage.transformer.logits
     monkeypatch.setattr(stage.transformer, "logits", lambda x: rows.append(len(x)) or logits(x))
-    prepared = stage.prepare(EIGHT)
-    stage.loss(prepared, prepared.counts)
-    assert sum(rows) == int(prepared.data.masked.sum()) < prepared.data.masked.numel()
+    assert torch.allclose(stage.logits(data, prediction), expected, atol=1e-5)
+    assert rows == [16 * math.ceil(hidden / 16)] and hidden % 16
+    assert hidden + 16 < data.masked.numel()
 
 
 def test_only_what_requires_gradients_is_trained(networks):

@@ -1,6 +1,5 @@
-"""What a run was computed with, to be kept beside its results; and the memory it holds."""
+"""What a run was computed with, to be kept beside its results."""
 
-import ctypes
 import hashlib
 import platform
 import sys
@@ -47,12 +46,3 @@ def code_digest() -> str:
     for path in sorted(root.rglob("*.py")):
         total.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return total.hexdigest()[:16]
-
-
-def return_freed_memory() -> None:
-    """Return freed memory to the system, where the C library would keep it.
-
-    As many tokens are masked in no two steps, freed blocks fit no later one: gigabytes in an hour.
-    """
-    with suppress(OSError, AttributeError, TypeError):  # another system's C library
-        ctypes.CDLL(None).malloc_trim(0)

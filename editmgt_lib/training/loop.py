@@ -9,7 +9,6 @@ import torch
 
 from ..errors import EditMGTError
 from .curves import draw_curves
-from .environment import return_freed_memory
 from .interrupts import deferred_signals, stopped
 from .logs import LOG, Bar, Log
 from .run import Run, StepFigures
@@ -63,7 +62,6 @@ def train(
                 figures = watch.figures()
                 log.figures(run.step, figures)
                 bar.show(figures)
-                return_freed_memory()
             if validate and _due(run, o.validate_every):
                 log.figures(run.step, _validated(run, validate))
             if due["sheet"]:
