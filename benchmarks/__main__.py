@@ -1,7 +1,6 @@
 """`python -m benchmarks`: our side beside the official code, and beside the machine's ceilings."""
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from . import ceiling
+from . import ceiling, records
 from .cases import CASES, Case, random_inputs, write_checkpoint
 from .clock import DTYPES, machine, set_precision
 from .compare import compare, offload_rows, option_rows, run_rows, same_tokens, stage_rows
@@ -171,8 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     result = run(CASES[given.config](), plan)
     if given.json:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        records.write(given.json, result)
     print(render(result))
     return 0
 

@@ -19,10 +19,10 @@ _TF32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
 
 def set_precision(name: str) -> torch.dtype:
-    """Set whether TF32 is used, and return the dtype of the weights.
+    """Set whether this process uses TF32, and return the dtype of the weights.
 
-    "float32" leaves torch's own setting, as the library does: exact matrix products, TF32 in
-    convolutions. "tf32" allows it in both.
+    "tf32" allows it; the others leave torch's own setting, which the official code has: exact
+    matrix products, TF32 in convolutions. Ours sets its own for every call, exact but for "tf32".
     """
     matmul, convolutions = (True, True) if name == "tf32" else _TF32
     torch.backends.cuda.matmul.allow_tf32 = matmul

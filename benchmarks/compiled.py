@@ -22,6 +22,7 @@ from editmgt_lib.models import projections
 from editmgt_lib.models.conditioning import InjectionOptions
 from editmgt_lib.models.transformer import MaskedTransformer
 
+from . import records
 from .cases import Case, published, random_network
 
 
@@ -88,9 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     counts = halves(case)
     result = {"graphs": len(counts), "halves": counts, "launches": launches(case, counts)}
     if given.json:
-        kept = json.loads(given.json.read_text(encoding="utf-8"))
-        kept["compiled"] = result
-        given.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        records.update(given.json, {"compiled": result})
     print(json.dumps(result, indent=1))
     return 0
 

@@ -4,7 +4,6 @@ Also how the cost of a row grows with the number of rows, and what two million p
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ from editmgt_lib.curation.store import claim
 from editmgt_lib.curation.verdicts import DuplicateOptions, decide_all
 from editmgt_lib.pages.markdown import markdown
 
+from . import records
 from .clock import machine
 
 TEXT = "make it red"
@@ -222,8 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     result = measure(given)
     if given.json:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        records.write(given.json, result)
     from .table import render
 
     print(render(result))

@@ -6,7 +6,6 @@ the last part, in the time left: `gpu.sh` does so after a part that was cut or l
 """
 
 import argparse
-import json
 import signal
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import Any
 
 import torch
 
+from . import records
 from .cases import CASES
 from .gpu_parts import PARTS, Part
 from .gpu_session import Session, told
@@ -36,10 +36,8 @@ class Journal:
     """The file of rows, and what it holds of earlier processes."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        self.rows: list[dict[str, Any]] = records.read_lines(path)
         if not self.rows:
             self.write(event="began", epoch=time.time())
 
@@ -56,8 +54,7 @@ class Journal:
     def write(self, **row: Any) -> None:
         """Append a row; it is on disk when this returns."""
         self.rows.append(row)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        records.add_line(self._path, row)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from editmgt_lib.checkpoints import fp8
+from editmgt_lib.loader import set_tf32
 from editmgt_lib.models.attention import Segments, strength_groups
 
 from . import gpu_attention as attention
@@ -201,6 +202,24 @@ def precisions(s: Session) -> Rows:
             yield {**row, "missing": told(error)}
 
 
+def float32(s: Session) -> Rows:
+    """What stays float32 beside half precision: exact or in TF32, the tokenizer in two layouts."""
+    ours, exact = s.ours(MAIN), None
+    for layout in (torch.contiguous_format, torch.channels_last):
+        ours.model.vq.to(memory_format=layout)
+        for tf32 in (False, True):
+            set_tf32(ours.model, tf32)
+            how = f"{'TF32' if tf32 else 'exact'}, {str(layout).removeprefix('torch.')}"
+            for stage in ("tokenize", "decode"):
+                yield s.row(Row(f"{stage}, {how}", stage), MAIN, rounds=5)
+            yield s.row(_edit(s, f"edit, {how}"), MAIN)
+            ids = ours.tokenize()["ids"]
+            exact = ids if exact is None else exact
+            yield {"name": f"the picture's tokens, {how}", **agreement(ids, exact)}
+    ours.model.vq.to(memory_format=torch.contiguous_format)
+    set_tf32(ours.model, False)
+
+
 def training(s: Session) -> Rows:
     """One optimizer step on eight edits."""
     s.free()
@@ -247,6 +266,7 @@ PARTS = {
     "offload": Part(offload, 70),
     "training": Part(training, 40),
     "tests": Part(tests, 120),
+    "float32": Part(float32, 40),
     "precisions": Part(precisions, 70),
     "options": Part(options, 40),
     "eight bits": Part(eight_bits, 30),

@@ -3,7 +3,6 @@
 First what was aimed at, with what was measured or "not measured"; then every row.
 """
 
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,17 +11,11 @@ from typing import Any
 from editmgt_lib.pages.markdown import markdown, percent
 
 from .clock import duration
+from .records import read_lines
 
 Row = dict[str, Any]
 NOTHING = "not measured"
 MAIN = "bfloat16"
-
-
-def read(path: Path) -> list[Row]:
-    """Rows of a run; none if there is no file."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 class Found:
@@ -194,7 +187,7 @@ def page(rows: list[Row]) -> str:
 
 def main(files: list[str]) -> int:
     for name in files:
-        print(page(read(Path(name))))
+        print(page(read_lines(Path(name))))
     return 0
 
 

@@ -9,7 +9,6 @@ answer on meta tensors: it is counted as a synchronisation, and what is not caug
 """
 
 import argparse
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +35,7 @@ from editmgt_lib.sampling.options import SamplingOptions
 from editmgt_lib.sampling.recording import RecordingPredictor
 from editmgt_lib.sampling.run import sample_batch
 
+from . import records
 from .cases import Case, instruction_of, published, random_inputs
 from .table import counts_table
 
@@ -290,8 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     counted = count(case)
     result = {"config": case.name, "torch": torch.__version__, "counted": counted}
     if given.json:
-        kept = json.loads(given.json.read_text(encoding="utf-8")) if given.json.exists() else {}
-        given.json.write_text(json.dumps(kept | result, indent=1) + "\n", encoding="utf-8")
+        records.update(given.json, result)
     print(counts_table(result))
     if given.kinds:
         for row in counted:

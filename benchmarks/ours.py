@@ -12,10 +12,11 @@ from torch import Tensor
 
 import editmgt_lib
 from editmgt_lib.errors import Cancelled, EditMGTError
-from editmgt_lib.loader import load_tokenizer, load_transformer, offload_model
+from editmgt_lib.loader import load_tokenizer, load_transformer, offload_model, set_tf32
 from editmgt_lib.localization.maps import LocalizationOptions, consolidate
 from editmgt_lib.pictures.canvas import Canvas, Tokens
 from editmgt_lib.pipeline import EditMGT
+from editmgt_lib.precision import own_precision
 from editmgt_lib.sampling.loop import sample_tokens
 from editmgt_lib.sampling.noise import ItemNoise, SharedNoise
 from editmgt_lib.sampling.options import SamplingOptions
@@ -35,6 +36,7 @@ class Ours:
     ) -> None:
         self.case, self.device, self.inputs = case, device, inputs
         self.model = _open(case, folder, device, set_precision(precision))
+        set_tf32(self.model, precision == "tf32")
         self.instruction = instruction_of(inputs)
         self._compiled: EditMGT | None = None
 
@@ -43,7 +45,8 @@ class Ours:
         if stage == "text" and self.model.text_encoders is None:
             return {"missing": "no text encoders in this configuration"}
         try:
-            return getattr(self, stage)(**asked)
+            with own_precision(self.model.transformer):  # some stages are called in parts
+                return getattr(self, stage)(**asked)
         except EditMGTError as error:  # not finite in float16, out of memory
             return {"missing": f"raises {type(error).__name__}: {str(error)[:90]}"}
 
@@ -53,7 +56,11 @@ class Ours:
 
     def tokenize(self) -> dict[str, Any]:
         """Picture to token ids."""
-        return measured(lambda: self.model.encode_image(self._picture()), self.device)
+        found: list[Tokens] = []
+        taken = measured(
+            lambda: found.append(self.model.encode_image(self._picture())), self.device
+        )
+        return taken | {"ids": found[0].ids.cpu()}
 
     def prepare(self, **asked: Any) -> dict[str, Any]:
         """What the steps of a run have in common."""

@@ -6,7 +6,6 @@ equal to those of the exact run.
 """
 
 import argparse
-import json
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from editmgt_lib.sampling.options import FAST, SamplingOptions
 from editmgt_lib.toyworld.success import judge
 from editmgt_lib.toyworld.world import CATEGORIES
 
+from . import records
 from .clock import machine
 from .table import render
 
@@ -134,7 +134,7 @@ def main() -> None:
     config = f"study of {len(batches)} held-out ToyWorld edits"
     result = {"config": config, "machine": about, "options": rows}
     if given.json:
-        given.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        records.write(given.json, result)
     print(render(result))
 
 

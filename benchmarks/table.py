@@ -4,7 +4,6 @@ Without files those of the results `SHOWN`, and that of a GPU run, are written t
 `README.md`.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 from editmgt_lib.pages.markdown import markdown, percent
 
-from . import curation, gpu_table
+from . import curation, gpu_table, records
 from .clock import duration
 
 HERE = Path(__file__).parent
@@ -152,8 +151,8 @@ def readme_with_results() -> str:
     """The README's own text followed by tables."""
     text = (HERE / "README.md").read_text(encoding="utf-8").partition(MARKER)[0]
     results = [HERE / "results" / f"{name}.json" for name in SHOWN]
-    pages = [render(json.loads(p.read_text(encoding="utf-8"))) for p in results if p.is_file()]
-    pages.append(gpu_table.page(gpu_table.read(HERE / "results" / "gpu.jsonl")))
+    pages = [render(records.read(p)) for p in results if p.is_file()]
+    pages.append(gpu_table.page(records.read_lines(HERE / "results" / "gpu.jsonl")))
     return "\n\n".join([text + MARKER, *(page.strip() for page in pages)]) + "\n"
 
 
@@ -161,7 +160,7 @@ def main(files: Sequence[str]) -> int:
     if not files:
         (HERE / "README.md").write_text(readme_with_results(), encoding="utf-8")
     for name in files:
-        print(render(json.loads(Path(name).read_text(encoding="utf-8"))))
+        print(render(records.read(Path(name))))
     return 0
 
 

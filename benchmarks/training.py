@@ -7,7 +7,6 @@ are random on both sides, which matters to ours only: it computes logits of mask
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ from editmgt_lib.toyworld.text_encoders import build_text_encoders
 from editmgt_lib.training.generation import GenerationStage
 from editmgt_lib.training.objective import PUBLISHED
 
+from . import records
 from .cases import PROMPT, Case, mid, random_inputs, write_checkpoint
 from .clock import machine, measured
 from .compare import Row, compare
@@ -192,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = run(case(given.side), given.rounds, given.batch, given.device, given.official,
                  given.official_python)  # fmt: skip
     if given.json:
-        given.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        records.write(given.json, result)
     print(render(result))
     return 0
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from .errors import InputError
 
 
-def require_choice(name: str, value: Any, allowed: Sequence[str]) -> None:
+def require_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
     """Raise InputError unless `value` is one of `allowed`."""
     if value not in allowed:
         raise InputError(f"{name} is {value!r}; use one of {', '.join(map(repr, allowed))}")
@@ -47,20 +47,20 @@ def use_plain_values(options: Any) -> None:
 def checked_image(image: Tensor) -> Tensor:
     """Check pictures [B, H, W, C]; float32 in 0..1, from floats or from uint8 (0..255)."""
     if not isinstance(image, Tensor):
-        raise InputError(f"image is a {type(image).__name__}; give a tensor [B, H, W, C].")
+        raise InputError(f"image is a {type(image).__name__}; give a tensor [B, H, W, C]")
     if image.ndim != 4 or image.shape[-1] not in (1, 3, 4) or not image.numel():
         raise InputError(
-            f"image has shape {tuple(image.shape)}; use [B, H, W, C], none of them 0, C 1, 3 or 4."
+            f"image has shape {tuple(image.shape)}; use [B, H, W, C], none of them 0, C 1, 3 or 4"
         )
     if image.dtype == torch.uint8:
         return image.to(torch.float32) / 255
     if not image.is_floating_point():
-        raise InputError(f"image is {image.dtype}; use a float type (0..1) or uint8 (0..255).")
+        raise InputError(f"image is {image.dtype}; use a float type (0..1) or uint8 (0..255)")
     low, high = (float(value) for value in image.aminmax())
     if not (low >= -1 and high <= 2):  # NaN and infinities fail too
         raise InputError(
             f"image holds values from {low:g} to {high:g}; use finite values in 0..1 "
-            "(divide 0..255 by 255; NaN often comes from a float16 VAE)."
+            "(divide 0..255 by 255; NaN often comes from a float16 VAE)"
         )
     return image.to(torch.float32)
 
@@ -73,20 +73,20 @@ def checked_mask(mask: Tensor, batch: int, height: int, width: int) -> Tensor:
     """
     if not isinstance(mask, Tensor) or mask.ndim != 3:
         got = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
-        raise InputError(f"mask is {got}; give a tensor [B or 1, H, W].")
+        raise InputError(f"mask is {got}; give a tensor [B or 1, H, W]")
     if mask.shape[1:] != (height, width):
         raise InputError(
             f"mask is {mask.shape[1]}x{mask.shape[2]} (height x width), the picture "
-            f"{height}x{width}; resize the mask to the picture."
+            f"{height}x{width}; resize the mask to the picture"
         )
     if mask.shape[0] not in (1, batch):
         raise InputError(
-            f"there are {mask.shape[0]} masks for {batch} pictures; give one, or one for each."
+            f"there are {mask.shape[0]} masks for {batch} pictures; give one, or one for each"
         )
     if mask.dtype != torch.bool:
         if not mask.is_floating_point():
-            raise InputError(f"mask is {mask.dtype}; use bool, or float in 0..1.")
+            raise InputError(f"mask is {mask.dtype}; use bool, or float in 0..1")
         if bool(mask.aminmax().max.isnan()):
-            raise InputError("mask holds NaN; use bool, or float in 0..1.")
+            raise InputError("mask holds NaN; use bool, or float in 0..1")
         mask = mask > 0.5
     return mask.expand(batch, -1, -1)

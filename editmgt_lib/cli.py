@@ -28,6 +28,7 @@ from .commands import (
 )  # fmt: skip
 from .commands.console import DEFECT, Parser, flush, report, say, warnings_as_lines
 from .commands.interrupts import INTERRUPTED, is_interrupt
+from .errors import InputError
 
 COMMANDS = (
     edit,
@@ -81,13 +82,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of one command; raises InputError for what no command knows."""
     parser = build_parser()
     args, rest = parser.parse_known_args(arguments)
-    unknown = [word for word in rest if word.startswith("-") and len(word) > 1]
     # argparse stops taking positional arguments at the first option after them: IN -o OUT "text".
-    if rest and not unknown and args.run is edit.run:
+    if rest and args.run is edit.run:
         args.inputs += rest
     elif rest:
-        words = " ".join(unknown or rest)
-        parser.error(f"unknown argument {words}")
+        words = " ".join(rest)
+        raise InputError(f"unknown argument {words}; put a text of several words in quotes")
     return args
 
 

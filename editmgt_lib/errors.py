@@ -35,6 +35,11 @@ class OutOfMemory(EditMGTError, MemoryError):
     """The device is out of memory; the message says what to lower."""
 
 
+def first_line(error: object) -> str:
+    """The first line of what another library says went wrong, or its kind if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of torch or the system means that a device or the host is full."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

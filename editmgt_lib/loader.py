@@ -17,7 +17,7 @@ from .checkpoints import (
 )
 from .checks import require_choice
 from .choices import DTYPES, OFFLOAD
-from .errors import CheckpointError, InputError
+from .errors import CheckpointError, InputError, first_line
 from .lora import Lora, Stack, attach, merged, read_stack
 from .models.attention import AttentionFunction
 from .models.backends import choose_attention, sdpa
@@ -43,6 +43,7 @@ def load(
     local_dir: str | Path | None = None,
     allow_download: bool = False,
     attention: str = "auto",
+    tf32: bool | None = False,
     lora: Sequence[str | Path | tuple[str | Path | Lora, float]] = (),
 ) -> EditMGT:
     """Load a checkpoint, strictly.
@@ -55,8 +56,7 @@ def load(
             MPS (Apple), CPU.
         dtype: of transformer and text encoders: `"float32"`, `"bfloat16"`, `"float16"` or `"auto"`,
             which is bfloat16 on devices with matrix units for it, else float32. The tokenizer
-            stays in float32, since bfloat16 assigns other tokens. TF32 is left as the process has
-            it.
+            stays in float32, since bfloat16 assigns other tokens.
         offload: `"none"` keeps all weights on the device. `"stages"` keeps them on the CPU (for
             CUDA in pinned memory) and onloads each stage's network for its call. `"layers"` also
             onloads the language model, the largest part, layer by layer. Less memory, more time,
@@ -67,6 +67,9 @@ def load(
         attention: the transformer's back end: `"sdpa"` (PyTorch's kernel), `"flash"` (needs no mask
             for a strength other than 1), `"xformers"`, `"math"`, or `"auto"`, the fastest one
             measured on this kind of device.
+        tf32: whether CUDA may round the factors of float32 products and convolutions to 11 bits
+            while the model computes: all of the tokenizer, the codebook projection, and the rest
+            with `dtype="float32"`. Faster, but a token may differ. None: as the process has it.
         lora: LoRA files, alone or with a strength of -2..2: `[("hats.safetensors", 0.8)]`.
 
     Raises:
@@ -75,6 +78,7 @@ def load(
             fit. OutOfMemory.
     """
     require_choice("offload", offload, OFFLOAD)
+    require_choice("tf32", tf32, (False, True, None))
     folder = resolve(name, local_dir=local_dir, allow_download=allow_download)
     execution = choose_device(device)
     precision = choose_dtype(dtype, execution)
@@ -95,9 +99,17 @@ def load(
         encoders = load_text_encoders(folder, storage, precision, settings.text_length)
         check_text_fits(transformer.config, encoders, str(folder))
     model = EditMGT(transformer, vq, encoders, settings, folder)
+    set_tf32(model, tf32)
     if offload != "none":
         offload_model(model, execution, offload)
     return model
+
+
+def set_tf32(model: EditMGT, allowed: bool | None) -> None:
+    """Let later calls of a model compute so; see `load`."""
+    encoders = model.text_encoders.networks if model.text_encoders is not None else ()
+    for network in (model.transformer, model.vq, *encoders):
+        network.tf32 = allowed
 
 
 def offload_model(model: EditMGT, device: torch.device, mode: str) -> None:
@@ -173,9 +185,15 @@ def choose_device(device: str | torch.device) -> torch.device:
         available = (("cuda", torch.cuda), ("xpu", torch.xpu), ("mps", torch.backends.mps))
         return torch.device(next((name for name, api in available if api.is_available()), "cpu"))
     try:
+        torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(
+            f"device is {device!r}; use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'"
+        ) from error
+    try:
         return torch.empty(0, dtype=torch.uint8, device=device).device
     except (RuntimeError, AssertionError, ImportError) as error:  # a backend not installed
-        reason = str(error).splitlines()[0]
+        reason = first_line(error).partition(". ")[0]  # what follows lists all of torch's
         raise InputError(f"device {str(device)!r} cannot be used ({reason}); try 'cpu'") from error
 
 

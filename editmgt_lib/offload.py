@@ -117,16 +117,6 @@ def _pinned(tensor: Tensor) -> Tensor:
     return tensor.pin_memory()  # itself if it is pinned
 
 
-@contextmanager
-def no_autocast(device: torch.device) -> Iterator[None]:
-    """Suspend autocast on `device` and on the CPU inside the block."""
-    with ExitStack() as stack:
-        for kind in {"cpu", device.type} - {"meta"}:  # which knows no autocast
-            if torch.is_autocast_enabled(kind):
-                stack.enter_context(torch.autocast(kind, enabled=False))
-        yield
-
-
 class _Lane:
     """A CUDA stream for copies, beside the one that computes."""
 

@@ -20,23 +20,20 @@ from .models.transformer import MaskedTransformer
 from .models.vq import VQModel
 from .offload import execution, execution_device, move_execution
 from .pictures.canvas import Canvas, Tokens
-from .pictures.compositing import composite, project_mask, support
 from .pictures.fitting import FitOptions, fit
 from .results import (
-    UNTRAINED,
     Decoded,
     EditResult,
-    decode_pixels,
-    foreign_notes,
-    memory_advice,
+    decoded,
+    picture_notes,
     stage,
+    text_stage,
     unchanged_notes,
 )
-from .sampling.loop import Callback, StepEvent, report
+from .sampling.loop import Callback
 from .sampling.noise import ItemNoise, SharedNoise
 from .sampling.options import SamplingOptions
-from .sampling.predictor import fitting
-from .sampling.run import joined, one_by_one, read_map, sample_batch
+from .sampling.run import on_tokens, read_maps, sample_batch
 from .settings import Settings
 from .text.encoders import TextEncoders
 from .text.instruction import Instruction
@@ -101,15 +98,13 @@ class EditMGT:
             InputError: a picture, mask or fit that cannot be used; OutOfMemory.
         """
         if isinstance(fit_options, str):
-            resolution, factor = self.settings.resolution, self.vq.config.factor
-            fit_options = FitOptions(fit_options, resolution=resolution, factor=factor)
+            fit_options = FitOptions(fit_options, self.settings.resolution, self.vq.config.factor)
         pixels, canvas = fit(image, fit_options, mask)
         device = execution_device(self.vq)
         with stage("tokenizing", "use a smaller picture or batch", self.vq):
             # Item by item: ids do not depend on the batch, and memory stays that of one picture.
             ids = torch.cat([self.vq.encode(p[None].to(device)) for p in pixels])
-        notes = foreign_notes(self.vq, pixels, ids, self.settings.max_reconstruction_error)
-        return Tokens(ids, canvas, ids, notes if self.settings.edits else (UNTRAINED, *notes))
+        return Tokens(ids, canvas, ids, picture_notes(self.vq, pixels, ids, self.settings))
 
     def encode_instruction(
         self,
@@ -128,10 +123,7 @@ class EditMGT:
         """
         if self.text_encoders is None:
             raise InputError("the text encoders were freed; load the checkpoint again")
-        advice = "use a smaller dtype or another device"
-        if self.text_encoders.device.type != "cpu":
-            advice = f"load with offload 'layers', or {advice}"
-        with memory_advice("encoding text", advice):
+        with text_stage(self.text_encoders):
             return self.text_encoders.encode(prompt, negative, self.settings.negative, guided)
 
     def localize(
@@ -156,14 +148,8 @@ class EditMGT:
         """
         options = options or self.settings.localization
         sampling = sampling or self.settings.sampling
-        items, maps = one_by_one(tokens, instruction), []
         with stage("localising", "use a smaller picture", self.transformer):
-            for k, (item, prompt) in enumerate(items):
-                maps.append(read_map(self.transformer, item, prompt, options, sampling))
-                pending = torch.zeros_like(item.ids, dtype=torch.bool)
-                event = StepEvent(0, 1, item.ids, item.ids, None, pending, k, len(items))
-                report(event, callback)
-        return joined(maps)
+            return read_maps(self.transformer, tokens, instruction, options, sampling, callback)
 
     def sample(
         self,
@@ -208,18 +194,9 @@ class EditMGT:
         """
         options = options or self.settings.sampling
         require_choice("combine", combine, COMBINATIONS)
-        batch = tokens.canvas.batch
-        if tokens.source_ids is None and (options.threshold > 0 or region is not None):
-            raise InputError(
-                "threshold and region hold parts of a picture, and there is none here; "
-                "use threshold 0 and no region"
-            )
-        if isinstance(localization, Localization):
-            grid = tokens.canvas.rows, tokens.canvas.cols
-            localization = fitting(localization, batch, grid)
-        masks = None if region is None else project_mask(region, tokens.canvas, required=True)
         if localization is None and options.threshold > 0:
             localization = self.settings.localization
+        localization, masks = on_tokens(tokens, options, localization, region)
         advice = "use a smaller picture, bfloat16 or guidance 1, or do without `batched`"
         with stage("sampling", advice, self.transformer):
             result = sample_batch(
@@ -242,12 +219,7 @@ class EditMGT:
         Raises:
             InputError: a negative feather or grow; OutOfMemory.
         """
-        pixels = decode_pixels(self.vq, tokens.ids)
-        if tokens.source_ids is None:
-            image = composite(pixels, tokens.canvas)
-            return Decoded(image, torch.ones(image.shape[:3], dtype=torch.bool, device="cpu"))
-        area = support(tokens.changed.cpu(), tokens.canvas, grow)
-        return Decoded(composite(pixels, tokens.canvas, area, feather), area)
+        return decoded(self.vq, tokens, feather, grow)
 
     def edit(
         self,
@@ -285,18 +257,15 @@ class EditMGT:
         prompts = [prompt] if isinstance(prompt, str) else prompt
         if not prompts or not all(isinstance(p, str) and p.strip() for p in prompts):
             raise InputError(f"prompt is {prompt!r}; say what to change, as in 'make the sky red'")
-        given = {"seed": seed, "steps": steps, "guidance": guidance, "strength": strength,
-                 "threshold": threshold, "words": words and tuple(words), **more}  # fmt: skip
-        ready = isinstance(localization, Localization)
-        settings = self.settings.based_on(options, None if ready else localization)
-        settings = settings.override(**given)
-        if not ready and (localization or settings.localization != self.settings.localization):
-            localization = settings.localization
+        options, localization = self.settings.of_call(
+            options, localization, seed=seed, steps=steps, guidance=guidance, strength=strength,
+            threshold=threshold, words=words and tuple(words), **more,
+        )  # fmt: skip
         tokens = self.encode_image(image, fit_options, region)
-        instruction = self.encode_instruction(prompt, negative, settings.sampling.guided)
+        instruction = self.encode_instruction(prompt, negative, options.guided)
         edited, localization = self.sample(
-            tokens, instruction, settings.sampling, localization=localization,
-            region=region, combine=combine, callback=callback, batched=batched,
+            tokens, instruction, options, localization=localization, region=region,
+            combine=combine, callback=callback, batched=batched,
         )  # fmt: skip
         decoded = self.decode(edited, feather=feather)
         notes = (*tokens.notes, *instruction.notes, *unchanged_notes(edited))
@@ -306,9 +275,7 @@ class EditMGT:
         """All-masked tokens for `generate`; size: height and width in pixels."""
         height, width = size or (self.settings.resolution,) * 2
         canvas = Canvas.blank(batch, height, width, self.vq.config.factor)
-        shape = (batch, canvas.rows, canvas.cols)
-        mask_id = self.transformer.config.mask_token_id
-        return Tokens(torch.full(shape, mask_id, dtype=torch.int64, device="cpu"), canvas)
+        return Tokens.blank(canvas, self.transformer.config.mask_token_id)
 
     def generate(
         self,

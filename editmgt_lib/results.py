@@ -10,8 +10,12 @@ from torch import Tensor, nn
 from .errors import OutOfMemory, is_out_of_memory
 from .localization.maps import Localization
 from .models.vq import VQModel
-from .offload import execution_device, no_autocast, onloaded
-from .pictures.fitting import Tokens
+from .offload import execution_device, onloaded
+from .pictures.canvas import Tokens
+from .pictures.compositing import composite, support
+from .precision import own_precision
+from .settings import Settings
+from .text.encoders import TextEncoders
 
 UNTRAINED = (
     "this checkpoint makes pictures from text and was not trained to follow one: expect no "
@@ -50,13 +54,16 @@ def unchanged_notes(tokens: Tokens) -> tuple[str, ...]:
     return (f"nothing changed{which_pictures(same, len(tokens.ids))}: {advice}",) if same else ()
 
 
-def foreign_notes(
+def picture_notes(vq: VQModel, pixels: Tensor, ids: Tensor, settings: Settings) -> tuple[str, ...]:
+    """Notes on pictures [B, 3, H, W] that the checkpoint was not trained to edit."""
+    notes = _foreign_notes(vq, pixels, ids, settings.max_reconstruction_error)
+    return notes if settings.edits else (UNTRAINED, *notes)
+
+
+def _foreign_notes(
     vq: VQModel, pixels: Tensor, ids: Tensor, max_error: float | None
 ) -> tuple[str, ...]:
-    """A note on the pictures that the tokenizer does not reproduce: they are of another kind.
-
-    max_error: mean absolute error of pixels [B, 3, H, W], 0..1; None notes nothing.
-    """
+    """A note on the pictures that the tokenizer does not reproduce: they are of another kind."""
     if max_error is None:
         return ()
     errors = (decode_pixels(vq, ids).clamp(0, 1) - pixels.cpu()).abs().mean((1, 2, 3))
@@ -88,14 +95,24 @@ def memory_advice(doing: str, advice: str) -> Iterator[None]:
 
 @contextmanager
 def stage(doing: str, advice: str, network: nn.Module) -> Iterator[None]:
-    """Run a stage with its network onloaded, autocast off, and advice in memory errors.
+    """Run a stage with its network onloaded, in its own precision, with advice in memory errors.
 
     The caller's autocast would round otherwise, and so assign and draw other tokens.
     """
     device = execution_device(network)
     if getattr(network, "execution", None) is None and device.type != "cpu":
         advice = f"load with offload 'stages', or {advice}"
-    with memory_advice(doing, advice), no_autocast(device), onloaded(network):
+    with memory_advice(doing, advice), own_precision(network), onloaded(network):
+        yield
+
+
+@contextmanager
+def text_stage(encoders: TextEncoders) -> Iterator[None]:
+    """Encode text with advice in memory errors; the encoders bring their weights themselves."""
+    advice = "use a smaller dtype or another device"
+    if encoders.device.type != "cpu":
+        advice = f"load with offload 'layers', or {advice}"
+    with memory_advice("encoding text", advice):
         yield
 
 
@@ -118,3 +135,13 @@ def decode_pixels(vq: VQModel, ids: Tensor) -> Tensor:
                 raise
         # Outside the handler, where the error would keep the failed attempt's tensors alive.
         return vq.decode_tiled(ids, storage="cpu").cpu()
+
+
+def decoded(vq: VQModel, tokens: Tokens, feather: float, grow: int) -> Decoded:
+    """Decode and composite tokens; arguments as `EditMGT.decode`."""
+    pixels = decode_pixels(vq, tokens.ids)
+    if tokens.source_ids is None:
+        image = composite(pixels, tokens.canvas)
+        return Decoded(image, torch.ones(image.shape[:3], dtype=torch.bool, device="cpu"))
+    area = support(tokens.changed.cpu(), tokens.canvas, grow)
+    return Decoded(composite(pixels, tokens.canvas, area, feather), area)

@@ -10,7 +10,7 @@ from .checkpoints.layout import SETTINGS_FILE, read_settings
 from .checks import require_choice, require_number
 from .choices import TIMES
 from .errors import CheckpointError, InputError
-from .localization.maps import LocalizationOptions
+from .localization.maps import Localization, LocalizationOptions
 from .sampling.options import SamplingOptions
 from .text.instruction import DEFAULT_NEGATIVE
 
@@ -104,6 +104,22 @@ class Settings:
             known = [f.name for kind in _KINDS.values() for f in fields(kind)]
             raise InputError(f"unknown option {', '.join(values)}; use one of {', '.join(known)}")
         return replace(self, **changed)
+
+    def of_call(
+        self,
+        sampling: SamplingOptions | None,
+        localization: Localization | LocalizationOptions | None,
+        **values: Any,
+    ) -> tuple[SamplingOptions, Localization | LocalizationOptions | None]:
+        """What `EditMGT.sample` takes for whole sets of options and single values over them.
+
+        A map stays, and None stands for these settings' own options.
+        """
+        ready = isinstance(localization, Localization)
+        chosen = self.based_on(sampling, None if ready else localization).override(**values)
+        if not ready and (localization or chosen.localization != self.localization):
+            localization = chosen.localization
+        return chosen.sampling, localization
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `editmgt.json`."""

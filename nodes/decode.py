@@ -21,32 +21,7 @@ class Decode(io.ComfyNode):
             category=CATEGORY,
             description="Decodes tokens and pastes what changed into the original picture, at its "
             "own size. Everything outside the changed mask stays identical, bit for bit.",
-            inputs=[
-                ModelSocket.Input("model", tooltip=MODEL_TIP),
-                TokensSocket.Input("tokens", tooltip="From a sampler, after any number of edits."),
-                io.Float.Input(
-                    "feather",
-                    default=0.0,
-                    min=0.0,
-                    max=512.0,
-                    step=1.0,
-                    round=0.1,
-                    optional=True,
-                    tooltip="Width in pixels of the blend into the original, inside the changed "
-                    "mask only. 0: a hard edge. 2 to 8 hides seams; too much washes out small "
-                    "edits.",
-                ),
-                io.Int.Input(
-                    "grow",
-                    default=1,
-                    min=0,
-                    max=64,
-                    tooltip="How many tokens around each changed one to take from the decoded "
-                    "picture too, since changes bleed into their neighbours. 0 keeps the most of "
-                    "the original, 2 or 3 softens seams.",
-                    **expert(io.Int),
-                ),
-            ],
+            inputs=_inputs(),
             outputs=[
                 io.Image.Output(display_name="IMAGE", tooltip="The picture at its original size."),
                 io.Mask.Output(
@@ -67,3 +42,33 @@ class Decode(io.ComfyNode):
             decoded = model.pipeline.decode(tokens, feather=feather, grow=grow)
         place = resting_place()
         return io.NodeOutput(decoded.image.to(place), decoded.changed.float().to(place))
+
+
+def _inputs() -> list:
+    """The tokens, and how their pixels meet the original."""
+    return [
+        ModelSocket.Input("model", tooltip=MODEL_TIP),
+        TokensSocket.Input("tokens", tooltip="From a sampler, after any number of edits."),
+        io.Float.Input(
+            "feather",
+            default=0.0,
+            min=0.0,
+            max=512.0,
+            step=1.0,
+            round=0.1,
+            optional=True,
+            tooltip="Width in pixels of the blend into the original, inside the changed "
+            "mask only. 0: a hard edge. 2 to 8 hides seams; too much washes out small "
+            "edits.",
+        ),
+        io.Int.Input(
+            "grow",
+            default=1,
+            min=0,
+            max=64,
+            tooltip="How many tokens around each changed one to take from the decoded "
+            "picture too, since changes bleed into their neighbours. 0 keeps the most of "
+            "the original, 2 or 3 softens seams.",
+            **expert(io.Int),
+        ),
+    ]

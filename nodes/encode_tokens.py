@@ -27,32 +27,7 @@ class EncodeTokens(io.ComfyNode):
             category=CATEGORY,
             description="Turns pictures into image tokens. Any size and shape; nothing is "
             "stretched, and the original pixels are kept for EditMGT Decode.",
-            inputs=[
-                ModelSocket.Input("model", tooltip=MODEL_TIP),
-                io.Image.Input(
-                    "image",
-                    tooltip="One picture or a batch, RGB or RGBA; transparency is preserved.",
-                ),
-                io.Combo.Input(
-                    "fit",
-                    options=list(FITS),
-                    default="pad",
-                    optional=True,
-                    tooltip="How the picture is placed on the model's canvas. pad: the whole "
-                    "picture in a square with borders; the safe choice. native: a grid in the "
-                    "picture's own aspect ratio; finer for wide or tall pictures, but further from "
-                    "the training data. crop: only the area around the mask, so a small region of "
-                    "a large picture gets all the tokens; EditMGT Decode stitches it back.",
-                ),
-                io.Mask.Input(
-                    "mask",
-                    optional=True,
-                    tooltip="The area (white, above 0.5) that fit 'crop' crops around: one mask "
-                    "for all pictures or one each; other sizes are stretched to the picture, a "
-                    "blank one counts as none. It does not limit the edit; for that, connect it to "
-                    "the sampler's region as well.",
-                ),
-            ],
+            inputs=_inputs(),
             outputs=[
                 TokensSocket.Output(
                     display_name="TOKENS", tooltip="For Consolidate Attention and the sampler."
@@ -94,3 +69,33 @@ class EncodeTokens(io.ComfyNode):
             tokens = at_rest(model.pipeline.encode_image(image, fit, masks))
         grid = token_grid(tokens.canvas, masks)
         return io.NodeOutput(tokens, grid, ui=shown(cls, (*notes, *tokens.notes), list(grid)))
+
+
+def _inputs() -> list:
+    """The picture, and how it meets the canvas."""
+    return [
+        ModelSocket.Input("model", tooltip=MODEL_TIP),
+        io.Image.Input(
+            "image",
+            tooltip="One picture or a batch, RGB or RGBA; transparency is preserved.",
+        ),
+        io.Combo.Input(
+            "fit",
+            options=list(FITS),
+            default="pad",
+            optional=True,
+            tooltip="How the picture is placed on the model's canvas. pad: the whole "
+            "picture in a square with borders; the safe choice. native: a grid in the "
+            "picture's own aspect ratio; finer for wide or tall pictures, but further from "
+            "the training data. crop: only the area around the mask, so a small region of "
+            "a large picture gets all the tokens; EditMGT Decode stitches it back.",
+        ),
+        io.Mask.Input(
+            "mask",
+            optional=True,
+            tooltip="The area (white, above 0.5) that fit 'crop' crops around: one mask "
+            "for all pictures or one each; other sizes are stretched to the picture, a "
+            "blank one counts as none. It does not limit the edit; for that, connect it to "
+            "the sampler's region as well.",
+        ),
+    ]

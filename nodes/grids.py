@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..editmgt_lib.errors import InputError
 from ..editmgt_lib.pictures.lettering import font_for, wrapped
+from .parsing import counted
 
 PAPER, INK, EDGE = 1.0, (34, 38, 46), 0.85
 LETTERS = (14, 40)  # pixels: the smallest and the largest type
@@ -25,14 +26,10 @@ def label_lines(text: str, pictures: int) -> list[str]:
         lines.pop()
     if len(lines) != pictures:
         raise InputError(
-            f"labels has {_count(len(lines), 'line')} for {_count(pictures, 'picture')}; write "
+            f"labels has {counted(len(lines), 'line')} for {counted(pictures, 'picture')}; write "
             "one line per picture (an empty line where there is nothing to say), or no labels"
         )
     return [line.strip() for line in lines]
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" + ("s" if number != 1 else "")
 
 
 def captioned_grid(pictures: list[Tensor], labels: list[str], columns: int = 0) -> Tensor:

@@ -40,32 +40,7 @@ class ListOfValues(io.ComfyNode):
                     "values only.",
                 ),
             ],
-            outputs=[
-                io.Float.Output(
-                    display_name="FLOAT",
-                    is_output_list=True,
-                    tooltip="The numbers, one at a time. Link it to threshold, strength, guidance "
-                    "or any other float input.",
-                ),
-                io.String.Output(
-                    display_name="STRING",
-                    is_output_list=True,
-                    tooltip="A label per value, such as 'threshold 0.05', for EditMGT Compare "
-                    "Pictures.",
-                ),
-                io.Int.Output(
-                    display_name="INT",
-                    is_output_list=True,
-                    tooltip="The same as whole numbers. Link it to seed, steps or any other "
-                    "integer input.",
-                ),
-                io.String.Output(
-                    display_name="TEXT",
-                    is_output_list=True,
-                    tooltip="The values as written. Link it to the text of EditMGT Encode "
-                    "Instruction or any other text input.",
-                ),
-            ],
+            outputs=_outputs(),
             **known(io.Schema, search_aliases=["editmgt", "sweep", "xy plot", "for each", "list"]),
         )
 
@@ -73,7 +48,8 @@ class ListOfValues(io.ComfyNode):
     def validate_inputs(cls, values: str | None = None) -> bool | str:
         """Values of one kind, at least one."""
         try:
-            value_list(values) if values is not None else None
+            if values is not None:  # it is not linked
+                value_list(values)
         except InputError as error:
             return str(error)
         return True
@@ -88,6 +64,34 @@ class ListOfValues(io.ComfyNode):
             [_read(whole_number, word) for word in words],
             words,
         )
+
+
+def _outputs() -> list:
+    """Each value in every way a node may take it."""
+    return [
+        io.Float.Output(
+            display_name="FLOAT",
+            is_output_list=True,
+            tooltip="The numbers, one at a time. Link it to threshold, strength, guidance "
+            "or any other float input.",
+        ),
+        io.String.Output(
+            display_name="STRING",
+            is_output_list=True,
+            tooltip="A label per value, such as 'threshold 0.05', for EditMGT Compare Pictures.",
+        ),
+        io.Int.Output(
+            display_name="INT",
+            is_output_list=True,
+            tooltip="The same as whole numbers. Link it to seed, steps or any other integer input.",
+        ),
+        io.String.Output(
+            display_name="TEXT",
+            is_output_list=True,
+            tooltip="The values as written. Link it to the text of EditMGT Encode "
+            "Instruction or any other text input.",
+        ),
+    ]
 
 
 def _read(kind: Callable[[str], Any], word: str) -> Any:

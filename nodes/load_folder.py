@@ -26,33 +26,7 @@ class LoadFolder(io.ComfyNode):
             description="Loads the pictures of a folder, each at its own size: every node after it "
             "runs once per picture. Link STRING to filename_prefix of Save Image, and each result "
             "keeps its picture's name.",
-            inputs=[
-                io.Combo.Input(
-                    "folder",
-                    options=[HERE, *sorted(folder_paths.get_input_subfolders())],
-                    default=HERE,
-                    tooltip="A folder inside ComfyUI's input folder; '.' is the input folder "
-                    "itself. Pictures come in the order of their names.",
-                ),
-                io.Int.Input(
-                    "skip",
-                    default=0,
-                    min=0,
-                    max=2**31 - 1,
-                    optional=True,
-                    tooltip="How many pictures to leave out at the start, to go through a large "
-                    "folder in parts.",
-                ),
-                io.Int.Input(
-                    "most",
-                    default=0,
-                    min=0,
-                    max=2**31 - 1,
-                    optional=True,
-                    tooltip="How many pictures to load. 0: all that are left; they are in memory "
-                    "at the same time.",
-                ),
-            ],
+            inputs=_inputs(),
             outputs=[
                 io.Image.Output(
                     display_name="IMAGE",
@@ -73,7 +47,8 @@ class LoadFolder(io.ComfyNode):
     def validate_inputs(cls, folder: str | None = None) -> bool | str:
         """Check that there are pictures before the run is queued."""
         try:
-            pictures(folder, 0, 0) if folder is not None else None
+            if folder is not None:  # it is not linked
+                pictures(folder, 0, 0)
         except InputError as error:
             return str(error)
         return True
@@ -92,6 +67,37 @@ class LoadFolder(io.ComfyNode):
         """Read them."""
         files = pictures(folder, skip, most)
         return io.NodeOutput([read_image(f).pixels for f in files], [f.stem for f in files])
+
+
+def _inputs() -> list:
+    """Which folder, and which part of it."""
+    return [
+        io.Combo.Input(
+            "folder",
+            options=[HERE, *sorted(folder_paths.get_input_subfolders())],
+            default=HERE,
+            tooltip="A folder inside ComfyUI's input folder; '.' is the input folder "
+            "itself. Pictures come in the order of their names.",
+        ),
+        io.Int.Input(
+            "skip",
+            default=0,
+            min=0,
+            max=2**31 - 1,
+            optional=True,
+            tooltip="How many pictures to leave out at the start, to go through a large "
+            "folder in parts.",
+        ),
+        io.Int.Input(
+            "most",
+            default=0,
+            min=0,
+            max=2**31 - 1,
+            optional=True,
+            tooltip="How many pictures to load. 0: all that are left; they are in memory "
+            "at the same time.",
+        ),
+    ]
 
 
 def pictures(folder: str, skip: int, most: int) -> list[Path]:

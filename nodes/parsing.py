@@ -35,13 +35,14 @@ def line_per_mask(text: str, masks: int) -> list[str]:
     lines = text_lines(text)
     if len(lines) != masks:
         raise InputError(
-            f"instructions has {_count(len(lines), 'line')} for {_count(masks, 'mask')}; write one "
-            "line per mask"
+            f"instructions has {counted(len(lines), 'line')} for {counted(masks, 'mask')}; write "
+            "one line per mask"
         )
     return lines
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """Format "1 line", "2 lines"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 

@@ -1,5 +1,6 @@
 """Runs of a benchmark: stages apart, resumed, shared by processes, with failures on the way."""
 
+import errno
 import json
 import os
 import random
@@ -10,6 +11,9 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
+from time import sleep
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,19 +24,21 @@ from editmgt_lib.cli import main, parse
 from editmgt_lib.commands import pace
 from editmgt_lib.data.processes import Process
 from editmgt_lib.errors import InputError
-from editmgt_lib.evaluation import benchmark, metrics, sweeps
+from editmgt_lib.evaluation import benchmark, manifest, metrics, sweeps
 from editmgt_lib.evaluation.batches import pair_index
 from editmgt_lib.evaluation.benchmark import Plan, run_benchmark
 from editmgt_lib.evaluation.datasets.toyworld import ToyWorld
 from editmgt_lib.evaluation.editors import Made, ModelEditor, Setup, read_rgb
 from editmgt_lib.evaluation.generation import generate, seed_of
 from editmgt_lib.evaluation.items import Item, Score
+from editmgt_lib.evaluation.manifest import digest_of_files, exclusive
 from editmgt_lib.evaluation.metrics import mask_cells, mean, outside_error, overlap
 from editmgt_lib.evaluation.metrics.toyworld import IOU_THRESHOLD
 from editmgt_lib.evaluation.options import FALLBACK_THRESHOLD
 from editmgt_lib.evaluation.pacing import Pace
 from editmgt_lib.evaluation.preparation import prepare
 from editmgt_lib.evaluation.report import write_report
+from editmgt_lib.evaluation.report.thumbnails import thumbnails
 from editmgt_lib.evaluation.runs import RunFolder
 from editmgt_lib.toyworld.drawing import GRID
 from editmgt_lib.toyworld.success import judge
@@ -79,15 +85,10 @@ def dataset(data):
 
 @pytest.fixture
 def edited_by(monkeypatch):
-    """Have runs use an editor of the test."""
+    """Have runs use an editor of the test in place of finished pictures."""
 
     def use(editor):
-        own = benchmark._editor
-        monkeypatch.setattr(
-            benchmark,
-            "_editor",
-            lambda name, plan, model: editor if name in ("", "pictures") else own(name, plan, None),
-        )
+        monkeypatch.setattr(benchmark, "Finished", lambda folder: editor)
         return editor
 
     return use
@@ -142,7 +143,7 @@ def test_stages_apart_give_what_a_whole_run_gives(tmp_path, dataset, data, edite
 @pytest.mark.parametrize("stage", ["generate", "score"])
 def test_a_stage_without_the_one_before_says_so(tmp_path, dataset, data, edited_by, stage):
     edited_by(Tint())
-    with pytest.raises(InputError, match="not prepared"):
+    with pytest.raises(InputError, match="holds no prepared run"):
         run_plan(tmp_path / "run", dataset, data, replace(PLAN, stages=(stage,)))
 
 
@@ -186,7 +187,7 @@ def test_the_manifest_of_a_model_holds_all_that_decides_its_results(tmp_path, da
     prepared, made = manifest["prepare"], manifest["generate"]
     assert prepared["revisions"] == {"a/b": "0123abc"} and prepared["items"] == 1
     assert prepared["digest"] and prepared["dataset"] == "magicbrush"
-    assert made["model"] == "tiny" and len(made["weights"]) == 16 and made["lora"] == {}
+    assert made["model"] == "tiny" and len(made["weights"]) == 16 and made["lora"] == []
     assert made["sampling"]["steps"] == 2 and made["sampling"]["guidance"] == 2.0
     assert "seed" not in made["sampling"] and made["seed"] == 5 and "sha256" in made["seed_rule"]
     assert made["resolution"] == "pad 64" and made["localization"]["layers"]
@@ -219,15 +220,73 @@ def test_the_data_may_move(tmp_path, dataset, data, edited_by):
 
 def test_one_process_at_a_time_states_what_made_the_run(tmp_path):
     run = RunFolder(tmp_path)
-    (tmp_path / "run.lock").touch()
-    os.utime(tmp_path / "run.lock", (1, 1))  # of a process killed long ago
     run.claim("generate", {"steps": 3, "place": "a"}, free=("place",))
     run.claim("score", {})
     run.claim("generate", {"steps": 3, "place": "b"}, free=("place",))
     assert run.manifest == {"generate": {"steps": 3, "place": "b"}, "score": {}}
     with pytest.raises(InputError, match="steps was 3 and is None now; more was None and is 1"):
         run.claim("generate", {"more": 1}, free=("place",))
-    assert not (tmp_path / "run.lock").exists()
+
+
+LOCKING = """
+import os, sys
+from pathlib import Path
+from editmgt_lib.evaluation.manifest import exclusive
+
+with exclusive(Path(sys.argv[1])):
+    os._exit(3)
+"""
+
+
+def test_a_lock_holds_however_old_it_is_and_ends_with_its_process(tmp_path):
+    lock, waiters = tmp_path / "run.lock", 4
+    assert subprocess.run([sys.executable, "-c", LOCKING, str(lock)], cwd=ROOT).returncode == 3
+    os.utime(lock, (1, 1))
+    inside, most = [], []
+
+    def enter():
+        with exclusive(lock):
+            inside.append(0)
+            most.append(len(inside))
+            os.utime(lock, (1, 1))
+            sleep(0.05)
+            inside.pop()
+
+    threads = [Thread(target=enter) for _ in range(waiters)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * waiters
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(manifest, "fcntl", SimpleNamespace(flock=refuse, LOCK_EX=2))
+    with pytest.raises(InputError, match="cannot lock .*run.lock: No locks available; choose"):
+        RunFolder(tmp_path).claim("score", {})
+
+
+def test_loras_are_a_stack_and_older_runs_resume(tmp_path, tiny):
+    """An older run.json has a table by digest, which a file stacked twice does not fit."""
+    file = tmp_path / "hats.safetensors"
+    file.write_bytes(b"hats")
+    once, twice = (
+        ModelEditor(tiny, Setup({}, lora=stack)).describe()
+        for stack in (((file, 0.5),), ((file, 0.3), (file, 0.5)))
+    )
+    digest = digest_of_files(file)
+    assert twice["lora"] == [[digest, 0.3], [digest, 0.5]]
+    run = RunFolder(tmp_path / "run")
+    run.claim("generate", once | {"lora": {digest: 0.5}})
+    run.claim("generate", once)
+    assert run.manifest["generate"]["lora"] == [[digest, 0.5]]
+    run = RunFolder(tmp_path / "older")
+    run.claim("generate", once | {"lora": {digest: 0.5}})
+    with pytest.raises(InputError, match=r"lora was \[\['.*', 0.5\]\] and is .*0.3.* now; use"):
+        run.claim("generate", twice)
 
 
 def test_another_benchmark_and_changed_items_are_refused(tmp_path, dataset, data, edited_by):
@@ -354,7 +413,7 @@ class Dying(Tint):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().edit(item, source, seed)
 
-benchmark._editor = lambda name, plan, model: Dying() if not name else None
+benchmark.Finished = lambda folder: Dying()
 run_plan(Path(sys.argv[1]), MagicBrush("magicbrush", 8, 4), Path(sys.argv[2]))
 """
 
@@ -379,8 +438,7 @@ from pathlib import Path
 from tests.test_benchmark_runs import PLAN, Tint, benchmark, replace, run_plan
 from editmgt_lib.evaluation.datasets.magicbrush import MagicBrush
 
-own = benchmark._editor
-benchmark._editor = lambda name, plan, model: own(name, plan, None) if name else Tint()
+benchmark.Finished = lambda folder: Tint()
 plan = replace(PLAN, stages=(*PLAN.stages, "report"), report={"draws": 100})
 run_plan(Path(sys.argv[1]), MagicBrush("magicbrush", 8, 4), Path(sys.argv[2]), plan)
 """
@@ -403,6 +461,21 @@ def test_processes_at_the_same_time_share_a_run(tmp_path, dataset, data, edited_
     assert findings(run) == findings(whole)
     assert (run.path / "report.html").exists()  # by whichever was last
     assert report_of(run) == report_of(whole)
+
+
+def test_what_is_remembered_of_a_file_ends_when_the_file_changes(tmp_path):
+    """As when a checkpoint is trained on, or edits are made anew, between two calls."""
+    weights, picture = tmp_path / "net" / "weights.bin", tmp_path / "1.png"
+    weights.parent.mkdir()
+    found = []
+    for second, colour in enumerate(("red", "tan", "red")):
+        weights.write_text(colour)
+        Image.new("RGB", (8, 8), colour).save(picture)
+        for path in (weights, picture):
+            os.utime(path, (second, second))  # else a fast disk may give two writes one time
+        found.append((digest_of_files(weights), digest_of_files(weights.parent),
+                      thumbnails({"result": picture}, 8)["result"]))  # fmt: skip
+    assert found[0] == found[2] and not set(found[0]) & set(found[1])
 
 
 def test_the_environment_says_which_process_this_is(tmp_path, monkeypatch):
@@ -739,11 +812,20 @@ def test_squash_fits_any_shape(tiny_checkpoint, tmp_path, dataset, data):
         (("--sweep", "threshold=0,7"), "threshold is 7"),
         (("--stages", "paint"), "'paint'"),
         (("--metrics", "l3"), "'l3'"),
+        (("--metrics", "vmaf"), "no metric 'vmaf'; docs/evaluation.md lists them"),
+        (
+            ("--stages", "judge", "--judge", "modle=m"),
+            "judge: there is no key 'modle'; did you mean 'model'?",
+        ),
+        (("--stages", "judge", "--judge", "model=m"), "judge: url is missing; give --judge url="),
+        (("--download",), "--download has no effect on toyworld"),
         (("--fit", "stretch"), "'stretch'"),
         (("--model", "copy", "--pictures", "x"), "give one"),
         (("--metrics", "clip-i/vit-b-32/source"), "--networks"),
         (("--seed", "-1"), "seed is -1"),
-        (("--report", "failure=drop"), "'failure'"),
+        (("--stages", "score,report", "--report", "failure=drop"), "'failure'"),
+        (("--judge", "url=u"), "options of judge have no effect with the stages prepare, generate"),
+        (("--report", "failures=drop"), "score; add report to them, or leave the options out"),
         (("--samples", "0"), "samples is 0"),
         (("--limit", "0"), "limit is 0"),
     ],
@@ -758,7 +840,10 @@ def test_a_benchmark_without_its_data_says_so(tmp_path, capsys):
     assert main(["benchmark", "magicbrush", "--out", str(tmp_path / "run")]) == 2
     assert "--data" in capsys.readouterr().err
     assert main(["benchmark", "imagenet", "--out", str(tmp_path / "run")]) == 2
-    assert "imagenet" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "imagenet" in err and "'toyworld'" in err and "'magicbrush'" in err
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "-o", str(tmp_path)]) == 2
+    assert "holds no prepared run; name the folder of one" in capsys.readouterr().err
 
 
 def test_progress_has_rate_and_time_left(monkeypatch, capsys):

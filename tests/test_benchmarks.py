@@ -9,11 +9,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import editmgt_lib
 from benchmarks import __main__ as command
-from benchmarks import curation, study, table, training, work
+from benchmarks import curation, records, study, table, training, work
 from benchmarks.cases import CASES, Case, instruction_of, random_inputs, write_checkpoint
 from benchmarks.clock import machine
 from benchmarks.compare import Row, compare
 from benchmarks.ours import Ours
+from editmgt_lib.errors import InputError
 from editmgt_lib.evaluation.batches import pair_batches
 from editmgt_lib.evaluation.options import EvaluationOptions
 from editmgt_lib.models.attention import MeanOfRows
@@ -193,6 +194,23 @@ def test_the_published_case_has_the_published_size():
     with torch.device("meta"):
         model = MaskedTransformer(CASES["published"]().transformer)
     assert sum(p.numel() for p in model.parameters()) == 1_009_306_624
+
+
+def test_results_are_written_whole_without_numbers_json_has_no_words_for(tmp_path):
+    file, lines = tmp_path / "new" / "one.json", tmp_path / "new" / "rows.jsonl"
+    records.write(file, {"a": float("nan"), "b": [1.5, (float("inf"),)]})
+    records.update(file, {"c": {"d": -float("inf")}})
+    assert json.loads(file.read_text(), parse_constant=pytest.fail) == {
+        "a": None, "b": [1.5, [None]], "c": {"d": None}
+    }  # fmt: skip
+    with pytest.raises(InputError, match="as JSON"):
+        records.write(file, {"a": torch.zeros(1)})
+    assert records.read(file)["b"] == [1.5, [None]]
+    records.add_line(lines, {"a": float("nan")})
+    records.add_line(lines, {"b": 2})
+    assert records.read_lines(lines) == [{"a": None}, {"b": 2}]
+    assert records.read_lines(tmp_path / "none") == []
+    assert [path.name for path in file.parent.iterdir() if path not in (file, lines)] == []
 
 
 def test_unknown_names_are_refused():

@@ -83,6 +83,26 @@ def test_names_that_clash_on_some_file_system_are_told_apart_and_stay(tmp_path):
     assert set(files(tmp_path / "out")) == {*outputs.values(), RESULTS}
 
 
+@pytest.mark.parametrize("kind", ["pictures", "list", "parquet"])
+@pytest.mark.parametrize("way", ["relative", "linked"])
+def test_a_source_may_be_named_by_a_relative_path_or_a_link(tmp_path, monkeypatch, way, kind):
+    real = tmp_path / "real"
+    data = draw(tmp_path / "x.png").read_bytes()
+    if kind == "parquet":
+        pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        real.mkdir()
+        pq.write_table(pa.table({"image": [data]}), real / "part.parquet")
+    else:
+        draw(real / "a.png")
+    if kind == "list":
+        write_list(real / "list.jsonl", [{"image": "a.png"}])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(real)
+    place = Path("real") if way == "relative" else tmp_path / "link"
+    found, _ = edit(place / "list.jsonl" if kind == "list" else place, tmp_path / "out")
+    assert (found.kept, found.failed) == (1, 0)
+
+
 @pytest.mark.parametrize("id", ["../../x", "/etc/x", "a:b", "..", "", "x" * 300, ".hid"])
 def test_ids_of_parquet_rows_make_safe_names(tmp_path, id):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")

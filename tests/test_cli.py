@@ -414,7 +414,7 @@ def test_generate_several_with_a_seed_each(editmgt, tmp_path):
         (["ball", "-o", "out.png", "--count", "0"], "count is 0"),
         (["ball", "-o", "out.png", "--count", "2"], "give a folder"),
         (["ball", "-o", "out.png", "--steps", "1001"], "1000"),
-        (["ball", "ball", "-o", "out.png"], "unknown argument ball"),
+        (["ball", "ball", "-o", "out.png"], "unknown argument ball; put a text"),
     ],
 )
 def test_bad_input_of_generate(editmgt, tmp_path, monkeypatch, capsys, words, says):
@@ -505,7 +505,8 @@ def test_train_passes_what_was_asked(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["nothing"], "toyworld-cpu"),
+        (["nothing"], "nothing is neither a file nor a recipe; give a .toml file, or one of "),
+        ([__file__], "test_cli.py is not a .toml file"),
         (["toyworld-cpu", "--stages", "nothing"], "tokenizer"),
         (["toyworld-cpu", "--stages", ","], "stages is ','"),
         (["toyworld-cpu", "--minutes", "0"], "minutes is 0"),
@@ -580,6 +581,31 @@ def test_every_option_is_explained_in_one_line_with_its_default(command, capsys)
         optional = action.option_strings and not action.required
         if optional and action.dest not in ("help", "debug"):
             assert "(default" in action.help, action.dest
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "lora info", "lora extract"])
+def test_outputs_are_named_alike(command, capsys):
+    assert main([*command.split(), "--help"]) == 0
+    text = capsys.readouterr().out
+    assert ("-o " in text) == ("--out " in text) and "--output" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        ("edit in.png text -o out.png", "edit"),
+        ("info", "info"),
+        ("train run.toml -o runs", "train"),
+        ("lora info x", "lora info"),
+        ("lora extract a b -o c", "lora extract"),
+    ],
+)
+def test_an_unknown_option_gets_its_commands_help_and_the_nearest_one(words, command, capsys):
+    assert main([*words.split(), "--debgu", "--xyzzy"]) == 2
+    expected = f"--debgu --xyzzy; did you mean --debug?; see `editmgt {command} --help`"
+    assert expected in the_error(capsys)
+    assert main([*words.split(), "--xyzzy"]) == 2
+    assert f"unknown argument --xyzzy; see `editmgt {command} --help`" in the_error(capsys)
 
 
 def argparse_dest():

@@ -9,6 +9,7 @@ from benchmarks import gpu_attention
 from editmgt_lib import load
 from editmgt_lib.models.attention import STRENGTH_SCOPES, Segments, strength_groups
 from editmgt_lib.offload import onloaded
+from editmgt_lib.precision import own_precision
 from editmgt_lib.sampling.options import SamplingOptions
 
 from .test_pipeline import PROMPT, picture
@@ -40,6 +41,21 @@ def test_an_edit_gives_the_same_picture(tiny_checkpoint, on_cpu, dtype, least, b
     assert edited.image.isfinite().all() and edited.image.shape == on_cpu.image.shape
     again = model.edit(picture(2), prompts, options=OPTIONS, batched=batched)
     assert torch.equal(again.image, edited.image)
+
+
+def test_float32_products_are_exact_unless_the_loader_allows_tf32():
+    """Which rounds factors to 11 bits, on cards that have it."""
+    if torch.cuda.get_device_capability() < (8, 0) or torch.version.hip:
+        pytest.skip("no TF32 here")
+    layers = torch.nn.Linear(512, 512, device="cuda"), torch.nn.Conv2d(64, 64, 3, device="cuda")
+    inputs = torch.randn(512, 512, device="cuda"), torch.randn(4, 64, 32, 32, device="cuda")
+    for layer, x in zip(layers, inputs, strict=True):
+        wanted = copy.deepcopy(layer).double()(x.double())
+        for allowed in (False, True):
+            layer.tf32 = allowed
+            with own_precision(layer):
+                error = (layer(x) - wanted).abs().max().item()
+            assert (error > 1e-4) == allowed
 
 
 def test_compiled_blocks_give_the_same_tokens(tiny_checkpoint, on_cpu):

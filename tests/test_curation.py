@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ import pytest
 from PIL import Image
 
 from editmgt_lib.cli import main
+from editmgt_lib.commands.curate import line_of
 from editmgt_lib.curation import images, run
 from editmgt_lib.curation.backends import Backends
 from editmgt_lib.curation.config import PRESETS, config_from, load_config, preset_names
+from editmgt_lib.curation.estimate import duration
 from editmgt_lib.curation.run import curate
 from editmgt_lib.errors import InputError
 
@@ -228,6 +231,7 @@ def measure(data):
     return slow(data)
 images.measure = measure
 from editmgt_lib.cli import main
+from editmgt_lib.commands.curate import line_of
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -379,6 +383,16 @@ def test_presets_are_complete_and_say_where_numbers_are_from(name, pictures):
             assert "# " in line, line
 
 
+def test_one_of_a_thing_is_not_called_many(pictures, tmp_path, capsys):
+    write_config(tmp_path / "run.toml", pictures)
+    assert main(["curate", str(tmp_path / "run.toml"), "--dry-run",
+                 "--set", "engine.shard_rows=100"]) == 0  # fmt: skip
+    assert "24 rows in 1 shard, 0 listed" in capsys.readouterr().out
+    assert [duration(seconds) for seconds in (0.2, 1.2, 2, 7200)] == [
+        "0 seconds", "1 second", "2 seconds", "2.0 hours"
+    ]  # fmt: skip
+
+
 def test_a_dry_run_says_the_plan_and_writes_nothing(pictures, tmp_path, capsys):
     path = tmp_path / "run.toml"
     write_config(path, pictures)
@@ -425,6 +439,15 @@ def test_other_settings_are_named(pictures, reference, tmp_path, monkeypatch):
     monkeypatch.setattr(images, "VERSION", 99)
     with pytest.raises(InputError, match="version = 1, not 99; remove that folder"):
         curate(config(pictures), out)
+
+
+def test_a_line_of_progress_says_verdicts_rate_and_time_left():
+    verdicts = Counter(keep=1040, drop=160)
+    line = line_of(run.Progress("edits", 2400, 1200, verdicts, 600.0))
+    assert line == (
+        "edits: 1,200 of 2,400 rows, keep 1,040, drop 160, failed 0, 2.0 rows/s, 10.0 minutes left"
+    )
+    assert line_of(run.Progress("edits", 5)).endswith("0.0 rows/s")  # nothing is known yet
 
 
 def test_progress_counts_the_rows_of_this_run(pictures, tmp_path):

@@ -363,12 +363,13 @@ def test_a_plan_says_what_is_left_at_the_rate_so_far(tmp_path, monkeypatch):
     curation = Curation(out, {"p": plan.sources[0]}, names)
     told = {line.split(":")[0]: line for line in plan_lines(plan, stages, curation)}
     assert re.search(
-        r"at most 1 rows.*, \d+ seconds at the rate so far", told["stage instructions"]
+        r"at most 1 row, .*, \d+ seconds? at the rate so far", told["stage instructions"]
     )
     assert "2 edits by a, 2 edits by b; 4 judgements" in told["stage edits"]
 
 
-def test_everything_runs_offline(tmp_path):
+def curate_offline(out, **engine):
+    """Three scenes through all stages, by the shipped checkpoint in few steps."""
     source = {"name": "t", "path": "toyworld:3", "licence": "synthetic"}
     editors = {
         name: {**table, "options": {"steps": steps}}
@@ -376,10 +377,19 @@ def test_everything_runs_offline(tmp_path):
     }
     table = {
         "preset": "toyworld", "sources": [source], "editors": editors,
-        "instructions": {"per_picture": 1},
+        "instructions": {"per_picture": 1}, "engine": engine,
     }  # fmt: skip
-    out = tmp_path / "out"
-    found = {stage.stage: stage for stage in curate(config_from(table), out)}
+    return {stage.stage: stage for stage in curate(config_from(table), out)}
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory):
+    out = tmp_path_factory.mktemp("offline") / "out"
+    return out, curate_offline(out, workers=1)
+
+
+def test_everything_runs_offline(offline):
+    out, found = offline
     assert list(found) == ["sources", "images", "scores", "instructions", "edits", "quality"]
     assert not found["quality"].failed
     assert found["scores"].kept == 3 and found["edits"].seen >= 1 and not found["edits"].failed
@@ -388,7 +398,19 @@ def test_everything_runs_offline(tmp_path):
     assert {line["values"]["judge"] for line in lines(out, "edits")} == {"toy"}
     assert first["values"]["editor_licence"] == "Apache-2.0" and len(first["pictures"]) == 2
     report = json.loads((out / "report.json").read_text())
-    assert set(report["stand_ins"]) == {"toy", *editors}
+    assert set(report["stand_ins"]) == {"toy", *OFFLINE["editors"]}
+
+
+def test_worker_processes_write_the_same_bytes_in_every_stage(offline, tmp_path):
+    out, found = offline
+    assert curate_offline(tmp_path / "out", workers=2, processes=True) == found
+
+    def written(folder):
+        files = (path for path in folder.rglob("*") if path.suffix in (".jsonl", ".zip"))
+        return {path.relative_to(folder): path.read_bytes() for path in files}
+
+    assert written(tmp_path / "out") == written(out)
+    assert {path.parts[0] for path in written(out)} > {"instructions", "edits", "quality"}
 
 
 # ---- over the network
@@ -438,6 +460,9 @@ def test_servers_write_edit_and_judge(tmp_path):
     assert (stage.seen, stage.kept, stage.failed) == (1, 1, 0)
     [line] = lines(out, "edits")
     assert (line["values"]["editor"], line["values"]["chosen_by"]) == ("light", "judge")
+    spent = json.loads((out / "report.json").read_text())["spent"]
+    questions = sum(method == "POST" for method, *_ in servers[0].asked)
+    assert (spent["calls"], spent["edits"]) == (questions, 3) and spent["tokens"] == 10 * questions
     assert [one["failure"] for one in line["values"]["candidates"]][:2] == ["", ""]
     assert line["values"]["candidates"][2]["failure"] in ("refused", "filtered")
     [written] = lines(out, "instructions")

@@ -195,6 +195,16 @@ def test_a_back_end_that_is_gone_stops_the_run_which_the_other_executor_ends(sta
     assert run(made, Up(), EngineOptions(workers=1)) == ["d", "e", "down"]
 
 
+def test_a_run_may_end_within_a_shard(stages, tmp_path):
+    made, told = curation(tmp_path / "a", [f"{n:02}" for n in range(12)], shard_rows=12), []
+    stage = stages.Numbered()
+    with open_workers(made, stage, {0: 12}, ONE) as workers:
+        run_shard(made, stage, 0, workers, lambda row, found: told.append(row.origin.key),
+                  lambda: len(told) < 5)  # fmt: skip
+    assert told == ["00", "01", "02", "03", "04"]
+    assert run(made, stage, RAY) == [f"{n:02}" for n in range(5, 12)]
+
+
 def test_a_pool_that_would_wait_for_ever_is_refused(stages, tmp_path):
     made = curation(tmp_path / "a", ["a"])
     for options, kind in (

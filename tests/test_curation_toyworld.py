@@ -122,6 +122,31 @@ def test_the_writer_writes_what_it_understands():
         assert one["object"] and one["caption"]
 
 
+@pytest.mark.parametrize("category", ["remove", "replace", "color"])
+def test_the_writer_says_where_the_object_is(category):
+    """Nothing outside the box is part of the edit, and something inside is."""
+    seen = [
+        (one, read_scene(pixels))
+        for pixels in map(first_picture, range(4))
+        for one in WRITER.write({}, {category: 1}, 5, pixels).values["instructions"]
+    ]
+    assert seen
+    for one, scene in seen:
+        pair = read_edit(scene, category, one["instruction"])
+        before, after = (render(s, SIZE).astype(int) for s in (pair.source, pair.target))
+        changed = (before != after).any(-1)
+        left, top, right, bottom = (round(side * SIZE) for side in one["box"])
+        assert changed[top:bottom, left:right].any()
+        changed[top:bottom, left:right] = False
+        assert not changed.any()
+
+
+def test_other_edits_have_no_box():
+    written = WRITER.write({}, {"style": 1, "add": 1}, 5, first_picture()).values["instructions"]
+    assert [one["category"] for one in written] == ["add", "style"]
+    assert not any("box" in one for one in written)
+
+
 def test_refused_instructions_are_not_written_again():
     pixels = first_picture(1)
     [one] = WRITER.write({}, {"color": 1}, 5, pixels).values["instructions"]

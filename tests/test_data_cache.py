@@ -277,6 +277,13 @@ def test_the_environment_says_which_process_this_is(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "many")
     with pytest.raises(InputError, match="WORLD_SIZE='many'"):
         this_process()
+    for world in ("0", "3"):
+        monkeypatch.setenv("WORLD_SIZE", world)
+        with pytest.raises(InputError, match=f"RANK=3 and WORLD_SIZE={world}"):
+            this_process()
+    monkeypatch.delenv("WORLD_SIZE")
+    with pytest.raises(InputError, match="RANK=3 and WORLD_SIZE=1"):
+        this_process()
     with pytest.raises(InputError, match="rank is 3"):
         CacheOptions(rank=3, world=2)
 
@@ -491,8 +498,25 @@ def test_the_command(folder, tiny_checkpoint, cached, tmp_path, capsys):
     assert "holds no cache" in capsys.readouterr().err
 
 
+def test_data_is_looked_for_before_networks_are_loaded(tmp_path, capsys, monkeypatch):
+    def load(*_):
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("editmgt_lib.loader.load_tokenizer", load)
+    for data, says in ((tmp_path / "none", "no data set"), (tmp_path, "holds no list")):
+        assert main(["cache", str(data), "--out", str(tmp_path / "out")]) == 2
+        assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def source_of(model, table, **options):
     return open_source(table, vq=model.vq, size=SIZE, seed=0, **options)
+
+
+@pytest.mark.parametrize("kind", ["cache", "folder", "parquet"])
+def test_data_that_is_not_there_is_named_with_the_key_that_names_it(model, tmp_path, kind):
+    with pytest.raises(InputError, match=rf"pairs, which does not exist; .*{kind}.* --set data"):
+        source_of(model, {"kind": kind, "path": "pairs"}, root=tmp_path)
 
 
 def test_the_data_table_opens_every_kind(model, cached, folder):
@@ -526,7 +550,7 @@ def test_the_data_table_opens_every_kind(model, cached, folder):
         ({"kind": "toyworld", "held_out": 2}, "data.held_out is 2"),
         ({"sources": []}, "data.sources is \\[\\]"),
         ({"sources": [{"kind": "toyworld"}], "kind": "cache"}, "data.kind stands beside"),
-        ({"kind": "folder", "path": "/nowhere"}, "no data set /nowhere"),
+        ({"kind": "folder", "path": "/nowhere"}, "data.path is /nowhere, which does not"),
     ],
 )
 def test_the_data_table_names_key_value_and_fix(model, table, message):

@@ -11,6 +11,7 @@ from editmgt_lib.data.source import TokenBatch
 from editmgt_lib.data.toyworld import ToyWorldSource, draw_pair, draw_scene
 from editmgt_lib.errors import InputError
 from editmgt_lib.models.vq import VQModel
+from editmgt_lib.toyworld.language import SPARE_COLOR
 from editmgt_lib.toyworld.scenes import is_heldout
 
 from . import tiny
@@ -129,12 +130,19 @@ def test_toyworld_splits_share_no_scene(vq):
     pairs = [draw_pair(0, n) for n in range(60)]
     assert not any(is_heldout(p.source) or is_heldout(p.target) for p in pairs)
     assert all(is_heldout(draw_pair(0, n, heldout=True).source) for n in range(60))
-    assert all(is_heldout(draw_pair(0, n, True, "spare").source) for n in range(20))
-    spare = [draw_pair(0, n, task="spare") for n in range(20)]
-    assert not any(is_heldout(p.source) or is_heldout(p.target) for p in spare)
+    for task in ("spare", "bystander"):
+        assert all(is_heldout(draw_pair(0, n, True, task).source) for n in range(20))
+        drawn = [draw_pair(0, n, task=task) for n in range(20)]
+        assert not any(is_heldout(p.source) or is_heldout(p.target) for p in drawn)
     assert all(is_heldout(draw_scene(0, n, heldout=True)[0]) for n in range(20))
     prompts = ToyWorldSource(vq, 128, 0, heldout=True).batch([3]).prompts
     assert prompts == [draw_pair(0, 3, heldout=True).instruction]
+
+
+def test_a_bystander_has_the_spare_color_stays_and_is_not_named():
+    for pair in (draw_pair(0, n, task="bystander") for n in range(40)):
+        (pink,) = (thing for thing in pair.source.things if thing.color == SPARE_COLOR)
+        assert pink in pair.target.things and SPARE_COLOR not in pair.instruction
 
 
 def test_toyworld_is_told_apart_by_its_tokenizer_but_not_by_its_decoder(vq):

@@ -15,6 +15,7 @@ from editmgt_lib.data.opening import open_reader
 from editmgt_lib.data.parquet import gaps, in_runs
 from editmgt_lib.data.rows import Row, Skipped
 from editmgt_lib.errors import InputError
+from editmgt_lib.evaluation.datasets.reading import damaged
 
 from .comfy.fake_hub import commit_of, point_at, serving
 from .test_data_readers import picture, read
@@ -86,6 +87,10 @@ def test_only_the_files_asked_for(folder):
     reader = open_reader(str(folder), files="add_*.parquet")
     assert [part.name for part in reader.parts] == ["data/add_00000.parquet"]
     assert reader.notes == ()
+    with pytest.raises(
+        InputError, match=r"none of the 3 .* matches 'remove_\*'; the first is data/"
+    ):
+        open_reader(str(folder), files="remove_*")
     alone = open_reader(str(folder / "data/add_00000.parquet"))
     assert [row.prompt for row in read(alone)] == [row.prompt for row in read(reader)]
 
@@ -155,6 +160,17 @@ def test_a_damaged_row_group_loses_its_own_rows_only(tmp_path):
     assert [type(item) for item in items] == [Row] * 4 + [Skipped] * 4 + [Row] * 4
     assert {item.reason for item in items[4:8]} == {"damaged row"}
     assert [item.prompt for item in items[8:]] == [f"motion change {n}" for n in range(8, 12)]
+
+
+def test_an_error_that_says_nothing_is_called_by_its_kind(folder, monkeypatch):
+    def fail(*_, **__):
+        raise OSError
+
+    monkeypatch.setattr(pq, "ParquetFile", fail)
+    with pytest.raises(InputError, match=r"as parquet \(OSError\); fetch it again"):
+        open_reader(str(folder))
+    assert "(ValueError)" in str(damaged(folder, ValueError("\n")))
+    assert "(first)" in str(damaged(folder, ValueError("\n first\nsecond")))
 
 
 def test_a_file_that_is_cut_off_is_named_before_any_work(folder):
@@ -258,7 +274,9 @@ def test_offline_is_said_and_nothing_is_asked(server, monkeypatch, tmp_path):
 
 def test_the_other_kind_of_data_is_named(server, tmp_path):
     reader = open_reader("hf:owner/name", work=tmp_path, edits=False)
-    with pytest.raises(InputError, match="holds pairs .task edit., not captioned"):
+    with pytest.raises(
+        InputError, match="holds pairs, not captioned pictures; leave out --captions"
+    ):
         read(reader)
 
 

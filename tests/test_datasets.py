@@ -544,6 +544,20 @@ def test_gedit_as_parquet_or_random_access_arrow(tmp_path):
     assert read(dataset, tmp_path / "b") == read(dataset, tmp_path / "c") == before
 
 
+@pytest.mark.parametrize("kind", ["stream", "file"])
+def test_an_arrow_shard_without_rows_has_its_columns_all_the_same(tmp_path, kind):
+    import pyarrow as pa
+
+    table = pa.table({"a": [1, 2]})
+    for number, part in enumerate((table, table.slice(0, 0))):
+        path = tmp_path / f"data-{number:05d}-of-00002.arrow"
+        new = pa.ipc.new_stream if kind == "stream" else pa.ipc.new_file
+        with pa.OSFile(str(path), "wb") as sink, new(sink, table.schema) as writer:
+            for batch in part.to_batches():
+                writer.write_batch(batch)
+    assert list(find_table(tmp_path, None, "x").rows(["a"])) == [{"a": 1}, {"a": 2}]
+
+
 def test_gedit_wrong_counts_and_broken_files(tmp_path):
     lookalikes.gedit(tmp_path, small=True)
     refused(GEdit(), tmp_path, r"gedit-en has other counts.*background_change 2 \(expected 40\)")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu, gpu_attention, gpu_parts, gpu_table
+from benchmarks import gpu, gpu_attention, gpu_parts, gpu_table, records
 from benchmarks.cases import CASES
 from benchmarks.gpu_session import Session
 from editmgt_lib.models.attention import STRENGTH_SCOPES, Segments, strength_groups
@@ -62,7 +62,7 @@ def rows(tmp_path_factory):
     journal = gpu.Journal(folder / "rows.jsonl")
     with torch.no_grad():
         assert gpu.run(session, parts, journal, 3600) == 0
-    assert gpu_table.read(folder / "rows.jsonl") == journal.rows
+    assert records.read_lines(folder / "rows.jsonl") == journal.rows
     return journal.rows
 
 
@@ -78,6 +78,8 @@ def test_every_part_measures(rows):
     timed = [row for row in rows if "median" in row.get("ours", {})]
     assert {row["part"] for row in timed} >= {"edits", "offload", "training", "precisions"}
     assert all(r["ours"]["peak_mib"] > 0 for r in timed if r["name"].startswith("offload"))
+    picture = [r for r in rows if r.get("name", "").startswith("the picture's tokens")]
+    assert len(picture) == 4 and all(r["equal"] == r["tokens"] == 64 for r in picture)
     float32 = next(row for row in rows if row.get("name") == "tokens in float32")
     assert float32["equal"] == float32["tokens"] == 64
 
@@ -112,7 +114,7 @@ def test_a_part_that_fails_or_lasts_leaves_the_others(tmp_path):
     assert gpu.run(session, parts, gpu.Journal(path), gpu.BUDGET) == gpu.GO_ON  # an import was cut?
     assert gpu.run(session, parts, gpu.Journal(path), gpu.BUDGET) == 0
     assert time.monotonic() - start < 20
-    rows = [row for row in gpu_table.read(path) if "name" in row]
+    rows = [row for row in records.read_lines(path) if "name" in row]
     told = [(row["part"], row.get("seconds"), row.get("missing")) for row in rows]
     assert told == [
         ("a", 1, None), ("a", None, "raises RuntimeError: of ours ... second line"),
@@ -127,7 +129,7 @@ def test_a_run_goes_on_after_the_part_that_broke_the_device(tmp_path, monkeypatc
         broke.setattr(gpu, "_works", lambda device: False)
         assert gpu.run(session, parts, gpu.Journal(path), gpu.BUDGET) == gpu.GO_ON
     assert gpu.run(session, parts, gpu.Journal(path), gpu.BUDGET) == 0
-    assert [row["seconds"] for row in gpu_table.read(path) if "name" in row] == [1, 2]
+    assert [row["seconds"] for row in records.read_lines(path) if "name" in row] == [1, 2]
     began = json.loads(path.read_text().splitlines()[0])["epoch"]
     late = gpu.Journal(path)
     assert late.began == began and late.tried == {"a", "b"}
@@ -145,7 +147,7 @@ def test_the_script_runs_with_nothing_but_python(tmp_path):
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = gpu_table.read(tmp_path / "out" / "rows.jsonl")
+    rows = records.read_lines(tmp_path / "out" / "rows.jsonl")
     assert [row["name"] for row in rows if "name" in row][:2] == ["environment", "ceiling"]
     assert "published size on a GPU" in (tmp_path / "out" / "table.md").read_text()
 

@@ -17,7 +17,6 @@ from editmgt_lib.models.transformer import MaskedTransformer
 from editmgt_lib.training.lora import (
     adapter_lora,
     add_adapter,
-    continue_adapter,
     new_lora,
     save_adapter,
 )
@@ -451,7 +450,8 @@ def test_info_convert_and_extract(tiny_checkpoint, files, network, tmp_path, cap
 def test_a_few_steps_train_the_adapter_alone(network, tmp_path, scope):
     base = {n: t.clone() for n, t in network.state_dict().items()}
     start = run(network)
-    parameters = add_adapter(network, ALL, rank=4, alpha=8, scope=scope, seed=0)
+    lora = new_lora(network, ALL, rank=4, alpha=8, scope=scope, seed=0)
+    parameters = add_adapter(network, lora)
     assert torch.equal(run(network), start)  # up is zero
     assert all(p.requires_grad for p in parameters)
     assert sum(p.requires_grad for p in network.parameters()) == len(parameters) == 2 * 16
@@ -475,14 +475,14 @@ def test_a_few_steps_train_the_adapter_alone(network, tmp_path, scope):
     attach(network, saved)
     torch.testing.assert_close(run(network), result)
     del network.adapters[:]
-    assert len(continue_adapter(network, saved)) == len(parameters)
+    assert len(add_adapter(network, saved)) == len(parameters)
     torch.testing.assert_close(run(network).detach(), result)
     same(adapter_lora(network).layers, saved.layers)
 
 
 @pytest.mark.parametrize("reference", [True, False])
 def test_every_parameter_is_used_in_every_step(network, reference):
-    parameters = add_adapter(network, ALL, scope="reference")
+    parameters = add_adapter(network, new_lora(network, ALL, scope="reference"))
     run(network, reference).square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in parameters)
     assert any(p.grad.abs().sum() > 0 for p in parameters) == reference

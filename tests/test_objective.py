@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from editmgt_lib.data.source import TokenBatch
 from editmgt_lib.errors import InputError
 from editmgt_lib.sampling.step import mask_ratio
 from editmgt_lib.toyworld.text_encoders import build_text_encoders
-from editmgt_lib.training import initial
+from editmgt_lib.training import generation, initial
 from editmgt_lib.training.generation import TERMS, GenerationStage
 from editmgt_lib.training.objective import (
     MASK_LAWS,
@@ -310,18 +311,17 @@ def test_a_dropped_reference_is_text_to_image(networks):
     assert without[0] == text[0] and without[1]["new"] == 0
 
 
-def test_text_is_encoded_once_a_step_and_without_a_graph(networks, monkeypatch):
+def test_text_is_encoded_once_a_step_and_without_a_graph(networks):
     stage = stage_of(networks)
+    step_of(stage, EIGHT)  # encodes the padding too, once for all steps
     seen = []
-    prefix = stage._prefix
-    states = prefix.states
 
-    def counted(ids):
-        seen.append((len(ids), torch.is_grad_enabled()))
-        return states(ids)
+    def counted(_, args, options):
+        seen.append((len(options["inputs_embeds"]), torch.is_grad_enabled()))
 
-    monkeypatch.setattr(prefix, "states", counted)
+    hook = stage.text_encoders.gemma.register_forward_pre_hook(counted, with_kwargs=True)
     step_of(stage, EIGHT)
+    hook.remove()
     assert sum(size for size, _ in seen) == len(EIGHT)
     assert not any(graph for _, graph in seen)
     assert all(p.grad is None for p in stage.text_encoders.gemma.parameters())
@@ -348,12 +348,18 @@ def test_micro_conditions_are_the_batchs(networks):
 
 
 def test_logits_are_computed_on_masked_tokens_only(networks, monkeypatch):
+    """In whole blocks, so that their number is one of few, and the rest of a block left out."""
+    monkeypatch.setattr(generation, "ROWS", 16)
     stage, rows = stage_of(networks), []
+    data = stage.prepare(EIGHT).data
+    prediction = stage.predict(data)
+    hidden = int(data.masked.sum())
+    expected = stage.transformer.logits(prediction.features[data.masked])
     logits = stage.transformer.logits
     monkeypatch.setattr(stage.transformer, "logits", lambda x: rows.append(len(x)) or logits(x))
-    prepared = stage.prepare(EIGHT)
-    stage.loss(prepared, prepared.counts)
-    assert sum(rows) == int(prepared.data.masked.sum()) < prepared.data.masked.numel()
+    assert torch.allclose(stage.logits(data, prediction), expected, atol=1e-5)
+    assert rows == [16 * math.ceil(hidden / 16)] and hidden % 16
+    assert hidden + 16 < data.masked.numel()
 
 
 def test_only_what_requires_gradients_is_trained(networks):

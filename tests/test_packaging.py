@@ -263,11 +263,12 @@ BELOW = {
     "tables": ("errors",),
     "checks": ("errors",),
     "offload": (),
+    "precision": ("offload",),
     "models": ("errors",),
     "checkpoints": ("choices", "errors", "files", "checks", "models"),
     "pictures": ("errors", "files", "checks", "choices"),
     "localization": ("errors", "checks", "choices"),
-    "text": ("errors", "files", "checks", "checkpoints", "offload"),
+    "text": ("errors", "files", "checks", "checkpoints", "offload", "precision"),
     "sampling": (
         "errors",
         "checks",

@@ -385,7 +385,7 @@ def test_comparisons_of_other_data_or_metrics_are_refused(tmp_path):
         compared(first, other, tmp_path / "out")
     with pytest.raises(InputError, match="with itself"):
         compared(first, RunFolder(first.path), tmp_path / "out")
-    with pytest.raises(InputError, match="not prepared"):
+    with pytest.raises(InputError, match="holds no prepared run"):
         compared(first, RunFolder(tmp_path / "nothing"), tmp_path / "out")
     with pytest.raises(InputError, match=f"no scores named {PSNR!r}"):
         write_comparison(first, other, tmp_path / "out", FAST, metrics=(PSNR,))

@@ -25,14 +25,14 @@ from editmgt_lib.toyworld.text_encoders import build_text_encoders
 from editmgt_lib.training import commands, initial
 from editmgt_lib.training.config import config_from
 from editmgt_lib.training.decoder import DecoderStage
-from editmgt_lib.training.lora import add_adapter, weights_digest
+from editmgt_lib.training.lora import add_adapter, new_lora, weights_digest
 from editmgt_lib.training.optimizers import OptimizerOptions, build_optimizers, decays
 from editmgt_lib.training.options import LoopOptions
 from editmgt_lib.training.run import Run
 from editmgt_lib.training.text import OFFSETS, TextStage, training_prompt
 from editmgt_lib.training.tokenizer import DECAY, IDLE_STEPS
 
-from .tiny import TRANSFORMER, VQ
+from .tiny import CODES, TRANSFORMER, VQ
 from .training_runs import (
     ADAM,
     CORPUS,
@@ -201,7 +201,7 @@ def test_muon_takes_the_matrices_of_blocks_but_not_the_modulations():
 
 def test_muon_takes_the_matrices_of_an_adapter():
     network = MaskedTransformer(TRANSFORMER)
-    add_adapter(network, rank=2)
+    add_adapter(network, new_lora(network, rank=2))
     trained = {n: p for n, p in network.named_parameters() if p.requires_grad}
     (muon,) = build_optimizers(trained, MUON)
     assert isinstance(muon, torch.optim.Muon)
@@ -214,6 +214,30 @@ def test_norms_keep_the_fused_kernel_under_autocast(tmp_path):
         warnings.filterwarnings("error", "Mismatch dtype")
         advance(Run(stage, LOOP, tmp_path), 1)
     assert {p.dtype for p in stage.modules.parameters()} == {torch.float32}
+
+
+# --- new networks ---
+
+
+def test_a_new_network_looks_at_its_own_place_in_the_reference():
+    network, grid = initial.new_transformer(TRANSFORMER, seed=0), (16, 16)
+    numbers = torch.Generator().manual_seed(0)
+    reference = torch.randint(CODES, (1, *grid), generator=numbers)
+    other = reference.clone()
+    row, col = 4, 10
+    other[:, row : row + 2, col : col + 2] += 1
+    other %= CODES
+    blank = torch.full((1, *grid), TRANSFORMER.mask_token_id)
+    text, pooled = torch.randn(1, 6, 16, generator=numbers), torch.zeros(1, 16)
+    micro = torch.tensor([[256.0, 256, 0, 0, 6]])
+    with torch.no_grad():
+        before, after = (
+            network(blank, torch.tensor([5.0]), text, pooled, micro, ids).features
+            for ids in (reference, other)
+        )
+    effect = (after - before).norm(dim=-1)[0]
+    own = effect[row : row + 2, col : col + 2].mean()
+    assert own > 4 * effect.mean()
 
 
 # --- the text encoders ---
@@ -282,6 +306,14 @@ def step_of(stage, numbers):
     return stage.loss(prepared, prepared.counts)
 
 
+def coded(stage, numbers):
+    """Latents [N, width] of the pictures with these numbers, and their codes [N]."""
+    pixels, _ = stage.prepare(numbers).data
+    with torch.no_grad():
+        latents = stage.model.latents(pixels)
+        return latents.movedim(1, -1).flatten(0, -2), stage.model.quantize_ids(latents).flatten()
+
+
 def test_dead_codes_restart_on_latents_of_the_batch(tokenizer_stage):
     stage = tokenizer_stage
     step_of(stage, range(8))
@@ -292,9 +324,9 @@ def test_dead_codes_restart_on_latents_of_the_batch(tokenizer_stage):
     stage.modules.idle[:] = 0
     stage.modules.idle[:5] = IDLE_STEPS
     step_of(stage, range(8, 16))
-    latents = stage._latents
+    latents, _ = coded(stage, range(8, 16))
     for code in stage.codes[:5]:
-        assert (latents == code).all(1).any()
+        assert (latents - code).abs().amax(dim=1).min() < 1e-5
     assert torch.equal(stage.codes[5:], before[5:])
     assert (stage.modules.idle[:5] == 0).all() and (stage.modules.counts[:5] == 1).all()
 
@@ -305,8 +337,9 @@ def test_idle_steps_are_counted_from_the_last_use(tokenizer_stage):
     with torch.no_grad():  # far off, its moving average too
         stage.codes[0], stage.modules.sums[0], stage.modules.counts[0] = 1e3, 1e3, 1.0
     for step in (1, 2):
-        step_of(stage, range(4 * step, 4 * step + 4))
-        used = stage._ids.unique()
+        numbers = range(4 * step, 4 * step + 4)
+        step_of(stage, numbers)
+        used = coded(stage, numbers)[1].unique()
         stage.after_step()
     assert (stage.modules.idle[used] == 0).all() and stage.modules.idle[0] == 2
 
@@ -314,8 +347,9 @@ def test_idle_steps_are_counted_from_the_last_use(tokenizer_stage):
 def test_codes_move_by_averages(tokenizer_stage):
     stage = tokenizer_stage
     step_of(stage, range(8))
-    code = int(stage._ids.mode().values)
-    given = stage._latents[stage._ids == code]
+    latents, ids = coded(stage, range(8))
+    code = int(ids.mode().values)
+    given = latents[ids == code]
     count, total = stage.modules.counts[code].clone(), stage.modules.sums[code].clone()
     stage.after_step()
     wanted = (DECAY * total + (1 - DECAY) * given.sum(0)) / (
@@ -557,14 +591,40 @@ def test_a_dry_run_writes_nothing(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("kind", "name", "says"),
+    [
+        ("folder", "pairs", "pairs, which does not exist; name the folder there"),
+        ("cache", "", "holds no cache"),
+        ("parquet", "", "holds no list"),
+    ],
+)
+def test_data_is_looked_for_before_anything_else(tiny, tmp_path, kind, name, says):
+    """Text and tokenizer would train first, without it."""
+    (tmp_path / "empty").mkdir()
+    data = {"kind": kind, "path": str(tmp_path / "empty" / name)}
+    config, lines = dataclasses.replace(tiny, data=data), []
+    with pytest.raises(InputError, match=says):
+        commands.run_training(config, tmp_path / "run", report=lines.append)
+    assert not lines and not (tmp_path / "run").exists()
+    commands.run_training(config, tmp_path / "run", dry_run=True, report=lines.append)
+    assert lines
+
+
+def test_a_stage_that_cannot_start_writes_nothing(tiny, tmp_path):
+    with pytest.raises(CheckpointError, match="train stage 'tokenizer' first"):
+        commands.run_training(tiny, tmp_path / "run", stages=("edit",))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ({"recipe": "toy"}, "recipe is 'toy'"),
+        ({"recipe": "toy"}, "toy is neither a file nor a recipe"),
         ({"stages": ("tokenizer", "edits")}, "'edits'"),
         ({"steps": 0}, "steps is 0"),
         ({"threads": -1}, "threads is -1"),
         ({"minutes": -1}, "minutes is -1"),
-        ({"device": "gpu"}, "device 'gpu'"),
+        ({"device": "gpu"}, "device is 'gpu'"),
     ],
     ids=str,
 )

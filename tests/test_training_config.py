@@ -54,14 +54,28 @@ def test_toy_recipes_fit_together(name):
     config = load_config(name)
     assert config.transformer.codebook_size == config.tokenizer.num_vq_embeddings
     assert config.size % (config.tokenizer.factor * config.transformer.stride) == 0
-    stages = {stage.kind: stage for stage in config.stages}
-    assert list(stages) == ["text", "tokenizer", "text-to-image", "edit", "decoder"]
-    assert max(stages["edit"].objective.aligned_blocks, default=0) < config.transformer.num_blocks
+    stages = {stage.name: stage for stage in config.stages}
+    assert list(stages) == ["text", "tokenizer", "text-to-image", "edit", "refine", "decoder"]
     assert max(config.settings.localization.layers) < config.transformer.num_blocks
-    shares = [table["weight"] for table in sources_of(config, stages["edit"])]
-    assert sum(shares) == pytest.approx(1)
+    for name in ("edit", "refine"):
+        shares = [table["weight"] for table in sources_of(config, stages[name])]
+        assert sum(shares) == pytest.approx(1)
     tasks = [table["task"] for table in sources_of(config, stages["text-to-image"])]
     assert tasks == ["generate"]
+
+
+def test_toy_recipes_train_and_edit_alike():
+    """Sizes and lengths of runs apart: nothing supervises the attention of either."""
+    cpu, gpu = (load_config(f"toyworld-{device}") for device in ("cpu", "gpu"))
+    assert cpu.settings.sampling == gpu.settings.sampling
+    for config in (cpu, gpu):  # the map is read in the first two single blocks
+        first = config.transformer.num_layers
+        assert config.settings.localization.layers == (first, first + 1)
+    for one, other in zip(cpu.stages, gpu.stages, strict=True):
+        assert getattr(one, "objective", None) == getattr(other, "objective", None)
+    assert all(
+        stage.objective.alignment == 0 for config in (cpu, gpu) for stage in config.stages[3:5]
+    )
 
 
 def test_recipes_of_the_published_size_say_what_they_need():
@@ -126,7 +140,9 @@ def test_a_file_that_is_not_toml_is_named(text, named, tmp_path):
         load_config(tmp_path / "run.toml")
     with pytest.raises(InputError, match="cannot read .*none.toml"):
         load_config(tmp_path / "none.toml")
-    with pytest.raises(InputError, match="recipe is 'toyworld-tpu'; use one of .*'toyworld-cpu'"):
+    with pytest.raises(
+        InputError, match="toyworld-tpu is neither a file nor a recipe.*toyworld-cpu"
+    ):
         load_config("toyworld-tpu")
 
 

@@ -143,7 +143,7 @@ def test_a_batch_that_cannot_be_shared_is_named(parallel, batch, tmp_path):
 def test_variables_of_a_launcher_are_checked(monkeypatch):
     monkeypatch.setenv("RANK", "first")
     with (
-        pytest.raises(InputError, match="RANK is 'first'"),
+        pytest.raises(InputError, match="RANK='first'"),
         joined(torch.device("cpu")),
     ):
         pass

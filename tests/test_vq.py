@@ -53,6 +53,23 @@ def test_round_trip_shapes_with_and_without_patches(patch):
     assert (pixels.dtype, tuple(pixels.shape)) == (torch.float32, (2, 3, 3 * factor, 5 * factor))
 
 
+@pytest.mark.parametrize("config", [TINY, tiny(patch_size=2, norm_num_groups=0)])
+@torch.no_grad()
+def test_the_layout_of_the_weights_decides_that_of_the_maps_and_no_result(config):
+    plain, other = make(config), make(config).to(memory_format=torch.channels_last)
+    maps = []
+    for layer in other.modules():
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
+            layer.register_forward_hook(lambda *given: maps.append(given[-1]))
+    pixels, ids = torch.rand(2, 3, 48, 72), random_ids(2, 6, 9, config=config)
+    assert relative(other.latents(pixels), plain.latents(pixels)) < 1e-5
+    assert relative(other.decode(ids), plain.decode(ids)) < 1e-5
+    assert relative(other.decode_tiled(ids, tile=2), plain.decode(ids)) < 1e-5
+    assert maps and all(x.is_contiguous(memory_format=torch.channels_last) for x in maps)
+    half = other.bfloat16()  # widened for every call
+    assert relative(half.decode(ids), plain.bfloat16().decode(ids)) < 1e-5
+
+
 @torch.no_grad()
 def test_patches_become_channels():
     patched = make(tiny(patch_size=2))

@@ -1,6 +1,7 @@
 """From tensors to a ready network: checked first, built without memory, cast one by one."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
@@ -54,7 +55,7 @@ def load_module(
     given = _complete_ties(_without_ignored(weights, wanted, tuple(ignore)), tied)
     _check(wanted, given, where)
     _check_ties(tied, given, where)
-    try:
+    with _room_on(device, where):
         kinds = {n: torch.float32 if n in float32 else dtype for n in wanted}
         kept = {} if widen else scales
         state = {
@@ -64,14 +65,20 @@ def load_module(
             for n in wanted
         }
         module.load_state_dict(state, assign=True)
-        for name, scale in kept.items():
-            layer = module.get_submodule(name.rpartition(".")[0])
-            layer.register_buffer("row_scale", scale.to(device), persistent=False)
+        _attach_scales(module, kept, device)
         _retie(module, tied)
         if fill is not None:
             fill(module)
         _check_filled(module, where)
         module.to(device)
+    return module.train(False).requires_grad_(False)
+
+
+@contextmanager
+def _room_on(device: torch.device | str, where: str) -> Iterator[None]:
+    """Translate out-of-memory errors into `OutOfMemory` with advice."""
+    try:
+        yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -79,7 +86,6 @@ def load_module(
             f"no room on {device} for {where}; load with offload 'stages' or 'layers', a smaller "
             "dtype, or on another device"
         ) from error
-    return module.train(False).requires_grad_(False)
 
 
 def _build(build: Callable[[], Net], where: str) -> Net:
@@ -120,6 +126,15 @@ def _complete_ties(given: dict[str, Tensor], tied: list[list[str]]) -> dict[str,
         if source is not None:
             given.update({n: source for n in names if n not in given})
     return given
+
+
+def _attach_scales(
+    module: nn.Module, scales: Mapping[str, Tensor], device: torch.device | str
+) -> None:
+    """Give the layers of 8-bit weights their scales as `row_scale`."""
+    for name, scale in scales.items():
+        layer = module.get_submodule(name.rpartition(".")[0])
+        layer.register_buffer("row_scale", scale.to(device), persistent=False)
 
 
 def _retie(module: nn.Module, tied: list[list[str]]) -> None:

@@ -53,7 +53,7 @@ def resolve(
         return download(name, folder=home)
     raise InputError(
         f"{name} is not downloaded ({home} is not complete), and there is no folder of this name; "
-        f"fetch it with `editmgt download {name}` or pass allow_download=True"
+        f"fetch it with `editmgt download {name}`, or in Python with allow_download=True"
     )
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..evaluation.benchmark import Plan
     from ..evaluation.items import Dataset
 
+TOYWORLD = "toyworld"  # the only benchmark without data on disk
 _STAGES = "prepare,generate,score,judge,report"
 _NOTES = (
     "Each stage can run apart and goes on where it stopped. Several processes share the items: "
@@ -46,7 +47,7 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="fetch the data into DIR first, where the hub has it (default: no)",
     )
-    parser.add_argument("--out", metavar="RUN", required=True, help="folder of the run")
+    parser.add_argument("-o", "--out", metavar="RUN", required=True, help="folder of the run")
     parser.add_argument(
         "--compare", nargs=2, metavar=("RUN_A", "RUN_B"),
         help="only compare two runs, as `editmgt compare` does, into --out (default: no)",
@@ -162,7 +163,9 @@ def run(args: argparse.Namespace) -> int:
     plan = _plan(args)
     folder = RunFolder(path_of(args.out), None if args.data is None else path_of(args.data))
     dataset = _dataset(args, plan)
-    if args.data is None and args.name != "toyworld" and "prepare" not in folder.manifest:
+    if args.download and args.name == TOYWORLD:
+        raise InputError("--download has no effect on toyworld, which is drawn; leave it out")
+    if args.data is None and args.name != TOYWORLD and "prepare" not in folder.manifest:
         raise InputError(f"{args.name} needs its data; name its folder with --data")
     data = path_of(args.data or folder.manifest.get("prepare", {}).get("data", "."))
     working()
@@ -174,6 +177,8 @@ def run(args: argparse.Namespace) -> int:
         say("other processes are at work; the last one writes the report")
     elif "report" in plan.stages:
         show(str(folder.path / "report.html"))
+    else:
+        say(f"{folder.path}: {', '.join(plan.stages)} done")
     return 0
 
 
@@ -222,7 +227,7 @@ def _plan(args: argparse.Namespace) -> "Plan":
         seed=args.seed,
         limit=args.limit,
         chains=args.chains,
-        dataset_options=_toy_options(args) if args.name == "toyworld" else {},
+        dataset_options=_toy_options(args) if args.name == TOYWORLD else {},
         editor=editor,
         pictures=None if args.pictures is None else path_of(args.pictures),
         setup=Setup(
@@ -282,10 +287,12 @@ def _toy_options(args: argparse.Namespace) -> dict[str, int]:
 
 
 def _dataset(args: argparse.Namespace, plan: "Plan") -> "Dataset":
-    if args.name == "toyworld":
+    from ..checks import require_choice
+    from ..evaluation.datasets.registry import ENTRIES
+
+    require_choice("benchmark", args.name, (TOYWORLD, *ENTRIES))
+    if args.name == TOYWORLD:
         from ..evaluation.datasets.toyworld import ToyWorld
 
         return ToyWorld(**plan.dataset_options)
-    from ..evaluation.datasets.registry import find
-
-    return find(args.name).dataset
+    return ENTRIES[args.name].dataset

@@ -55,7 +55,7 @@ def is_bulk(args: argparse.Namespace) -> bool:
     if os.path.isdir(first):
         with os.scandir(first) as found:
             return any(entry.name.lower().endswith(".parquet") for entry in found)
-    return first.suffix.lower() in LISTS and os.path.isfile(first)
+    return first.suffix.lower() in LISTS
 
 
 def run(args: argparse.Namespace) -> int:

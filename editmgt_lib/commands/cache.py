@@ -26,23 +26,28 @@ def add_parser(commands: Any) -> None:
         help="a list, parquet file, folder, hf:owner/name or toyworld:N; with --info a cache",
     )  # fmt: skip
     parser.add_argument(
-        "-o",
-        "--out",
-        metavar="DIR",
+        "-o", "--out", metavar="DIR",
         help="folder of the cache; resumed if one is begun there (default: none)",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--info", action="store_true", help="describe the cache DATA instead (default: no)"
     )
     parser.add_argument(
-        "--verify",
-        action="store_true",
+        "--verify", action="store_true",
         help="with --info: check, and remove what is damaged (default: no)",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--model", metavar="MODEL", default="toyworld",
         help="whose tokenizer and CLIP encode (default: toyworld)",
     )  # fmt: skip
+    _add_encoding_options(parser)
+    _add_data_options(parser)
+    add_device_option(parser)
+    add_common_options(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_encoding_options(parser: Any) -> None:
     parser.add_argument(
         "--size", type=int, metavar="N", help="picture side in pixels (default: the checkpoint's)"
     )
@@ -62,6 +67,9 @@ def add_parser(commands: Any) -> None:
         "--max-skipped", type=float, default=0.05, metavar="X",
         help="fail if more than this fraction cannot be used, 0..1 (default: 0.05)",
     )  # fmt: skip
+
+
+def _add_data_options(parser: Any) -> None:
     parser.add_argument(
         "--files", default="*", metavar="PATTERN", help="only these parquet files (default: all)"
     )
@@ -72,9 +80,6 @@ def add_parser(commands: Any) -> None:
         "--captions", action="store_true",
         help="hf: and toyworld: hold captioned pictures (default: pairs)",
     )  # fmt: skip
-    add_device_option(parser)
-    add_common_options(parser)
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -95,14 +100,14 @@ def run(args: argparse.Namespace) -> int:
     options = CacheOptions(process.rank, process.world, args.workers, args.max_skipped)
     model, folder = resolve(args.model), path_of(args.out)
     device = choose_device(process.device(args.device))
-    # Neither the transformer nor Gemma, by far the largest parts.
-    vq, text = load_tokenizer(model / "vqvae", device), PooledText.from_folder(model, device)
     size = args.size or Settings.read(model).resolution
     encoding = EncodingOptions(size, args.crops, args.seed, args.max_aspect)
-    encoder = Encoder(encoding, vq, text)
     reader = _reader(args, folder, size)
     for note in reader.notes:
         say(f"note: {note}")
+    # Neither the transformer nor Gemma, by far the largest parts.
+    vq, text = load_tokenizer(model / "vqvae", device), PooledText.from_folder(model, device)
+    encoder = Encoder(encoding, vq, text)
     working()
     with progress_bar(None, f"encoding {process.rank + 1}/{process.world}", unit="row") as bar:
         finished = build_cache(reader, encoder, folder, options, _Shown(bar).show)

@@ -17,7 +17,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("first", metavar="RUN_A", help="folder of a run, or of a part of one")
     parser.add_argument("second", metavar="RUN_B", help="another; differences are B minus A")
     parser.add_argument(
-        "--out", metavar="DIR", required=True,
+        "-o", "--out", metavar="DIR", required=True,
         help="folder for compare.md, compare.json and compare.html",
     )  # fmt: skip
     parser.add_argument(

@@ -8,6 +8,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from unicodedata import category
@@ -27,6 +28,16 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         options = {"formatter_class": _Formatter, "allow_abbrev": False} | options
         super().__init__(**options)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Refuse an unknown option here, where the command and its options are known."""
+        namespace, rest = super().parse_known_args(args, namespace)
+        unknown = [word for word in rest if word.startswith("-") and len(word) > 1]
+        if unknown:
+            near = get_close_matches(unknown[0], self._option_string_actions, 1)
+            advice = f"; did you mean {near[0]}?" if near else ""
+            self.error(f"unknown argument {' '.join(unknown)}{advice}")
+        return namespace, rest
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see `{self.prog} --help`")

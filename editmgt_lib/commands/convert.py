@@ -21,7 +21,7 @@ def add_parser(commands: Any) -> None:
         "model", metavar="MODEL", help="toyworld, a folder, a file, or a downloaded owner/name"
     )
     parser.add_argument(
-        "-o", "--output", required=True, metavar="FILE", help=f"the {SUFFIX} file to write"
+        "-o", "--out", required=True, metavar="FILE", help=f"the {SUFFIX} file to write"
     )
     usual = PACKED_DTYPES[0]
     parser.add_argument(
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
     source = find_folder(args.model)
     outputs = Outputs([source] if source.is_file() else [], args.overwrite)
-    target = outputs.claim("--output", path_of(args.output), (SUFFIX,))
+    target = outputs.claim("--out", path_of(args.out), (SUFFIX,))
     stack = read_stack(args.lora)
     working()
     with progress_bar(None, target.name, unit="B") as bar:

@@ -34,6 +34,10 @@ def add_parser(commands: Any) -> None:
         help="failed edits instead of pairs, which no reader takes for targets (default: no)",
     )  # fmt: skip
     parser.add_argument(
+        "--preferences", action="store_true",
+        help="only pairs with an edit that the judge liked less in both orders (default: no)",
+    )  # fmt: skip
+    parser.add_argument(
         "--megabytes", type=int, default=500, metavar="N",
         help="of a parquet file, about, 1..1900 (default: 500)",
     )  # fmt: skip
@@ -51,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
     uses = tuple(use.strip() for use in args.allow.split(",") if use.strip() not in ("", "none"))
     options = ExportOptions(
-        uses, args.reverse, args.negatives, args.megabytes, args.samples
+        uses, args.reverse, args.negatives, args.preferences, args.megabytes, args.samples
     )  # fmt: skip
     out = path_of(args.out)
     working()

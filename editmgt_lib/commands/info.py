@@ -134,7 +134,7 @@ def _print_table(report: "FolderReport", settings: "Settings") -> None:
             f"    with offload stages {size(needed['stages'])} at a time, "
             f"layers {size(needed['layers'])}"
         )
-    print("    (counted from the parameters, not measured; what is computed comes on top)")
+    print("    (counted from the parameters, not measured; activations are extra)")
     side = settings.resolution
     print(f"  made for {side}x{side} pixels and {settings.text_length} text rows")
 

@@ -31,7 +31,7 @@ def _add_extract(kinds: Any) -> None:
     extract = kinds.add_parser("extract", help="the difference of two checkpoints as a LoRA")
     extract.add_argument("base", metavar="BASE", help="the checkpoint the LoRA will be used on")
     extract.add_argument("tuned", metavar="TUNED", help="the fine-tuned one")
-    extract.add_argument("-o", "--output", required=True, metavar="FILE", help=f"a {SUFFIX} file")
+    extract.add_argument("-o", "--out", required=True, metavar="FILE", help=f"a {SUFFIX} file")
     extract.add_argument(
         "--rank", type=int, default=16, metavar="N", help="more keeps more of it (default: 16)"
     )
@@ -79,7 +79,7 @@ def _extract(args: argparse.Namespace) -> int:
     from ..lora import extract
 
     folders = [find_folder(name) for name in (args.base, args.tuned)]
-    target = Outputs([], args.overwrite).claim("--output", path_of(args.output), (SUFFIX,))
+    target = Outputs([], args.overwrite).claim("--out", path_of(args.out), (SUFFIX,))
     working()
     lora = extract(*(read_state_dict(folder / "editmgt") for folder in folders), rank=args.rank)
     for note in lora.notes:

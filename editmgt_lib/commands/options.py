@@ -23,7 +23,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """--model, --lora, --device, --dtype and --offload."""
+    """--model, --lora and the options of `add_device_options`."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model", metavar="MODEL", default="toyworld",
@@ -61,11 +61,15 @@ def add_device_option(parser: Any) -> None:
 
 
 def add_device_options(parser: Any) -> None:
-    """--device, --dtype, --attention and --offload."""
+    """--device, --dtype, --tf32, --attention and --offload."""
     add_device_option(parser)
     parser.add_argument(
         "--dtype", choices=DTYPES, metavar="NAME", default="auto",
         help=f"{', '.join(DTYPES[1:])} or auto (default: auto)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tf32", action="store_true",
+        help="TF32 for float32 products on CUDA, the tokenizer's too (default: exact)",
     )  # fmt: skip
     parser.add_argument(
         "--attention", choices=ATTENTIONS, metavar="NAME", default="auto",
@@ -139,7 +143,7 @@ def path_of(text: str) -> Path:
 
 
 def load_model(args: argparse.Namespace) -> "EditMGT":
-    """The model of --model, --lora, --device, --dtype and --offload."""
+    """The model of `add_model_options`."""
     from .. import load
     from ..lora import read_stack
     from .console import say
@@ -150,7 +154,7 @@ def load_model(args: argparse.Namespace) -> "EditMGT":
             say(note)
     return load(
         args.model, device=args.device, dtype=args.dtype, attention=args.attention,
-        offload=args.offload, lora=stack,
+        tf32=args.tf32, offload=args.offload, lora=stack,
     )  # fmt: skip
 
 

@@ -17,8 +17,9 @@ def add_parser(commands: Any) -> None:
         help="a TOML file, or a recipe such as toyworld-cpu",
     )  # fmt: skip
     parser.add_argument(
-        "--out", metavar="DIR", required=True, help="output folder; a run in it is resumed"
-    )
+        "-o", "--out", metavar="DIR", required=True,
+        help="output folder; a run in it is resumed",
+    )  # fmt: skip
     parser.add_argument("--stages", metavar="A,B", help="only these, by name (default: all)")
     parser.add_argument(
         "--set", dest="changes", action="append", metavar="KEY=VALUE",
@@ -58,12 +59,12 @@ def run(args: argparse.Namespace) -> int:
         options["stages"] = [stage.strip() for stage in args.stages.split(",") if stage.strip()]
         if not options["stages"]:
             raise InputError(f"stages is {args.stages!r}; name one, or leave it out for all")
+    from ..data.processes import this_process
     from ..training.commands import run_training
-    from ..training.parallel import is_first
 
     working()
     made = run_training(args.recipe, path_of(args.out), report=say, **options)
-    if not args.dry_run and is_first():
+    if not args.dry_run and this_process().rank == 0:
         use = "--lora" if made.suffix == ".safetensors" else "--model"
         show(shown(f"{made}; use it with {use} {made}"))
     return 0

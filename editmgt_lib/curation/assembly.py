@@ -1,5 +1,6 @@
 """Rows put together from what the stages wrote, and the listing they start from."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
@@ -16,6 +17,7 @@ from .store import (
     found_of,
     pieces,
     read_lines,
+    read_manifest,
     write_lines,
     write_manifest,
 )
@@ -53,6 +55,17 @@ class Curation:
     def found(self, stage: str, shard: int) -> dict[str, Found]:
         """What a stage found about rows of a shard, by their ids; the last try counts."""
         return {line["id"]: found_of(line, self.folder) for line in self._lines(stage, shard)}
+
+    def spent(self) -> Counter[str]:
+        """Calls, edits, tokens and hours that all stages took, from their manifests."""
+        spent, seconds = Counter[str](), 0.0
+        for stage in self.stages:
+            for shard in self.shards:
+                for name in pieces(self.folder, stage, shard):
+                    manifest = read_manifest(self.folder, name)
+                    spent.update(manifest.spent)
+                    seconds += manifest.seconds
+        return Counter({**spent, "hours": round(seconds / 3600, 4)})
 
     def _lines(self, stage: str, shard: int) -> Iterator[dict[str, Any]]:
         for name in pieces(self.folder, stage, shard):

@@ -15,6 +15,7 @@ from .engine import EngineOptions
 from .instructions import InstructionOptions
 from .quality import QualityOptions
 from .sources import TOYWORLD, SourceConfig
+from .spending import BudgetOptions
 from .terms import USES
 from .verdicts import DuplicateOptions
 
@@ -36,7 +37,7 @@ class CurationConfig:
         uses: what the terms of every kept row must allow, out of `terms.USES`.
         removed: a text file with a SHA-256 a line, of files or pixels that must go.
         keep: thresholds by stage and value, see `decide.Limit`. They may change at any time.
-        duplicates, engine: likewise.
+        duplicates, engine, budget: likewise.
         scorers, writers, editors, judges: back ends by name. Without scorers, writers or editors
             there is no stage `scores`, `instructions` or `edits`; `quality` follows `edits`.
         instructions, edits, quality: options of these stages.
@@ -56,6 +57,7 @@ class CurationConfig:
     edits: EditOptions = field(default_factory=EditOptions)
     quality: QualityOptions = field(default_factory=QualityOptions)
     engine: EngineOptions = field(default_factory=EngineOptions)
+    budget: BudgetOptions = field(default_factory=BudgetOptions)
     preset: str = DEFAULT
 
     def __post_init__(self) -> None:

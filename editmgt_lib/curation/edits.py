@@ -19,7 +19,7 @@ from .decoding import decode_picture
 from .instructions import joined
 from .rows import Failure, Found, Row, Unavailable, failure_of
 
-VERSION = 1  # of the steps here; other results for the same answers need another number
+VERSION = 2  # of the steps here; other results for the same answers need another number
 VALUES = ("width", "height", "agreed")
 """Numbers a threshold may be set for; agreed is 1 or 0."""
 
@@ -57,10 +57,12 @@ class _Candidate:
     @property
     def told(self) -> dict[str, Any]:
         """As plain data."""
-        failure = self.failure
+        editor, failure = self.editor, self.failure
         said = {"failure": failure.code, "detail": failure.detail} if failure else {"failure": ""}
         return {
-            "editor": self.editor.name, "seed": self.seed, **said, "facts": dict(self.facts or {}),
+            "editor": editor.name, "revision": editor.revision, "licence": editor.terms.licence,
+            "uses": list(editor.terms.uses), "seed": self.seed, **said,
+            "facts": dict(self.facts or {}),
         }  # fmt: skip
 
 

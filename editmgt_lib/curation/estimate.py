@@ -12,6 +12,7 @@ from .executor import Workers
 from .rows import Row, Stage
 from .sources import STAGE as LISTING
 from .sources import Listed, SourceConfig, list_source
+from .spending import told
 from .store import line_bytes, pieces, read_manifest
 
 SAMPLE = 16  # rows measured, spread over the sources
@@ -32,11 +33,11 @@ def plan_lines(config: CurationConfig, plan: Sequence[Stage], curation: Curation
         listed = list(list_source(source))
         rows += len(listed)
         licences = Counter(one.cells.get("licence") or source.licence for one in listed)
-        yield f"source {source.name}: {len(listed):,} rows; {_terms(source, licences)}"
+        yield f"source {source.name}: {_count(len(listed), 'row')}; {_terms(source, licences)}"
         sample += [source.row(one) for one in _spread(listed)]
     shards = -(-rows // config.engine.shard_rows)
     done, _ = _written(curation, LISTING)
-    yield f"{rows:,} rows in {shards:,} shards, {done:,} listed already"
+    yield f"{_count(rows, 'row')} in {_count(shards, 'shard')}, {done:,} listed already"
     for stage, rules in by_stage(config.rules()).items():
         yield f"keep after {stage}: {'; '.join(map(str, rules))}"
     for stage in plan:
@@ -45,12 +46,17 @@ def plan_lines(config: CurationConfig, plan: Sequence[Stage], curation: Curation
         if stage.name == "images":
             text = _measured(stage, _spread(sample), left, config)
         else:
-            text = f"at most {left:,} rows, only those kept so far"
+            text = f"at most {_count(left, 'row')}, only those kept so far"
             text += f", {duration(left * spent / done)} at the rate so far" if done else ""
         if isinstance(stage, Expecting):
             text += f"; {stage.expect(left)[0]}"
             rows = stage.expect(rows)[1]
         yield f"stage {stage.name}: {text}"
+    limits, spent = str(config.budget), told(curation.spent())
+    if limits:
+        yield f"budget: at most {limits}; spent so far: {spent or 'nothing'}"
+    elif spent:
+        yield f"spent so far: {spent}"
 
 
 def _terms(source: SourceConfig, licences: Mapping[str, int]) -> str:
@@ -85,7 +91,7 @@ def _measured(stage: Stage, sample: Sequence[Row], left: int, config: CurationCo
     seconds = time.monotonic() - start
     size = sum(len(line_bytes({"values": dict(one.values)})) for one in found) / len(found)
     return (
-        f"{left:,} rows at {len(found) / seconds:.1f} a second ({len(found)} measured), "
+        f"{_count(left, 'row')} at {len(found) / seconds:.1f} a second ({len(found)} measured), "
         f"{duration(left * seconds / len(found))}, {left * size / 1e6:.1f} MB written"
     )
 
@@ -95,4 +101,8 @@ def duration(seconds: float) -> str:
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} seconds"
+    return _count(round(seconds), "second")
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"

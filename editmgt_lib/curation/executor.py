@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from itertools import groupby, islice
+from itertools import groupby, islice, takewhile
 from pathlib import Path
 from typing import Protocol
 
@@ -35,24 +35,31 @@ class Mapper(Protocol):
 
     def __exit__(self, *_: object) -> None: ...
 
-    def map(self, rows: Sequence[Row]) -> Iterator[tuple[Row, Found]]:
+    def map(self, rows: Iterable[Row]) -> Iterator[tuple[Row, Found]]:
         """Rows with what was found, in order. Raises Unavailable."""
 
 
 def run_shard(
-    curation: Curation, stage: Stage, shard: int, workers: Mapper, answered: Answered
+    curation: Curation,
+    stage: Stage,
+    shard: int,
+    workers: Mapper,
+    answered: Answered,
+    go_on: Callable[[], bool] = lambda: True,
 ) -> Manifest | None:
     """Run a stage on the rows of a shard that still need it; None if there are none.
 
-    answered: told of each row as it is done. Raises Unavailable, and InputError if the folder
-    cannot be written; nothing of the shard is kept then.
+    answered: told of each row as it is done. go_on: asked before each row; after a no, what the
+    workers have in hand is finished, and the other rows are left to another run.
+    Raises Unavailable, and InputError if the folder cannot be written; nothing of the shard is kept
+    then.
     """
     due = due_rows(curation, stage.name, shard)
     if not due:
         return None
 
     def results() -> Iterator[tuple[str, Found]]:
-        for row, found in workers.map(due):
+        for row, found in workers.map(takewhile(lambda _: go_on(), due)):
             answered(row, found)
             yield row.id, found
 

@@ -11,7 +11,7 @@ import pickle
 import platform
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -68,7 +68,7 @@ class RayWorkers:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def map(self, rows: Sequence[Row]) -> Iterator[tuple[Row, Found]]:
+    def map(self, rows: Iterable[Row]) -> Iterator[tuple[Row, Found]]:
         """Rows with what was found: those due of each shard in turn. See `Mapper`."""
         for row in rows:
             id, found = next(self._answers, ("", Found()))

@@ -65,7 +65,8 @@ class InstructionStage:
 
     A picture's writer is drawn by its id; if it has no answer, the next is asked. Every instruction
     becomes a part, those with faults too: thresholds decide on them. Values, besides `VALUES`:
-    category, instruction, object, target_caption, caption, writer, spatial. Beside the parts:
+    category, instruction, object, target_caption, caption, writer, spatial, and box where the
+    writer knows it. Beside the parts:
     caption, objects, asked, and `raw`, the model's own words and what they cost.
     """
 
@@ -171,7 +172,7 @@ def joined(failures: Sequence[Failure]) -> Failure:
 
 
 def _checked(
-    one: Mapping[str, str], caption: Mapping[str, Any], left: Counter[str], seen: set[Any]
+    one: Mapping[str, Any], caption: Mapping[str, Any], left: Counter[str], seen: set[Any]
 ) -> tuple[Found, tuple[str, ...]]:
     """A part without its writer, and the faults of it; seen takes the edit it asks for."""
     proposal = Proposal(
@@ -189,11 +190,12 @@ def _checked(
         "object": proposal.object, "target_caption": proposal.target, "caption": proposal.caption,
         "words": count_words(proposal.instruction), "spatial": proposal.spatial,
         **{name: int(name in faults) for name in (*CHECKS, UNASKED, REPEATED)},
+        **({"box": list(one["box"])} if one.get("box") else {}),
     }  # fmt: skip
     return Found(values), tuple(faults)
 
 
-def _told(one: Mapping[str, str], faults: Sequence[str]) -> dict[str, str]:
+def _told(one: Mapping[str, Any], faults: Sequence[str]) -> dict[str, str]:
     """A refused instruction as `Writer.write` takes it."""
     reason = "; ".join(_TOLD[name] for name in faults if name in _TOLD)
     return {"category": one["category"], "instruction": one["instruction"], "reason": reason}

@@ -1,6 +1,8 @@
-"""What an export makes of rows besides their own pair: reversed pairs, and negatives."""
+"""What exports make of rows besides pairs: reversed pairs, negatives, and preferences."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from .decide import Decision
 from .rows import DROP, Row
@@ -67,6 +69,24 @@ def is_negative(decision: Decision, row: Row) -> bool:
     made = edits is not None and edits.failure is None and "edited" in edits.pictures
     dropped = decision.verdict == DROP and decision.stage == "quality"
     return made and dropped and decision.reason in NOT_DONE
+
+
+def less_liked(row: Row) -> Mapping[str, Any] | None:
+    """The candidate in the picture `edits.other`, if the judge found the chosen one better.
+
+    Only a comparison of these two that came out the same in both orders counts.
+    """
+    edits = row.found.get("edits")
+    if edits is None or "other" not in edits.pictures:
+        return None
+    candidates = row.value("edits.candidates")
+    both = tuple(row.value(f"edits.{name}") for name in ("chosen", "second"))
+    compared = [k for k, one in enumerate(candidates) if not one["failure"]]
+    for one in row.value("edits.comparisons") or ():
+        of = [compared[k] for k in one.get("of", ())]
+        if set(of) == set(both) and one["winner"] is not None and one["agreed"]:
+            return candidates[both[1]] if of[one["winner"]] == both[0] else None
+    return None
 
 
 def _as_addition(text: str, name: str) -> str | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.columns import PICTURE, SOURCE
 from ..data.parquet import BATCH_ROWS, cell_bytes, opened
-from ..errors import InputError
+from ..errors import InputError, first_line
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -71,7 +71,7 @@ def _of_group(
             if not left:
                 return
     except Exception as error:  # pyarrow raises many kinds for damaged pages
-        said = InputError(f"cannot read {path} ({str(error).splitlines()[0]})")
+        said = InputError(f"cannot read {path} ({first_line(error)})")
         yield from (said for _ in left)
 
 

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from .. import __version__
@@ -24,6 +25,7 @@ from .rows import KEEP, Found, Row, Stage
 from .saved import save_config
 from .scoring import ScoreStage
 from .sources import STAGE as LISTING
+from .spending import Budget, told
 from .store import claim, claim_stage, remove_leftovers
 from .terms import allowed
 from .verdicts import StageTotals, decide_all, read_decisions, totals
@@ -79,25 +81,43 @@ def curate(
     """
     tell = report or _silent
     plan = pipeline(config)
-    names = tuple(stage.name for stage in plan)
     for name in stages or ():
-        require_choice("stages", name, names)
+        require_choice("stages", name, tuple(stage.name for stage in plan))
+    curation = _opened(out, config, plan, tell)
+    rules, budget = config.rules(), Budget(config.budget, curation.spent())
+    _judge(curation, config, rules)
+    for stage in plan:
+        if stages is None or stage.name in stages:
+            claim_stage(out, stage.name, stage.settings)
+            if run_stage(curation, stage, rules, config.engine, show or _ignored, budget=budget):
+                _judge(curation, config, rules)
+    for line in _left(curation, budget):
+        tell(line)
+    return _summarize(curation, config, rules)
+
+
+def _opened(out: Path, config: CurationConfig, plan: Sequence[Stage], tell: Report) -> Curation:
+    """Begin a curation or go on with one: list what is new, and say what is lacking."""
+    names = tuple(stage.name for stage in plan)
     claim(out)
     remove_leftovers(out)
     save_config(out, config, names)
     curation = Curation(out, {source.name: source for source in config.sources}, names)
-    rules = config.rules()
-    new = curation.list_new(config.engine.shard_rows)
-    tell(f"{new:,} new rows listed")
+    tell(f"{curation.list_new(config.engine.shard_rows):,} new rows listed")
     for line in lacking(config, plan):
         tell(line)
+    return curation
+
+
+def _judge(curation: Curation, config: CurationConfig, rules: Sequence[Rule]) -> None:
     decide_all(curation, rules, config.duplicates, config.instructions.most_alike)
-    for stage in plan:
-        if stages is None or stage.name in stages:
-            claim_stage(out, stage.name, stage.settings)
-            if run_stage(curation, stage, rules, config.engine, show or _ignored):
-                decide_all(curation, rules, config.duplicates, config.instructions.most_alike)
-    found = totals(curation, (LISTING, *names))
+
+
+def _summarize(
+    curation: Curation, config: CurationConfig, rules: Sequence[Rule]
+) -> list[StageTotals]:
+    """Write what became of all rows so far."""
+    found = totals(curation, (LISTING, *curation.stages))
     summary = {
         "version": __version__,
         "rules": [str(rule) for rule in rules],
@@ -105,9 +125,23 @@ def curate(
         "stand_ins": list(dict.fromkeys(open_backends(config).stand_ins)),
         "stages": [asdict(stage) for stage in found],
         "words": summarize_words(_kept(curation)),
+        "spent": dict(curation.spent()),
     }
-    atomic_write_json(out / REPORT, summary)
+    atomic_write_json(curation.folder / REPORT, summary)
     return found
+
+
+def _left(curation: Curation, budget: Budget) -> Iterator[str]:
+    """Say what a spent budget leaves undone."""
+    if not (unit := budget.exhausted):
+        return
+    for stage in curation.stages:
+        if due := sum(len(due_rows(curation, stage, shard)) for shard in curation.shards):
+            yield (
+                f"stopped, since the budget is spent: {told(budget.spent)} of {budget.options}; "
+                f"{due:,} rows of {stage} are left; raise budget.{unit} and run again"
+            )
+            return
 
 
 def pipeline(config: CurationConfig) -> tuple[Stage, ...]:
@@ -166,8 +200,9 @@ def run_stage(
     engine: EngineOptions,
     show: Callable[[Progress], None],
     written: Callable[[int], None] | None = None,
+    budget: Budget | None = None,
 ) -> int:
-    """Run a stage on all rows that are due; gives their number.
+    """Run a stage on all rows that are due, while the budget lasts; gives the number of those done.
 
     rules: to show verdicts by. written: told of each shard. Raises as `run_shard`.
     """
@@ -177,15 +212,20 @@ def run_stage(
     grouped = by_stage(rules)
 
     def answered(row: Row, found: Found) -> None:
+        if budget is not None:
+            budget.add(stage.name, found)
         progress.done += 1
         progress.verdicts.update(decide(new, grouped).verdict for new in row.add(stage.name, found))
         progress.seconds = time.monotonic() - start
         show(progress)
 
-    if due:
+    def go_on() -> bool:
+        return budget is None or not budget.exhausted
+
+    if due and go_on():
         with open_workers(curation, stage, due, engine) as workers:
-            for shard in due:
-                run_shard(curation, stage, shard, workers, answered)
+            for shard in takewhile(lambda _: go_on(), due):
+                run_shard(curation, stage, shard, workers, answered, go_on)
                 if written is not None:
                     written(shard)
     return progress.done

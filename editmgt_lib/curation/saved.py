@@ -31,7 +31,8 @@ def saved_config(folder: Path) -> tuple[CurationConfig, tuple[str, ...]]:
         saved = json.loads(path.read_text(encoding="utf-8"))
         return built_config(saved["config"], str(path)), tuple(saved["stages"])
     except (OSError, ValueError, LookupError, TypeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(
-            f"{folder} is not what `editmgt curate` wrote ({NAME}: {error}); name such a folder, "
+            f"{folder} is not what `editmgt curate` wrote ({NAME}: {reason}); name such a folder, "
             "or run the command once more"
         ) from error

@@ -137,7 +137,7 @@ def _listed(source: SourceConfig) -> Iterator[Listed]:
         return
     path = Path(source.path).expanduser()
     if path.is_dir():
-        files = find_parquet(path)
+        files = find_parquet(source.root)
         yield from _parquet(files, source.root) if files else _tree(source.root)
     elif not path.is_file():
         raise InputError(

@@ -11,15 +11,17 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import monotonic
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..errors import CheckpointError, InputError
 from ..files import atomic_path, atomic_write_json, file_digest
 from ..pictures.formats import HEAD, format_of
 from .rows import Failure, Found, Picture, Stored
+from .spending import costs_of
 
 FORMAT = 1
 HEADER, SETTINGS = "curation.json", "settings.json"
@@ -45,6 +47,7 @@ class Manifest:
     Attributes:
         rows: lines. codes: how many of each failure code; of decisions, see `decisions`.
         digests: SHA-256 of its files. size: of all of them, in bytes. seconds: spent on it.
+        spent: calls, edits and tokens, see `costs_of`.
     """
 
     rows: int
@@ -52,6 +55,7 @@ class Manifest:
     digests: Mapping[str, str]
     size: int = 0
     seconds: float = 0.0
+    spent: Mapping[str, int] = field(default_factory=dict)
 
 
 def claim(folder: Path) -> None:
@@ -107,17 +111,18 @@ def write_piece(
     clock: Callable[[], float] = monotonic,
 ) -> Manifest:
     """Write what a stage found about rows, by id, as it comes. Raises InputError if it cannot."""
-    start, codes = clock(), Counter[str]()
+    start, codes, spent = clock(), Counter[str](), Counter[str]()
 
     def lines() -> Iterator[dict[str, Any]]:
         for id, found in results:
             line = _line(id, found, archive)
+            spent.update(costs_of(name.stage, found))
             codes.update([line["failure"]["code"]] if "failure" in line else ())
             yield line
 
     with _Archive(name.path(folder, PICTURES)) as archive:
         rows = write_lines(name.path(folder, LINES), lines())
-    return write_manifest(folder, name, rows, codes, clock() - start)
+    return write_manifest(folder, name, rows, codes, clock() - start, spent)
 
 
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> int:
@@ -135,13 +140,19 @@ def line_bytes(line: Mapping[str, Any]) -> bytes:
 
 
 def write_manifest(
-    folder: Path, name: PieceName, rows: int, codes: Mapping[str, int], seconds: float
+    folder: Path,
+    name: PieceName,
+    rows: int,
+    codes: Mapping[str, int],
+    seconds: float,
+    spent: Mapping[str, int] = MappingProxyType({}),
 ) -> Manifest:
     """Make a piece count."""
     files = [path for s in (LINES, PICTURES) if (path := name.path(folder, s)).is_file()]
     digests = {path.name: file_digest(path) for path in files}
     size = sum(path.stat().st_size for path in files)
-    manifest = Manifest(rows, dict(sorted(codes.items())), digests, size, round(seconds, 3))
+    codes, spent = (dict(sorted(counts.items())) for counts in (codes, spent))
+    manifest = Manifest(rows, codes, digests, size, round(seconds, 3), spent)
     atomic_write_json(name.path(folder, MANIFEST), asdict(manifest))
     return manifest
 

@@ -54,9 +54,10 @@ class HubReader:
             path = hub.fetch_from_dataset(self.repo, self.commit, remote, folder)
             local = ParquetReader([path], folder)
             if local.edits != self.edits:
+                advice = "leave out --captions" if local.edits else "add --captions"
                 raise InputError(
                     f"{part.name} of {self.repo} holds {_held(local.edits)}, not "
-                    f"{_held(self.edits)}; set `task` accordingly"
+                    f"{_held(self.edits)}; {advice} (edits={local.edits})"
                 )
             at = 0
             for piece in local.parts:
@@ -69,7 +70,7 @@ class HubReader:
 
 
 def _held(edits: bool) -> str:
-    return "pairs (task edit)" if edits else "captioned pictures (task generate)"
+    return "pairs" if edits else "captioned pictures"
 
 
 def _safe(name: Any) -> bool:

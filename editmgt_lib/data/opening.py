@@ -15,6 +15,7 @@ from .encoding import Encoder, EncodingOptions, text_of
 from .fingerprints import tokenizer_fingerprint
 from .folders import LISTS, ListReader, open_folder
 from .hub_parquet import HubReader
+from .index import read_index
 from .live import LiveSource
 from .mixed import Mixed
 from .parquet import ParquetReader, find_parquet
@@ -34,7 +35,7 @@ class SourceOptions:
         kind: "cache" (made by `editmgt cache`), "folder" (a list or captions), "parquet" or
             "toyworld". Folders and parquet files are encoded as they are needed.
         path: of the cache, folder, list or file; a relative one starts at the table's file.
-        task: of "toyworld": "edit", "generate" or "spare".
+        task: of "toyworld": "edit", "generate", "spare" or "bystander".
         weight: above 0, beside other sources.
         held_out: fraction of rows kept for validation.
         crops, aspect, max_skipped: of live encoding; see `EncodingOptions` and `CacheOptions`.
@@ -110,25 +111,48 @@ def open_source(
     return Mixed(sources, [o.weight for o in options], seed, group)
 
 
+def require_data(table: Mapping[str, Any], root: Path = Path()) -> None:
+    """Look for a source without encoding. InputError unless it is there and of its kind."""
+    o = SourceOptions.of(table)
+    if o.kind == "cache":
+        read_index(_path(o, root))
+    elif o.kind != "toyworld":
+        _reader(o, _path(o, root))
+
+
+def _path(o: SourceOptions, root: Path) -> Path:
+    path = root / Path(o.path).expanduser()
+    if not path.exists():
+        raise InputError(
+            f"data.path is {path}, which does not exist; name the {o.kind} there, or with "
+            "--set data.path=PATH"
+        )
+    return path
+
+
+def _reader(o: SourceOptions, path: Path) -> Reader:
+    reader = open_reader(str(path))
+    if (o.kind == "parquet") != isinstance(reader, ParquetReader):
+        raise InputError(f"data.kind is {o.kind!r}, but {path} is another kind; use the other")
+    return reader
+
+
 def _open(
     o: SourceOptions, vq: VQModel, size: int, seed: int, encoders: TextEncoders | None,
     split: str, root: Path,
 ) -> TokenSource:  # fmt: skip
     if o.kind == "toyworld":
         return ToyWorldSource(vq, size, seed, o.task, heldout=split == "held-out")
-    path = root / Path(o.path).expanduser()
+    path = _path(o, root)
     if o.kind == "cache":
         wanted = {"transform": VERSION, "size": size, "tokenizer": tokenizer_fingerprint(vq)}
         source = CachedSource(path, seed, split, o.held_out, wanted)
         if encoders is not None and source.has_pooled:
             source.require({"text": text_of(encoders.pooled_text)})
         return source
-    reader = open_reader(str(path))
-    if (o.kind == "parquet") != isinstance(reader, ParquetReader):
-        raise InputError(f"data.kind is {o.kind!r}, but {path} is another kind; use the other")
     text = None if encoders is None else encoders.pooled_text
     encoder = Encoder(EncodingOptions(size, o.crops, aspect=o.aspect), vq, text)
-    return LiveSource(reader, encoder, seed, split, o.held_out, o.max_skipped)
+    return LiveSource(_reader(o, path), encoder, seed, split, o.held_out, o.max_skipped)
 
 
 def open_reader(
@@ -159,7 +183,13 @@ def open_reader(
         return ToyWorldReader(name.removeprefix(TOYWORLD), size, "edit" if edits else "generate")
     path = Path(name).expanduser()
     if path.is_dir():
-        found = [p for p in find_parquet(path) if p.relative_to(path).match(files)]
+        every = find_parquet(path)
+        found = [p for p in every if p.relative_to(path).match(files)]
+        if every and not found:
+            raise InputError(
+                f"none of the {len(every)} parquet files in {path} matches {files!r}; the first is "
+                f"{every[0].relative_to(path).as_posix()}"
+            )
         return ParquetReader(found, path) if found else open_folder(path)
     if not path.is_file():
         raise InputError(

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from .columns import Columns, find_columns, to_row
 from .fingerprints import digest
 from .rows import PART_ROWS, Part, Row, Skipped
@@ -136,14 +136,14 @@ def _cells(
                 return
     except Exception as error:  # pyarrow raises many kinds for damaged pages
         for _ in range(max(low, done), high):
-            yield str(error).splitlines()[0]
+            yield first_line(error)
 
 
 def _row_cells(batch: Any, row: int) -> dict[str, Any] | str:
     try:
         return {name: batch.column(name)[row].as_py() for name in batch.schema.names}
     except Exception as error:  # text that is no UTF-8
-        return str(error)
+        return first_line(error)
 
 
 def cell_bytes(cell: Any) -> bytes:
@@ -170,7 +170,7 @@ def opened(path: Path) -> Iterator["pq.ParquetFile"]:
         file = pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
     except Exception as error:  # pyarrow raises many kinds for a damaged footer
         raise InputError(
-            f"cannot read {path} as parquet ({str(error).splitlines()[0]}); fetch it again, or "
+            f"cannot read {path} as parquet ({first_line(error)}); fetch it again, or "
             "take it out of the folder"
         ) from error
     with file:

@@ -23,9 +23,15 @@ class Process(NamedTuple):
 
 
 def this_process() -> Process:
-    """Read RANK, WORLD_SIZE and LOCAL_RANK. Raises InputError for what is no number."""
+    """Read RANK, WORLD_SIZE and LOCAL_RANK. Raises InputError for what cannot be."""
     rank, world, local = _number("RANK"), _number("WORLD_SIZE"), _number("LOCAL_RANK")
-    return Process(rank or 0, 1 if world is None else world, local)
+    rank, world = rank or 0, 1 if world is None else world
+    if rank >= world:  # it would have no share of anything
+        raise InputError(
+            f"the environment says RANK={rank} and WORLD_SIZE={world}; ranks count from 0 to one "
+            "below WORLD_SIZE"
+        )
+    return Process(rank, world, local)
 
 
 def _number(name: str) -> int | None:

@@ -16,7 +16,7 @@ from ..models.vq import VQModel
 from ..offload import execution_device
 from ..sampling.predictor import micro_conditions
 from ..toyworld.atlas import atlas
-from ..toyworld.batches import spare_pair, to_pixels, training_pair, training_scene
+from ..toyworld.batches import bystander_pair, spare_pair, to_pixels, training_pair, training_scene
 from ..toyworld.drawing import GRID
 from ..toyworld.scenes import EditPair, Scene
 from ..toyworld.world import VERSION, caption, render, sample_pair, sample_scene
@@ -26,7 +26,7 @@ from .folders import in_parts, numbers_of
 from .rows import Part, Row, Skipped
 from .source import TokenBatch
 
-TASKS = ("edit", "generate", "spare")
+TASKS = ("edit", "generate", "spare", "bystander")
 
 
 class ToyWorldReader:
@@ -89,6 +89,8 @@ def draw_pair(seed: int, number: int, heldout: bool = False, task: str = "edit")
     rng = draws(seed, number, "pair")
     if task == "spare":
         return spare_pair(rng, heldout)
+    if task == "bystander":
+        return bystander_pair(rng, heldout)
     return sample_pair(rng, heldout=True) if heldout else training_pair(rng)
 
 
@@ -106,7 +108,7 @@ class ToyWorldSource:
         vq: the tokenizer, on the device where it is to run.
         size: picture side in pixels.
         task: "edit" for pairs with instructions, "generate" for pictures with captions, "spare"
-            for pairs that bring in the spare colour.
+            for pairs that bring in the spare colour, "bystander" for those that leave it alone.
         heldout: draw from the held-out split, for validation.
     """
 

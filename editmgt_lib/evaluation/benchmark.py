@@ -12,6 +12,7 @@ from typing import Any
 
 from ..checks import require_choice, require_number
 from ..errors import InputError
+from ..tables import refuse_unknown
 from .editors import CopyInput, Editor, Finished, ModelEditor, RoundTrip, Setup
 from .generation import generate
 from .items import Dataset
@@ -66,6 +67,12 @@ class Plan:
             require_choice("stages", stage, STAGES)
         if not self.stages:
             raise InputError(f"stages is empty; use some of {', '.join(STAGES)}")
+        for stage in ("judge", "report"):
+            if getattr(self, stage) and stage not in self.stages:
+                raise InputError(
+                    f"options of {stage} have no effect with the stages {', '.join(self.stages)}; "
+                    f"add {stage} to them, or leave the options out"
+                )
         require_choice("editor", self.editor, ("model", COPY, ROUNDTRIP, "pictures"))
         if (self.editor == "pictures") != (self.pictures is not None):
             raise InputError("pictures are made already: give their folder, and no model")
@@ -175,11 +182,11 @@ def _judge_options(dataset: Dataset, plan: Plan) -> Any:
     from .judging.options import PROTOCOLS
 
     own = {"protocol": dataset.name} if dataset.name in PROTOCOLS else {}
-    try:
-        options = JudgeOptions(**own | dict(plan.judge))
-    except TypeError as error:
-        names = ", ".join(f.name for f in fields(JudgeOptions))
-        raise InputError(f"judge: {error}; its options are {names}") from error
+    known = [f.name for f in fields(JudgeOptions)]
+    refuse_unknown(plan.judge, known, "judge")
+    if missing := [name for name in ("url", "model") if name not in plan.judge]:
+        raise InputError(f"judge: {missing[0]} is missing; give --judge {missing[0]}=...")
+    options = JudgeOptions(**own | dict(plan.judge))
     check_judge(options)  # before hours of work
     return options
 

@@ -190,7 +190,7 @@ def _identity(model: "EditMGT", setup: Setup) -> dict[str, Any]:
     return {
         "model": setup.name,
         "weights": digest_of_files(model.folder) if model.folder else None,
-        "lora": {digest_of_files(Path(file)): strength for file, strength in setup.lora},
+        "lora": [[digest_of_files(Path(file)), strength] for file, strength in setup.lora],
         "resolution": f"{setup.fit} {model.settings.resolution}",
     }
 

@@ -1,11 +1,11 @@
 """What made a run: weights, versions, device; and how two such statements differ."""
 
+import errno
 import hashlib
 import os
 import platform
-import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,9 +14,15 @@ from typing import Any
 from ..errors import InputError
 from ..files import file_digest
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    import msvcrt
+
+    fcntl = None
+
 _WEIGHTS = (".safetensors", ".bin", ".json", ".model")
 _PACKAGES = ("torch", "transformers", "numpy", "pillow")
-_STALE = 10.0  # seconds after which a lock, which is held for milliseconds, is a dead process's
 _LENGTH = 16  # hexadecimal digits of a digest
 
 
@@ -28,14 +34,24 @@ def digest_of_texts(texts: Iterable[str]) -> str:
     return total.hexdigest()[:_LENGTH]
 
 
-@lru_cache
 def digest_of_files(place: Path) -> str:
     """Fingerprint of a checkpoint: all files of its folder that decide results, or its one file."""
     files = [place]
     if place.is_dir():
         files = sorted(path for path in place.rglob("*") if path.suffix in _WEIGHTS)
+    return _digest_of_files(place, tuple((path, *version_of(path)) for path in files))
+
+
+def version_of(path: Path) -> tuple[int, int]:
+    """Size and time of a file: what is cached about it holds as long as these do."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+@lru_cache
+def _digest_of_files(place: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
     total = hashlib.sha256()
-    for path in files:
+    for path, _, _ in files:
         total.update((path.relative_to(place).as_posix() if path != place else "").encode() + b"\n")
         file_digest(path, total)
     return total.hexdigest()[:_LENGTH]
@@ -56,22 +72,37 @@ def versions() -> dict[str, str]:
 
 @contextmanager
 def exclusive(lock: Path) -> Iterator[None]:
-    """Let one process at a time into the block; the lock of a killed one is broken."""
-    while True:
-        try:
-            os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
-            break
-        except FileExistsError:
-            with suppress(OSError):
-                if time.time() - lock.stat().st_mtime > _STALE:
-                    lock.unlink()
-            time.sleep(0.01)
-        except OSError as error:
-            raise InputError(f"cannot write {lock.parent}: {error.strerror}") from error
+    """Let one process at a time into the block; the system frees the lock of a killed one.
+
+    The file stays: if it were removed, two processes could hold a lock on one of two files each.
+    """
     try:
+        file = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
+    except OSError as error:
+        raise InputError(f"cannot write {lock.parent}: {error.strerror}") from error
+    try:
+        try:
+            _wait_for(file)
+        except OSError as error:
+            raise InputError(
+                f"cannot lock {lock}: {error.strerror}; choose a folder on a file system with locks"
+            ) from error
         yield
     finally:
-        lock.unlink(missing_ok=True)
+        os.close(file)
+
+
+def _wait_for(file: int) -> None:
+    """Lock an open file until it is closed."""
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return
+    while True:
+        try:
+            return msvcrt.locking(file, msvcrt.LK_LOCK, 1)
+        except OSError as error:
+            if error.errno != errno.EDEADLK:  # what it raises after ten seconds of waiting
+                raise
 
 
 def device_name(device: Any) -> str:
@@ -93,6 +124,8 @@ def differences(before: Any, now: Any, name: str = "") -> list[str]:
             for key in keys
             for line in differences(before.get(key), now.get(key), f"{prefix}{key}")
         ]
+    if isinstance(before, Mapping) and isinstance(now, (list, tuple)):
+        before = list(before.items())  # how older runs keep LoRAs
     before, now = _listed(before), _listed(now)
     return [] if before == now else [f"{name} was {before!r} and is {now!r} now"]
 

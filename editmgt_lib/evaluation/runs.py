@@ -1,6 +1,7 @@
 """The folder of a run: the only thing the stages share.
 
 run.json               one section per stage, written by the first process: what made this run
+run.lock               empty; locked by a process while it writes run.json
 items.jsonl            one Item per line (prepare)
 inputs/                pictures taken out of archives and tables, bytes unchanged
 pictures/ID.png        results; maps/ID.png: relevance, 16-bit grey at picture size
@@ -82,7 +83,10 @@ class RunFolder:
         if self._items is None:
             rows = read_lines(self.path / "items.jsonl")
             if not rows or "prepare" not in self.manifest:
-                raise InputError(f"{self.path} is not prepared; run the stage prepare first")
+                raise InputError(
+                    f"{self.path} holds no prepared run; name the folder of one, or run the stage "
+                    "prepare first"
+                )
             self._items = tuple(Item.from_dict(row) for row in rows)
         return self._items
 
@@ -196,9 +200,9 @@ class RunFolder:
     def finished(self, stage: str) -> bool:
         """Whether all processes are done with a stage."""
         world = self.process.world
-        ranks = [RunFolder(self.path, process=Process(rank, world, None)) for rank in range(world)]
         wanted = {"stage": stage, "world": world}
-        return all(wanted in read_lines(r.path / f"done-{r.process.rank}.jsonl") for r in ranks)
+        files = (self.path / f"done-{rank}.jsonl" for rank in range(world))
+        return all(wanted in read_lines(file) for file in files)
 
     # ---- baselines and sweeps
 

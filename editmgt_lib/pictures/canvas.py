@@ -95,7 +95,7 @@ class Canvas:
         for name, side in (("height", height), ("width", width)):
             require_number(name, side, 2 * factor, 8192, whole=True)
             if side % (2 * factor):
-                raise InputError(f"{name} is {side}; use a multiple of {2 * factor}.")
+                raise InputError(f"{name} is {side}; use a multiple of {2 * factor}")
         whole = Placement((0, 0, height, width), (height, width), (0, 0))
         return cls(height, width, (height, width), factor, (whole,) * batch)
 
@@ -160,7 +160,13 @@ class Tokens:
                 continue
             if not isinstance(ids, Tensor) or ids.dtype != torch.int64 or ids.shape != expected:
                 got = f"{ids.dtype} {tuple(ids.shape)}" if isinstance(ids, Tensor) else repr(ids)
-                raise InputError(f"token {name} are {got}; the canvas needs int64 {expected}.")
+                raise InputError(f"token {name} are {got}; the canvas needs int64 {expected}")
+
+    @classmethod
+    def blank(cls, canvas: Canvas, mask_id: int) -> Tokens:
+        """Tokens that are all masked, of no picture."""
+        shape = (canvas.batch, canvas.rows, canvas.cols)
+        return cls(torch.full(shape, mask_id, dtype=torch.int64, device="cpu"), canvas)
 
     @property
     def changed(self) -> Tensor:

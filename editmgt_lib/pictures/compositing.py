@@ -37,7 +37,7 @@ def project_mask(mask: Tensor, canvas: Canvas, dilate: int = 0, required: bool =
     if required and empty:
         raise InputError(
             f"the region of batch item {empty} holds no pixel above 0.5; paint at least one "
-            "pixel that lies in the picture, or leave the region out."
+            "pixel that lies in the picture, or leave the region out"
         )
     return _grown(cells, dilate)
 
@@ -53,7 +53,7 @@ def support(changed: Tensor, canvas: Canvas, grow: int) -> Tensor:
     expected = (canvas.batch, canvas.rows, canvas.cols)
     if changed.dtype != torch.bool or changed.shape != expected:
         got = f"{changed.dtype} {tuple(changed.shape)}"
-        raise InputError(f"changed is {got}; the canvas needs bool {expected}.")
+        raise InputError(f"changed is {got}; the canvas needs bool {expected}")
     cells = _grown(changed, grow)
     shape = (canvas.batch, canvas.height, canvas.width)
     pixels = torch.zeros(shape, dtype=torch.bool, device=changed.device)
@@ -144,9 +144,9 @@ def _checked_decoded(decoded: Tensor, canvas: Canvas) -> Tensor:
     expected = (canvas.batch, 3, *canvas.size)
     if decoded.shape != expected or not decoded.is_floating_point():
         got = f"{decoded.dtype} {tuple(decoded.shape)}"
-        raise InputError(f"decoded picture is {got}; the canvas needs float {expected}.")
+        raise InputError(f"decoded picture is {got}; the canvas needs float {expected}")
     if not all(map(math.isfinite, decoded.detach().aminmax())):
-        raise InputError("decoded picture holds NaN or infinity; run the VQ model in float32.")
+        raise InputError("decoded picture holds NaN or infinity; run the VQ model in float32")
     return decoded.to(torch.float32).clamp(0, 1)
 
 
@@ -154,5 +154,5 @@ def _checked_support(support: Tensor | None, canvas: Canvas) -> Tensor:
     expected = (canvas.batch, canvas.height, canvas.width)
     if support is None or support.dtype != torch.bool or support.shape != expected:
         got = "None" if support is None else f"{support.dtype} {tuple(support.shape)}"
-        raise InputError(f"support is {got}; this canvas needs bool {expected}.")
+        raise InputError(f"support is {got}; this canvas needs bool {expected}")
     return support

@@ -67,7 +67,7 @@ def decode(
     if mode.startswith("I"):
         return Decoded(_keyed(_grey16(image), key), mode)
     if mode == "F":
-        raise InputError("the picture holds 32-bit floats; save it as a 16-bit PNG first.")
+        raise InputError("the picture holds 32-bit floats; save it as a 16-bit PNG first")
     notes = ["16-bit channels are read with 8 bits"] if ";16" in layout else []
     if mode == "CMYK" and icc:
         image, note = cmyk_to_srgb(image, icc)
@@ -109,7 +109,7 @@ def _refuse_deep_planes(image: Image.Image) -> None:
     tags = image.tag_v2 if image.format == "TIFF" else {}
     if tags.get(_PLANES) == 2 and 16 in tags.get(_BITS, ()):
         raise InputError(
-            "the TIFF stores 16-bit colour in separate planes; save it with interleaved channels."
+            "the TIFF stores 16-bit colour in separate planes; save it with interleaved channels"
         )
 
 
@@ -122,7 +122,7 @@ def _grey16(image: Image.Image) -> np.ndarray:
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
         raise InputError(
-            f"the grey picture holds values from {low} to {high}; save it with 16 bits (0..65535)."
+            f"the grey picture holds values from {low} to {high}; save it with 16 bits (0..65535)"
         )
     values = values.astype(np.uint16)
     if image.format == "TIFF":

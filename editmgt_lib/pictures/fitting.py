@@ -52,7 +52,7 @@ class FitOptions:
         if self.resolution % (2 * self.factor):
             raise InputError(
                 f"resolution is {self.resolution}; use a multiple of {2 * self.factor} "
-                f"(2 x factor {self.factor})."
+                f"(2 x factor {self.factor})"
             )
         require_number("context", self.context, 0, 8)
 
@@ -115,14 +115,14 @@ def _crop_boxes(
 ) -> list[tuple[int, int, int, int]]:
     """One square box (cut to the picture) around each item's region and its context."""
     if mask is None:
-        raise InputError("fit is 'crop' without a mask; give a mask, or use 'pad' or 'native'.")
+        raise InputError("fit is 'crop' without a mask; give a mask, or use 'pad' or 'native'")
     boxes = []
     for item, inside in enumerate(checked_mask(mask, *source.shape[:3])):
         rows, cols = inside.any(1).nonzero().flatten(), inside.any(0).nonzero().flatten()
         if not len(rows):
             raise InputError(
                 f"fit is 'crop' and the mask of batch item {item} is empty (nothing above 0.5); "
-                "paint a region, or use 'pad' or 'native'."
+                "paint a region, or use 'pad' or 'native'"
             )
         top, bottom, left, right = (int(v) for v in (rows[0], rows[-1], cols[0], cols[-1]))
         side = max(bottom - top, right - left) + 1

@@ -116,11 +116,11 @@ def _input_errors(name: str) -> Iterator[None]:
         raise _too_large(name, str(error)) from error
     except UnidentifiedImageError as error:
         raise InputError(
-            f"cannot read {name}: it is damaged, or of a rare kind; save it anew as PNG."
+            f"cannot read {name}: it is damaged, or of a rare kind; save it anew as PNG"
         ) from error
     except Exception as error:  # Pillow's readers raise many kinds for a broken file
         raise InputError(
-            f"cannot read {name} as a picture ({error}); give an existing, complete {_KINDS} file."
+            f"cannot read {name} as a picture ({error}); give an existing, complete {_KINDS} file"
         ) from error
 
 
@@ -150,11 +150,11 @@ def _read(data: bytes, name: str) -> Samples:
     format_ = format_of(data[:HEAD])
     if format_ is None:
         found = f"its content is no {_KINDS}" if data else "it is empty"
-        raise InputError(f"cannot read {name} as a picture: {found}; give another file.")
+        raise InputError(f"cannot read {name} as a picture: {found}; give another file")
     if format_ not in Image.OPEN:
         Image.init()
     if format_ not in Image.OPEN:
-        raise InputError(f"{name} is {format_}, which this Pillow does not read; update Pillow.")
+        raise InputError(f"{name} is {format_}, which this Pillow does not read; update Pillow")
     contents = split(data, format_)
 
     def reopen() -> Image.Image:
@@ -221,10 +221,10 @@ def _name(source: Source) -> str:
 
 def _check_size(size: tuple[int, int], name: str) -> None:
     if min(size) < 1:
-        raise InputError(f"{name} is {size[0]}x{size[1]} pixels; use a picture that is not empty.")
+        raise InputError(f"{name} is {size[0]}x{size[1]} pixels; use a picture that is not empty")
     if max(size) > MAX_SIDE:
         raise _too_large(name, f"{size[0]}x{size[1]} pixels")
 
 
 def _too_large(name: str, what: str) -> InputError:
-    return InputError(f"{name} is too large ({what}); no side may exceed {MAX_SIDE} pixels.")
+    return InputError(f"{name} is too large ({what}); no side may exceed {MAX_SIDE} pixels")

@@ -43,14 +43,14 @@ def write_image(
     path = Path(path)
     format_ = WRITABLE.get(path.suffix.lower())
     if format_ is None:
-        raise InputError(f"{path} has suffix {path.suffix!r}; use {', '.join(WRITABLE)}.")
+        raise InputError(f"{path} has suffix {path.suffix!r}; use {', '.join(WRITABLE)}")
     if bits not in (8, 16):
-        raise InputError(f"bits is {bits!r}; use 8 or 16.")
+        raise InputError(f"bits is {bits!r}; use 8 or 16")
     if bits == 16 and format_ != "PNG":
-        raise InputError(f"bits is 16 and {path.name} is {format_}; only .png holds 16 bits.")
+        raise InputError(f"bits is 16 and {path.name} is {format_}; only .png holds 16 bits")
     pixels = _checked_pixels(image)
     if pixels.shape[-1] == 4 and format_ == "JPEG":
-        raise InputError(f"{path.name}: JPEG holds no transparency; use .png or .webp.")
+        raise InputError(f"{path.name}: JPEG holds no transparency; use .png or .webp")
     held, notes = (metadata or Metadata()).within(format_)
     with atomic_path(path) as beside, beside.open("xb") as file:
         if format_ == "PNG":
@@ -64,15 +64,15 @@ def _checked_pixels(image: Tensor) -> Tensor:
     """Float picture [H, W, C]."""
     if not isinstance(image, Tensor) or not image.is_floating_point():
         got = image.dtype if isinstance(image, Tensor) else type(image).__name__
-        raise InputError(f"image is {got}; give a float tensor [1, H, W, C] with values 0..1.")
+        raise InputError(f"image is {got}; give a float tensor [1, H, W, C] with values 0..1")
     shape = tuple(image.shape)
     if len(shape) == 4 and shape[0] == 1:
         image = image[0]
     if image.ndim != 3 or image.shape[-1] not in (1, 3, 4) or not image.numel():
-        raise InputError(f"image has shape {shape}; write one picture [1, H, W, C], C 1, 3 or 4.")
+        raise InputError(f"image has shape {shape}; write one picture [1, H, W, C], C 1, 3 or 4")
     image = image.detach().cpu()
     if bool(image.aminmax().max.isnan()):
-        raise InputError("image holds NaN; decode again in float32.")
+        raise InputError("image holds NaN; decode again in float32")
     return image
 
 

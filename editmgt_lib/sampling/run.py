@@ -6,15 +6,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..localization.maps import Localization, LocalizationOptions
 from ..models.transformer import MaskedTransformer
 from ..offload import execution_device
 from ..pictures.canvas import Tokens
+from ..pictures.compositing import project_mask
 from ..text.instruction import Instruction
-from .loop import Callback, SampleResult, of_item, sample_tokens
+from .loop import Callback, SampleResult, StepEvent, of_item, report, sample_tokens
 from .noise import ItemNoise, SharedNoise
 from .options import SamplingOptions
-from .predictor import Predictor
+from .predictor import Predictor, fitting
 from .recording import RecordingPredictor
 from .reuse import ReusingPredictor
 
@@ -24,6 +26,27 @@ def one_by_one(tokens: Tokens, instruction: Instruction) -> list[tuple[Tokens, I
     batch = tokens.canvas.batch
     expanded = instruction.expand(batch)
     return [(tokens.item(k), expanded.item(k)) for k in range(batch)]
+
+
+def on_tokens(
+    tokens: Tokens,
+    options: SamplingOptions,
+    localization: Localization | LocalizationOptions | None,
+    region: Tensor | None,
+) -> tuple[Localization | LocalizationOptions | None, Tensor | None]:
+    """Check what a run is to hold by, and bring a map and a region of pixels to the tokens.
+
+    Raises InputError: there is no picture to hold, or a map or region is of another one.
+    """
+    if tokens.source_ids is None and (options.threshold > 0 or region is not None):
+        raise InputError(
+            "threshold and region hold parts of a picture, and there is none here; "
+            "use threshold 0 and no region"
+        )
+    canvas = tokens.canvas
+    if isinstance(localization, Localization):
+        localization = fitting(localization, canvas.batch, (canvas.rows, canvas.cols))
+    return localization, None if region is None else project_mask(region, canvas, required=True)
 
 
 def joined(maps: Sequence[Localization]) -> Localization:
@@ -44,6 +67,23 @@ def read_map(
         ids, step = torch.full_like(ids, transformer.config.mask_token_id), 0
     conditional = replace(sampling, guidance=1.0)  # the half a map is read from
     return Predictor(transformer, tokens, instruction, conditional, reading).read(ids, step)
+
+
+def read_maps(
+    transformer: MaskedTransformer,
+    tokens: Tokens,
+    instruction: Instruction,
+    reading: LocalizationOptions,
+    sampling: SamplingOptions,
+    callback: Callback | None,
+) -> Localization:
+    """Read a map picture by picture; arguments as `EditMGT.localize`."""
+    items, maps = one_by_one(tokens, instruction), []
+    for k, (item, prompt) in enumerate(items):
+        maps.append(read_map(transformer, item, prompt, reading, sampling))
+        pending = torch.zeros_like(item.ids, dtype=torch.bool)
+        report(StepEvent(0, 1, item.ids, item.ids, None, pending, k, len(items)), callback)
+    return joined(maps)
 
 
 def sample_batch(

@@ -11,7 +11,8 @@ from torch import nn
 from ..checkpoints.layout import layout_of
 from ..checkpoints.packed import exists
 from ..errors import CheckpointError
-from ..offload import execution_device, no_autocast, offload, onloaded
+from ..offload import execution_device, offload, onloaded
+from ..precision import own_precision
 from .encoders import Encoded, TextEncoders, require_finite, token_ids
 from .loading import load_clip, load_tokenizer, plain_defaults
 from .tokens import TextTokens, prepare_tokenizer, tokenize
@@ -80,7 +81,7 @@ class ClipEncoder(TextEncoders):
     def _encode(self, tokens: Mapping[str, tuple[TextTokens, ...]]) -> Encoded:
         if not tokens:
             return {}
-        with plain_defaults(), no_autocast(self.device), onloaded(self.clip):
+        with plain_defaults(), own_precision(self.clip), onloaded(self.clip):
             return require_finite(
                 {text: self.encode_ids(token_ids(one)) for text, one in tokens.items()}
             )

@@ -16,14 +16,8 @@ from torch import nn
 
 from ..checkpoints.packed import exists
 from ..errors import CheckpointError, InputError
-from ..offload import (
-    execution,
-    execution_device,
-    move_execution,
-    no_autocast,
-    offload,
-    onloaded,
-)
+from ..offload import execution, execution_device, move_execution, offload, onloaded
+from ..precision import own_precision
 from .instruction import DEFAULT_NEGATIVE, Instruction
 from .loading import load_clip, load_gemma, load_tokenizer, plain_defaults
 from .pooled import PooledText
@@ -250,9 +244,9 @@ class TextEncoders:
         """States [1, L, D] and pooled [1, P] of each text."""
         if not tokens:
             return {}
-        with plain_defaults(), no_autocast(self.device), onloaded(self.clip):
+        with plain_defaults(), own_precision(self.clip), onloaded(self.clip):
             pooled = [self.pooled(token_ids([one])) for one, _ in tokens.values()]
-        with plain_defaults(), no_autocast(self.device), onloaded(self.gemma):
+        with plain_defaults(), own_precision(self.gemma), onloaded(self.gemma):
             states = [self.states(token_ids([one])) for _, one in tokens.values()]
         return require_finite(dict(zip(tokens, zip(states, pooled, strict=True), strict=True)))
 

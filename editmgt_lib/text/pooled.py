@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..offload import execution_device, no_autocast, onloaded
+from ..offload import execution_device, onloaded
+from ..precision import own_precision
 from .loading import load_clip, load_tokenizer, plain_defaults
 from .tokens import prepare_tokenizer, tokenize
 
@@ -38,7 +39,7 @@ class PooledText:
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Pooled vectors float32 [B, P], each encoded by itself."""
         device, pooled = execution_device(self.clip), []
-        with plain_defaults(), no_autocast(device), onloaded(self.clip):
+        with plain_defaults(), own_precision(self.clip), onloaded(self.clip):
             for prompt in prompts:
                 tokens = tokenize(self.tokenizer, prompt, self.length, "right")
                 ids = torch.tensor([tokens.ids], dtype=torch.int64, device=device)

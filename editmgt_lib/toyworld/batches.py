@@ -13,7 +13,7 @@ from ..files import atomic_path
 from .atlas import atlas
 from .language import ALL_COLORS, BACKGROUNDS, SHAPES, STYLES
 from .scenes import TEXTURES, EditPair, Scene, Thing, is_heldout
-from .world import in_spare_color, sample_pair, sample_scene
+from .world import in_spare_color, sample_pair, sample_scene, with_bystander
 
 STYLED = 0.15  # share of training pictures in one of the styles
 CROWDED_STYLED = 0.4  # more of them, to fill the codebook
@@ -61,6 +61,14 @@ def spare_pair(rng: np.random.Generator, heldout: bool = False) -> EditPair:
     while True:
         pair = in_spare_color(sample_pair(rng, heldout=True) if heldout else training_pair(rng))
         if pair and (heldout or not is_heldout(pair.target)):
+            return pair
+
+
+def bystander_pair(rng: np.random.Generator, heldout: bool = False) -> EditPair:
+    """Draw an edit that leaves an object of the spare colour alone; held out as in `spare_pair`."""
+    while True:
+        pair = with_bystander(rng, sample_pair(rng))
+        if pair and is_heldout(pair.source) == heldout and (heldout or not is_heldout(pair.target)):
             return pair
 
 

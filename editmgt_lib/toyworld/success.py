@@ -133,7 +133,7 @@ class _Sight:
         things = world.things.errors(slots).transpose(1, 2, 0)  # [slots, objects, BOX * BOX]
         for look, error in grounds.items():  # beside the object
             beside = np.stack([error[box].ravel() for box in boxes])[:, None]
-            of = [k for k, other in enumerate(world.looks) if other.ground == look]
+            of = world.beside[look]
             things[:, of] = np.where(world.own[of], things[:, of], beside)
         return cls(world, grounds, things.reshape(*things.shape[:2], BOX, BOX))
 
@@ -236,12 +236,14 @@ class _Known:
 class _World:
     """Everything that can be seen in a cell or a slot.
 
-    grounds: the variants of each. looks: all K objects; own: which cells belong to each, bool
-    [K, BOX * BOX]; things: the pixels of these, [BOX * BOX, K, n].
+    grounds: the variants of each. looks: all K objects; beside: numbers of those on each ground;
+    own: which cells belong to each, bool [K, BOX * BOX]; things: the pixels of these,
+    [BOX * BOX, K, n].
     """
 
     grounds: dict[Look, _Known]
     looks: list[Look]
+    beside: dict[Look, list[int]]
     own: np.ndarray
     things: _Known
 
@@ -252,7 +254,10 @@ def _world(size: int) -> _World:
     cells = world.cells.reshape(len(world.cells), -1).astype(np.float32) / 255
     numbers = np.stack([own.ravel() for own in world.things.values()])
     grounds = {look: _Known.of(cells[list(found)]) for look, found in world.grounds.items()}
-    return _World(grounds, [*world.things], numbers >= 0, _Known.of(cells[numbers.T]))
+    looks = [*world.things]
+    beside = {ground: [k for k, look in enumerate(looks) if look.ground == ground]
+              for ground in grounds}  # fmt: skip
+    return _World(grounds, looks, beside, numbers >= 0, _Known.of(cells[numbers.T]))
 
 
 @lru_cache(maxsize=1)

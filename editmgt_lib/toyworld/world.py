@@ -22,7 +22,7 @@ __all__ = [
     "BACKGROUNDS", "CATEGORIES", "COLORS", "SHAPES", "SLOT_NAMES", "STYLES",
     "EditPair", "Scene", "Thing",
     "caption", "change_mask", "edit_scene", "fits", "in_spare_color", "is_heldout", "pair_at",
-    "render", "sample_pair", "sample_scene", "slot_box", "thing_mask",
+    "render", "sample_pair", "sample_scene", "slot_box", "thing_mask", "with_bystander",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -215,6 +215,20 @@ def in_spare_color(pair: EditPair) -> EditPair | None:
     things = [spare if thing == new else thing for thing in pair.target.things]
     target = _with_things(pair.target, things)
     return with_(pair, instruction=f"{before}{says}{after}", target=target)
+
+
+def with_bystander(rng: np.random.Generator, pair: EditPair) -> EditPair | None:
+    """The same edit with SPARE_COLOR as the colour of an object that stays; None if none does."""
+    kept = [thing for thing in pair.source.things if thing in pair.target.things]
+    if not kept:
+        return None
+    old = _pick(rng, kept)
+    spare = with_(old, color=language.SPARE_COLOR)
+
+    def recolored(scene: Scene) -> Scene:
+        return _with_things(scene, [spare if thing == old else thing for thing in scene.things])
+
+    return with_(pair, source=recolored(pair.source), target=recolored(pair.target))
 
 
 def pair_at(seed: int, index: int, heldout: bool, category: str | None = None) -> EditPair:

@@ -26,7 +26,7 @@ from .config import GENERATION, RunConfig, StageConfig, sources_of
 from .decoder import DecoderStage
 from .generation import GenerationStage
 from .initial import code_features, new_text_encoders, new_transformer, seed_with_codes
-from .lora import add_adapter, continue_adapter
+from .lora import add_adapter, new_lora
 from .options import LoraOptions
 from .parallel import World
 from .progress import draw_edits, draw_generated
@@ -39,11 +39,14 @@ from .validation import validate
 
 def _adapt(transformer: MaskedTransformer, options: LoraOptions, seed: int) -> None:
     """Give a transformer an adapter to train and freeze the rest."""
-    if options.start:
-        continue_adapter(transformer, Lora.read(options.start))
-        return
     o = options
-    add_adapter(transformer, o.targets, rank=o.rank, alpha=o.alpha, scope=o.scope, seed=seed)
+    if o.start:
+        lora = Lora.read(o.start)
+    else:
+        lora = new_lora(
+            transformer, o.targets, rank=o.rank, alpha=o.alpha, scope=o.scope, seed=seed
+        )
+    add_adapter(transformer, lora)
 
 
 class Builder:

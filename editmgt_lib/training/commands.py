@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 
 from ..checks import require_choice, require_number
+from ..data.opening import require_data
 from ..files import atomic_write_bytes, atomic_write_json
 from ..loader import choose_device
 from ..tables import to_toml
 from .building import Builder
-from .config import RunConfig, StageConfig, config_table, load_config
+from .config import GENERATION, RunConfig, StageConfig, config_table, load_config, sources_of
 from .environment import environment
 from .loop import train
 from .options import LoopOptions
@@ -68,6 +69,8 @@ def run_training(
     require_number("threads", 1 if threads is None else threads, 1, whole=True)
     with cpu_threads(threads), joined(choose_device(device)) as world:
         due = world.on_first(lambda: _due(chosen, out))
+        if not dry_run:
+            world.on_first(lambda: _require_data(config, [s for s in chosen if s.name in due]))
         tell = report if report is not None and world.first else _silent
         builder, fastest = Builder(config, out / CHECKPOINT, world.device), {}
         for stage in chosen:
@@ -78,7 +81,6 @@ def run_training(
                     tell(line)
                 world.on_first(lambda p=plan: require_room(p, out, world))
         if not dry_run:
-            world.on_first(lambda: _write_run(config, out, world))
             for stage in (s for s in chosen if s.name in due):
                 if not _train_stage(stage, builder, out, world, minutes, fastest[stage.name]):
                     break
@@ -116,6 +118,14 @@ def _due(stages: Sequence[StageConfig], out: Path) -> list[str]:
     return [stage.name for stage in stages[first:]]
 
 
+def _require_data(config: RunConfig, stages: Sequence[StageConfig]) -> None:
+    """Raise InputError unless the stages' data is there: planning and earlier stages take long."""
+    for stage in stages:
+        if stage.kind in GENERATION:
+            for table in sources_of(config, stage):
+                require_data(table)
+
+
 def _write_run(config: RunConfig, out: Path, world: World) -> None:
     atomic_write_bytes(out / "run.toml", to_toml(config_table(config)).encode())
     atomic_write_json(out / "run.json", environment(world))
@@ -128,6 +138,7 @@ def _train_stage(
     """Train and export one stage; whether it is finished."""
     world.on_first(lambda: require_origin(stage, builder.config, out))
     built, engine = builder.stage(stage), builder.config.engine
+    world.on_first(lambda: _write_run(builder.config, out, world))
 
     def trained(world: World) -> bool:
         run = Run(built, stage.loop, out / stage.name, world, engine.parallel)

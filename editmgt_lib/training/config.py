@@ -136,7 +136,11 @@ def load_config(source: str | Path, changes: Sequence[str] = ()) -> RunConfig:
     """
     path = Path(source)
     if path.suffix != ".toml":
-        require_choice("recipe", str(source), recipe_names())
+        if str(source) not in recipe_names():
+            what = "is not a .toml file" if path.is_file() else "is neither a file nor a recipe"
+            raise InputError(
+                f"{source} {what}; give a .toml file, or one of {', '.join(recipe_names())}"
+            )
         path = RECIPES / f"{source}.toml"
     table = read_toml(path)
     _anchor(table, path.parent)

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoints.saving import save_module
@@ -26,8 +27,10 @@ from ..settings import Settings
 from ..text.encoders import TextEncoders
 from ..text.prefix import PaddingPrefix
 from .objective import (
+    BINS,
     ObjectiveOptions,
     alignment_losses,
+    binned,
     changed_tokens,
     draw_dropped,
     draw_mask,
@@ -39,9 +42,9 @@ from .objective import (
 )
 from .stage import Prepared
 
-BINS = (0.0, 0.1, 0.3, 0.6, 0.9, 1.01)  # of mask ratios, for the figures
 RATIO_FIGURES = tuple(f"nll {low:g}-{min(high, 1):g}" for low, high in pairwise(BINS))
 FIGURES = ("nll", "new", "align", *RATIO_FIGURES)
+ROWS = 256  # the head's rows come in blocks of so many
 TERMS = ("loss", *FIGURES)  # what `Prepared.counts` counts
 
 
@@ -224,8 +227,11 @@ class GenerationStage:
 
     def logits(self, masked: Masked, prediction: Prediction) -> Tensor:
         """Logits [M, V] float32 of the masked tokens only: the head is the costliest layer."""
+        rows = prediction.features[masked.masked]
+        # In whole blocks: CPUs keep a kernel for every number of rows, gigabytes in an hour.
+        whole = F.pad(rows, (0, 0, 0, -len(rows) % ROWS))
         with self._autocast():
-            return self.transformer.logits(prediction.features[masked.masked]).float()
+            return self.transformer.logits(whole).float()[: len(rows)]
 
     def _autocast(self) -> torch.autocast:
         # For fast bfloat16 products; parameters, optimizer and loss stay in float32.
@@ -248,7 +254,7 @@ class GenerationStage:
             scores = [prediction.scores[block] for block in aligned]
             where = changed & part.prompted[:, None, None]  # an empty prompt says nothing
             align = alignment_losses(scores, where, self.config.stride).sum()
-        by_ratio = _binned(nll.sum(dim=(1, 2)), part.ratio)
+        by_ratio = binned(nll.sum(dim=(1, 2)), part.ratio)
         return torch.stack([total, nll.sum(), (nll * changed).sum(), align, *by_ratio])
 
     def _counts(self, masked: Masked) -> Tensor:
@@ -257,7 +263,7 @@ class GenerationStage:
         weights = self._weights(masked).double()
         total = normalized(torch.zeros_like(weights), weights, self.options.normalization)[1]
         alignable = (changed & masked.prompted[:, None, None]).any(dim=2).any(dim=1)
-        by_ratio = _binned(hidden.sum(dim=(1, 2)), masked.ratio)
+        by_ratio = binned(hidden.sum(dim=(1, 2)), masked.ratio)
         counts = [total, hidden.sum(), (hidden & changed).sum(), alignable.sum(), *by_ratio]
         return torch.stack([count.double() for count in counts])
 
@@ -293,8 +299,3 @@ class GenerationStage:
     def export(self, folder: Path) -> None:
         """Write `editmgt/`."""
         save_module(folder / "editmgt", self.transformer, self.config.to_dict())
-
-
-def _binned(values: Tensor, ratio: Tensor) -> list[Tensor]:
-    """Sum values [B] by mask ratio."""
-    return [(values * ((ratio >= low) & (ratio < high))).sum() for low, high in pairwise(BINS)]

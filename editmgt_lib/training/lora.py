@@ -68,26 +68,12 @@ def _targeted(
     return {name: layer for name, layer in able.items() if name in found}
 
 
-def add_adapter(
-    network: MaskedTransformer,
-    targets: Sequence[str] = USUAL_TARGETS,
-    *,
-    rank: int = 16,
-    alpha: float | None = None,
-    scope: str = "both",
-    seed: int = 0,
-) -> list[nn.Parameter]:
-    """Give a network a LoRA to train, see `new_lora`, and freeze everything else.
+def add_adapter(network: MaskedTransformer, lora: Lora) -> list[nn.Parameter]:
+    """Give a network a LoRA to train, new or trained before, and freeze everything else.
 
     Returns the trainable parameters, in float32. Every step uses all of them, also one without a
     reference, where those of scope `reference` get gradients of zero.
     """
-    lora = new_lora(network, targets, rank=rank, alpha=alpha, scope=scope, seed=seed)
-    return continue_adapter(network, lora)
-
-
-def continue_adapter(network: MaskedTransformer, lora: Lora) -> list[nn.Parameter]:
-    """As `add_adapter`, with a LoRA that was trained before."""
     network.requires_grad_(False)
     adapter = attach(network, lora).float().requires_grad_(True)
     return list(adapter.parameters())

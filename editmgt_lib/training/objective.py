@@ -7,6 +7,7 @@ is masked alike in any batch, on any number of processes.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from ..choices import MASK_LAWS, NORMALIZATIONS, TIMES
 from ..errors import InputError
 
 HEAVY = 5.0  # rate of the "exp" law
+BINS = (0.0, 0.1, 0.3, 0.6, 0.9, 1.01)  # of mask ratios, for the figures
 
 
 @dataclass(frozen=True)
@@ -179,3 +181,8 @@ def alignment_losses(scores: Sequence[Tensor], changed: Tensor, stride: int) -> 
     probs = [s / s.sum(dim=1, keepdim=True) for s in scores]
     loss = sum(-(target * (p + 1e-9).log()).sum(dim=1) for p in probs) / len(probs)
     return loss / target.sum(dim=1).clamp(min=1)
+
+
+def binned(values: Tensor, ratio: Tensor) -> list[Tensor]:
+    """Sums of values [B] by mask ratio, one for each of `BINS`."""
+    return [(values * ((ratio >= low) & (ratio < high))).sum() for low, high in pairwise(BINS)]

@@ -1,11 +1,10 @@
-"""The only file that knows processes: which one this is, and what they do together.
+"""The only file that knows what processes do together.
 
 A launcher (`torchrun`, `accelerate launch`, Slurm, Ray) starts the same program many times and sets
-RANK, WORLD_SIZE and LOCAL_RANK, beside torch's own MASTER_ADDR and MASTER_PORT. Without these
-variables there is one process, and nothing here communicates.
+the variables that `data.processes` reads, beside torch's own MASTER_ADDR and MASTER_PORT. Without
+them there is one process, and nothing here communicates.
 """
 
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -17,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ..data.processes import this_process
 from ..errors import InputError
 
 PARALLEL = ("ddp", "fsdp")
@@ -126,13 +126,12 @@ def joined(device: torch.device) -> Iterator[World]:
 
     Raises InputError for impossible variables.
     """
-    rank, size, local = (
-        _variable(n, d) for n, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
-    )
+    rank, size, local = this_process()
     if size == 1:
         yield World(0, 1, device)
         return
     if device.type == "cuda":
+        local = local or 0
         if local >= torch.cuda.device_count():
             raise InputError(
                 f"LOCAL_RANK is {local}, but there are {torch.cuda.device_count()} GPUs here; "
@@ -153,18 +152,6 @@ def joined(device: torch.device) -> Iterator[World]:
     finally:
         if ours:
             dist.destroy_process_group()
-
-
-def is_first() -> bool:
-    """Whether this is the process that speaks to people."""
-    return _variable("RANK", 0) == 0
-
-
-def _variable(name: str, default: int) -> int:
-    text = os.environ.get(name, str(default))
-    if not text.isdecimal():
-        raise InputError(f"the variable {name} is {text!r}; launchers set it to a whole number")
-    return int(text)
 
 
 class Whole(nn.Module):

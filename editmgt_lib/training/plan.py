@@ -23,7 +23,7 @@ from ..models.config import TransformerConfig, complete_config
 from ..models.transformer import MaskedTransformer
 from ..models.vq import VQConfig, VQModel
 from .config import GENERATION, RunConfig, StageConfig
-from .lora import add_adapter
+from .lora import add_adapter, new_lora
 from .parallel import World
 
 UTILISATION = 0.4
@@ -68,7 +68,8 @@ def plan_stage(stage: StageConfig, config: RunConfig, start: Path | None, world:
     network, sample, tokens = _network(stage, config, start)
     if stage.lora and not stage.lora.start:
         o = stage.lora
-        add_adapter(network, o.targets, rank=o.rank, alpha=o.alpha, scope=o.scope)
+        lora = new_lora(network, o.targets, rank=o.rank, alpha=o.alpha, scope=o.scope)
+        add_adapter(network, lora)
     counts = [(p.requires_grad, p.numel()) for p in network.parameters()]
     trained, frozen = (sum(n for kind, n in counts if kind is want) for want in (True, False))
     # Float32 weights, gradients, two moments and the average.

@@ -109,7 +109,8 @@ class Writer(Backend, Protocol):
         {"category", "instruction", "reason"}. wishes: for variety, by category {"verb", "theme"};
         a writer follows them where they fit. values: "instructions", a list of {"category",
         "instruction", "object", "caption"}; object: what it is about, caption: of the result, "" if
-        unknown. Fewer may come than were asked for. Raises NoAnswer.
+        unknown; "box", if the writer knows where the object is: left, top, right, bottom as
+        fractions. Fewer may come than were asked for. Raises NoAnswer.
         """
 
     def rewrite(

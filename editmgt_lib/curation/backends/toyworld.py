@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...data.draws import draws
+from ...toyworld.drawing import GRID, slot_box
 from ...toyworld.success import Verdict, judge
 from ...toyworld.world import (
     EditPair,
@@ -185,8 +186,9 @@ def _edit(
     return None
 
 
-def _written(category: str, pair: EditPair, rng: np.random.Generator) -> dict[str, str]:
+def _written(category: str, pair: EditPair, rng: np.random.Generator) -> dict[str, Any]:
     added = [thing.name for thing in pair.target.things if thing not in pair.source.things]
+    gone = [thing.slot for thing in pair.source.things if thing not in pair.target.things]
     about = {"style": "picture", "background change": "background"}
     about["add"] = added[0] if added else ""
     after = caption(pair.target, rng) if pair.target.things else "nothing"
@@ -195,4 +197,11 @@ def _written(category: str, pair: EditPair, rng: np.random.Generator) -> dict[st
         "instruction": pair.instruction,
         "object": about.get(category) or pair.words[0],
         "caption": after,
+        **({"box": _box(gone[0])} if gone else {}),
     }
+
+
+def _box(slot: int) -> list[float]:
+    """Left, top, right, bottom of a slot as fractions."""
+    top, bottom, left, right = slot_box(slot, GRID * 4)
+    return [side / (GRID * 4) for side in (left, top, right, bottom)]

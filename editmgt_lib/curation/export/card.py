@@ -28,7 +28,7 @@ def card(
     makers = _makers(survey, config, stand_ins)
     return {
         "made_by": f"editmgt {__version__}",
-        "negatives": options.negatives,
+        "kind": options.kind,
         "allow": list(options.allow),
         "rows": {
             "exported": sum(survey.exported.values()),
@@ -53,7 +53,7 @@ def card(
             if name.partition(".")[0] in _MEASURING
         },
         "unscored": dict(sorted(survey.unscored.items())),
-        "columns": [column._asdict() for column in columns(options.negatives)],
+        "columns": [column._asdict() for column in columns(options.kind)],
     }
 
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 IMAGE, TEXT, NUMBER, WHOLE, FLAG, TEXTS = "image", "text", "number", "whole", "flag", "texts"
 INPUT, OUTPUT, REJECTED, MASK = "input_img", "output_img", "rejected_img", "mask"
+PAIRS, NEGATIVES, PREFERENCES = "pairs", "negatives", "preferences"
 
 
 class Column(NamedTuple):
@@ -77,7 +78,13 @@ COLUMNS = (
     Column("url", TEXT, "of the picture, where stated"),
 )  # fmt: skip
 """In order. Negatives have `rejected_img` in place of `output_img`, so that no reader of pairs
-takes them for targets."""
+takes them for targets; preferences have it beside the four, and `LOSER` at the end."""
+LOSER = (
+    Column("rejected_editor", TEXT, "who made the edit that the judge liked less"),
+    Column("rejected_revision", TEXT, "of its model and code"),
+    Column("rejected_seed", WHOLE, "of that edit"),
+    Column("rejected_licence", TEXT, "of that editor's outputs"),
+)
 
 DIRECTED = ("clip_direction", "judged_instruction", "judged_preservation", "judged_quality",
             "spatial", "residual")  # fmt: skip
@@ -93,21 +100,22 @@ _FEATURES: Mapping[str, Any] = {
 }
 
 
-def columns(negatives: bool) -> tuple[Column, ...]:
-    """The columns of pairs or of negatives."""
-    if not negatives:
-        return COLUMNS
-    meaning = "a failed edit, of the same size"
-    return tuple(
-        Column(REJECTED, IMAGE, meaning) if column.name == OUTPUT else column for column in COLUMNS
-    )
+def columns(kind: str) -> tuple[Column, ...]:
+    """The columns of PAIRS, NEGATIVES or PREFERENCES."""
+    if kind == NEGATIVES:
+        failed = Column(REJECTED, IMAGE, "a failed edit, of the same size")
+        return tuple(failed if column.name == OUTPUT else column for column in COLUMNS)
+    if kind == PREFERENCES:
+        lost = Column(REJECTED, IMAGE, "the edit that the judge liked less, in both orders")
+        return (*COLUMNS[:4], lost, *COLUMNS[4:], *LOSER)
+    return COLUMNS
 
 
-def schema(negatives: bool) -> "pa.Schema":
+def schema(kind: str) -> "pa.Schema":
     """As pyarrow has it, with what Hugging Face's loaders and viewer ask for."""
     import pyarrow as pa
 
-    kinds = {
+    types = {
         IMAGE: pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
         TEXT: pa.string(),
         NUMBER: pa.float64(),
@@ -115,7 +123,7 @@ def schema(negatives: bool) -> "pa.Schema":
         FLAG: pa.bool_(),
         TEXTS: pa.list_(pa.string()),
     }
-    mine = columns(negatives)
+    mine = columns(kind)
     features = {column.name: _FEATURES[column.kind] for column in mine}
     said = json.dumps({"info": {"features": features}})
-    return pa.schema([(c.name, kinds[c.kind]) for c in mine], {"huggingface": said})
+    return pa.schema([(c.name, types[c.kind]) for c in mine], {"huggingface": said})

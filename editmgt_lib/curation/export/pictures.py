@@ -12,7 +12,7 @@ from ..backends.sizes import resized
 from ..decoding import decode_picture
 from ..rows import Row, Stored
 
-EDITED, MASK = "edits.edited", "quality.mask"
+EDITED, OTHER, MASK = "edits.edited", "edits.other", "quality.mask"
 _KEPT = ("PNG", "JPEG")
 _JPEG_END = b"\xff\xd9"
 _PNG_BYTES = 1.5  # per pixel, of a photograph

@@ -6,8 +6,13 @@ from typing import Any
 
 from ...pages.markdown import markdown
 from .card import is_curated
+from .columns import NEGATIVES, PAIRS, PREFERENCES
 from .shards import DATA
 
+_WHAT = {
+    PAIRS: "pairs", NEGATIVES: "failed edits, for preference training",
+    PREFERENCES: "pairs, each with an edit that the judge liked less, for preference training",
+}  # fmt: skip
 _HUB_LICENCES = (
     "apache-2.0", "mit", "cc0-1.0", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0",
     "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0",
@@ -41,7 +46,7 @@ def _head(card: Mapping[str, Any], name: str) -> str:
         "size_categories": [_SIZE_NAMES[sum(total >= limit for limit in _SIZES)]],
         "configs": [
             {
-                "config_name": "negatives" if card["negatives"] else "default",
+                "config_name": "default" if card["kind"] == PAIRS else card["kind"],
                 "data_files": [{"split": "train", "path": f"{DATA}/*.parquet"}],
             }
         ],
@@ -66,7 +71,7 @@ def _sections(card: Mapping[str, Any], name: str) -> Iterator[str]:
 
 def _summary(card: Mapping[str, Any]) -> str:
     rows = card["rows"]
-    what = "failed edits, for preference training" if card["negatives"] else "pairs"
+    what = _WHAT[card["kind"]]
     more = f" and {rows['reversed']:,} reversed ones" if rows["reversed"] else ""
     counted = f"{rows['exported']:,} {what}{more} from {rows['pictures']:,} pictures"
     if is_curated(card):
@@ -189,8 +194,10 @@ def _measured(card: Mapping[str, Any]) -> str:
 def _columns(card: Mapping[str, Any]) -> str:
     lines = [(f"`{c['name']}`", c["kind"], c["meaning"]) for c in card["columns"]]
     note = "The first four have CrispEdit-2M's names, types and order."
-    if card["negatives"]:
+    if card["kind"] == NEGATIVES:
         note = "`rejected_img` stands where pairs have their target; no reader takes it for one."
+    if card["kind"] == PREFERENCES:
+        note += " `rejected_img` is the worse of two edits, and never a target."
     return f"{note}\n\n" + markdown(("column", "kind", "is"), lines, (0, 1, 2))
 
 
@@ -198,7 +205,7 @@ def _reading(card: Mapping[str, Any]) -> str:
     lines = ["from datasets import load_dataset", 'rows = load_dataset("parquet", data_files="'
              f'{DATA}/*.parquet", split="train")']  # fmt: skip
     code = "```python\n" + "\n".join(lines) + "\n```"
-    own = "" if card["negatives"] else "\n\n```bash\neditmgt cache . --out ../cache\n```"
+    own = "" if card["kind"] == NEGATIVES else "\n\n```bash\neditmgt cache . --out ../cache\n```"
     return (
         f"{code}{own}\n\n`manifest.json` was written last and holds rows and SHA-256 of every "
         "file: a folder without it is incomplete."

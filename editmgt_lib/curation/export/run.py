@@ -20,8 +20,17 @@ from ..terms import USES
 from ..verdicts import decide_all, read_decisions
 from .browser import rows_page
 from .card import card
+from .columns import NEGATIVES, PAIRS, PREFERENCES
 from .readme import readme
-from .selection import Pair, pair_of, reversed_pair, why_no_negative, why_not
+from .selection import (
+    Pair,
+    pair_of,
+    preference_of,
+    reversed_pair,
+    why_no_negative,
+    why_no_preference,
+    why_not,
+)
 from .shards import DATA, File, ShardWriter, read_files
 from .sheet import contact_sheet, spread
 from .survey import Survey
@@ -41,6 +50,7 @@ class ExportOptions:
         allow: what the terms of both picture and edit must allow; see `terms.USES`.
         reverse: also swap the pictures of removals and additions.
         negatives: export failed edits instead, with `rejected_img` in place of `output_img`.
+        preferences: only pairs with an edit that their judge liked less, as `rejected_img`.
         megabytes: of a parquet file, about.
         samples: rows of each verdict, reason and category on the page.
     """
@@ -48,6 +58,7 @@ class ExportOptions:
     allow: tuple[str, ...] = ("publish", "train")
     reverse: bool = False
     negatives: bool = False
+    preferences: bool = False
     megabytes: int = 500
     samples: int = 12
 
@@ -56,8 +67,15 @@ class ExportOptions:
             require_choice("allow", use, USES)
         require_number("megabytes", self.megabytes, 1, 1900, whole=True)
         require_number("samples", self.samples, 0, 1000, whole=True)
-        if self.reverse and self.negatives:
-            raise InputError("reverse is given with negatives; a failed edit has no way back")
+        if self.negatives and self.preferences:
+            raise InputError("negatives are given with preferences; export each to its own folder")
+        if self.reverse and self.kind != PAIRS:
+            raise InputError(f"reverse is given with {self.kind}; a worse edit has no way back")
+
+    @property
+    def kind(self) -> str:
+        """Of rows, as `columns` takes it."""
+        return NEGATIVES if self.negatives else PREFERENCES if self.preferences else PAIRS
 
 
 @dataclass(frozen=True)
@@ -93,7 +111,7 @@ def export(
     alike = config.instructions.most_alike
     decide_all(curation, config.rules(), config.duplicates, alike)
     survey = Survey(options.samples)
-    writer = ShardWriter(out, options.megabytes * 1_000_000, options.negatives, earlier)
+    writer = ShardWriter(out, options.megabytes * 1_000_000, options.kind, earlier)
     shards = curation.shards
     for shard in shards:
         decisions = read_decisions(curation, shard)
@@ -116,16 +134,24 @@ def _pairs(
     survey.see(row, decision)
     if (decision.verdict == KEEP) == options.negatives:
         return []
-    if options.negatives:
-        reason = why_no_negative(row, decision, options.allow)
-    else:
-        reason = why_not(row, decision, last, options.allow)
-    if reason:
+    if reason := _why_not(row, decision, last, options):
         survey.left_out[reason] += 1
         return []
-    pair = pair_of(row, decision)
+    pair = _pair(row, decision, options)
     back = reversed_pair(pair) if options.reverse else None
     return [pair, *([back] if back else [])]
+
+
+def _why_not(row: Row, decision: Decision, last: str, options: ExportOptions) -> str:
+    if options.negatives:
+        return why_no_negative(row, decision, options.allow)
+    judge = why_no_preference if options.preferences else why_not
+    return judge(row, decision, last, options.allow)
+
+
+def _pair(row: Row, decision: Decision, options: ExportOptions) -> Pair:
+    pair = pair_of(row, decision)
+    return preference_of(pair) if options.preferences else pair
 
 
 def _claim(out: Path, options: ExportOptions) -> dict[str, File]:
@@ -163,12 +189,11 @@ def _describe(
 ) -> None:
     """Write the card, the contact sheet and the page."""
     sampled, name = survey.sampled(), out.resolve().name
-    reason = why_no_negative if options.negatives else lambda r, d, uses: why_not(r, d, last, uses)
     pairs = [
         pair_of(row, decision)
         for row, decision in sampled
         if (decision.verdict == KEEP) != options.negatives
-        and not reason(row, decision, options.allow)
+        and not _why_not(row, decision, last, options)
     ]
     atomic_write_json(out / CARD, found)
     atomic_write_bytes(out / README, readme(found, name).encode())

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...data.rows import clean
 from ..decide import Decision
-from ..pairs import is_negative, reversed_instruction
+from ..pairs import is_negative, less_liked, reversed_instruction
 from ..rows import KEEP, Row
 from ..terms import USES, Terms, allowed
 from .columns import COLUMNS, DIRECTED, FLAG, IMAGE, NUMBER, TEXT, WHOLE, Column
@@ -24,11 +24,13 @@ class Pair:
     Attributes:
         row: what its pictures are read from. swapped: before and after change places.
         cells: of all columns but those of pictures, by name.
+        lost: terms of the edit that was liked less, in preferences.
     """
 
     row: Row
     cells: Mapping[str, Any]
     swapped: bool = False
+    lost: Terms | None = None
 
 
 def why_not(row: Row, decision: Decision, last: str, uses: Sequence[str]) -> str:
@@ -48,13 +50,26 @@ def why_no_negative(row: Row, decision: Decision, uses: Sequence[str]) -> str:
     return _unfit(row, uses)
 
 
+def why_no_preference(row: Row, decision: Decision, last: str, uses: Sequence[str]) -> str:
+    """Why a row that was kept says of no other edit that it is worse; "" if it does."""
+    if reason := why_not(row, decision, last, uses):
+        return reason
+    lost = less_liked(row)
+    if lost is None:
+        return "no edit that the judge liked less"
+    return _forbidden("other editor", loser_terms(lost), uses)
+
+
 def _unfit(row: Row, uses: Sequence[str]) -> str:
     if not has_picture(row, EDITED):
         return "no edited picture"
-    for who, terms in (("source", source_terms(row)), ("editor", editor_terms(row))):
-        if not allowed(tuple(uses), terms):
-            return f"terms of the {who}: {clean(terms.licence)}"
-    return ""
+    return _forbidden("source", source_terms(row), uses) or _forbidden(
+        "editor", editor_terms(row), uses
+    )
+
+
+def _forbidden(who: str, terms: Terms, uses: Sequence[str]) -> str:
+    return "" if allowed(tuple(uses), terms) else f"terms of the {who}: {clean(terms.licence)}"
 
 
 def has_picture(row: Row, name: str) -> bool:
@@ -72,6 +87,11 @@ def editor_terms(row: Row) -> Terms:
     """Terms of the row's edit; none are assumed."""
     uses = row.value("edits.editor_uses") or ()
     return Terms(row.value("edits.editor_licence") or "unknown", tuple(uses))
+
+
+def loser_terms(candidate: Mapping[str, Any]) -> Terms:
+    """Terms of a candidate's result; none are assumed."""
+    return Terms(candidate.get("licence") or "unknown", tuple(candidate.get("uses") or ()))
 
 
 def category_of(row: Row) -> str:
@@ -109,6 +129,20 @@ def pair_of(row: Row, decision: Decision) -> Pair:
         "url": clean(row.origin.url) or None,
     }
     return Pair(row, cells)
+
+
+def preference_of(pair: Pair) -> Pair:
+    """The pair with the edit that its judge liked less; see `why_no_preference`."""
+    lost = less_liked(pair.row) or {}
+    terms = loser_terms(lost)
+    cells = {
+        "rejected_editor": lost.get("editor"),
+        "rejected_revision": lost.get("revision"),
+        "rejected_seed": lost.get("seed"),
+        "rejected_licence": clean(terms.licence),
+        "uses": [use for use in pair.cells["uses"] if allowed((use,), terms)],
+    }
+    return replace(pair, cells={**pair.cells, **cells}, lost=terms)
 
 
 def reversed_pair(pair: Pair) -> Pair | None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ...data.rows import clean
 from ..decide import Decision
 from ..rows import DROP, FAILED, KEEP, Row
+from ..terms import Terms
 from .selection import Pair, category_of, editor_terms, numbers_of, source_terms
 
 SPLITS = "instructions"  # the stage behind which a picture is several rows
@@ -105,19 +106,25 @@ class Survey:
             self.reversed[cells["type"]] += 1
             return
         self.exported[cells["type"]] += 1
-        editor = cells["editor"] or NONE
-        for of, name, terms in (
-            ("source", cells["source"], source_terms(pair.row)),
-            ("editor", editor, editor_terms(pair.row)),
-        ):
-            self.terms[Granted(of, name, clean(terms.licence), terms.uses)] += 1
-        self.revisions[editor, cells["editor_revision"] or ""] += 1
-        makers = {"writers": cells["writer"], "editors": editor, "judges": cells["judge"]}
+        self._grant("source", cells["source"], source_terms(pair.row))
+        self._edited(cells["editor"] or NONE, cells["editor_revision"], editor_terms(pair.row))
+        if pair.lost is not None:
+            lost = cells["rejected_editor"] or NONE
+            self._edited(lost, cells["rejected_revision"], pair.lost)
+        makers = {"writers": cells["writer"], "judges": cells["judge"]}
         self.makers.update((role, name) for role, name in makers.items() if name)
         self.unscored.update(cells["unscored"])
         for stage in pair.row.found:
             for name, value in numbers_of(pair.row, stage):
                 self.values[f"{stage}.{name}"].add(value)
+
+    def _edited(self, editor: str, revision: str | None, terms: Terms) -> None:
+        self._grant("editor", editor, terms)
+        self.revisions[editor, revision or ""] += 1
+        self.makers["editors", editor] += 1
+
+    def _grant(self, of: str, name: str, terms: Terms) -> None:
+        self.terms[Granted(of, name, clean(terms.licence), terms.uses)] += 1
 
     def sampled(self) -> list[tuple[Row, Decision]]:
         """The rows kept to show, in an order that says nothing."""

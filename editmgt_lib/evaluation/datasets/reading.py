@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ...data.folders import below
-from ...errors import InputError
+from ...errors import InputError, first_line
 from ...pictures.formats import HEAD, format_of
 from ..items import Store
 
@@ -138,7 +138,7 @@ def _is_picture(path: Path) -> bool:
 
 def damaged(path: Path, why: object) -> InputError:
     """The error for a file that cannot be read."""
-    return InputError(f"cannot read {path} ({str(why).splitlines()[0]}); fetch it again")
+    return InputError(f"cannot read {path} ({first_line(why)}); fetch it again")
 
 
 def require_counts(name: str, expected: Mapping[str, int], found: Iterable[str]) -> None:

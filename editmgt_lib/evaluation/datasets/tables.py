@@ -91,7 +91,7 @@ def _count(path: Path) -> int:
     if path.suffix == ".parquet":
         with opened(path) as file:
             return file.metadata.num_rows
-    with _arrow(path) as batches:
+    with _arrow(path) as (_, batches):
         return sum(batch.num_rows for batch in batches)
 
 
@@ -99,8 +99,8 @@ def _names(path: Path) -> list[str]:
     if path.suffix == ".parquet":
         with opened(path) as file:
             return file.schema_arrow.names
-    with _arrow(path) as batches:
-        return next(batches).schema.names
+    with _arrow(path) as (names, _):
+        return names
 
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -108,7 +108,7 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         with opened(path) as file:
             yield from _cells(file.iter_batches(BATCH_ROWS, columns=list(columns)), path)
     else:
-        with _arrow(path) as batches:
+        with _arrow(path) as (_, batches):
             yield from _cells((batch.select(list(columns)) for batch in batches), path)
 
 
@@ -127,8 +127,10 @@ def _cells(batches: Iterator[Any], path: Path) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def _arrow(path: Path) -> Iterator[Iterator[Any]]:
-    """The record batches of an arrow file, mapped; a stream as `datasets` writes, or random access.
+def _arrow(path: Path) -> Iterator[tuple[list[str], Iterator[Any]]]:
+    """The columns and record batches of an arrow file, mapped.
+
+    It may be a stream, as `datasets` writes, or for random access.
 
     Raises InputError for any other file.
     """
@@ -141,7 +143,8 @@ def _arrow(path: Path) -> Iterator[Iterator[Any]]:
                 file = pa.ipc.open_file(source)
                 batches = (file.get_batch(k) for k in range(file.num_record_batches))
             else:
-                batches = iter(pa.ipc.open_stream(source))
+                file = pa.ipc.open_stream(source)
+                batches = iter(file)
         except Exception as error:
             raise damaged(path, error) from error
-        yield batches
+        yield file.schema.names, batches

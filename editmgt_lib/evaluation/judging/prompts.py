@@ -64,7 +64,7 @@ def load_prompts(protocol: str, place: Path | None) -> Prompts:
         reason = f" ({faults[0]})" if faults else ""
         raise InputError(
             f"{place} holds no prompts for {protocol}{reason}; give the checkout of the benchmark "
-            f"in which {names[0]} is, or leave --prompts out for our own rubric"
+            f"in which {names[0]} is, or leave `prompts` out for our own rubric"
         )
     return next(iter(found.values()))[0]
 

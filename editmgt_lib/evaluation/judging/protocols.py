@@ -80,7 +80,7 @@ def _ask_imgedit(prompts: Prompts, item: Item) -> tuple[Question, ...]:
         known = ", ".join(prompts.templates)
         raise InputError(
             f"the prompts know no type of edit {item.task!r} (item {item.id}), only {known}; give "
-            "those of this benchmark, or leave --prompts out for our own rubric"
+            "those of this benchmark, or leave `prompts` out for our own rubric"
         )
     criteria = _CRITERION.findall(template)
     if len(criteria) != 3:

@@ -150,7 +150,7 @@ def _judge(run: RunFolder, asker: Asker, job: Job, stop: Event) -> Judged:
 
 
 def _jobs(run: RunFolder, column: Column, protocol: Protocol) -> list[Job]:
-    """Items with their questions; made before anything is asked, so that bad prompts cost naught.
+    """Items with their questions; made before anything is asked, so that bad prompts cost nothing.
 
     Raises InputError for items the protocol cannot judge.
     """

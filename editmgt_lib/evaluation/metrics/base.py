@@ -98,7 +98,7 @@ def find(names: Iterable[str]) -> tuple[Metric, ...]:
 def _find(name: str) -> Metric:
     if name not in _REGISTER:
         close = get_close_matches(name, _REGISTER, 3, 0.5)
-        advice = f"did you mean {' or '.join(close)}?" if close else "see the list of metrics"
+        advice = f"did you mean {' or '.join(close)}?" if close else "docs/evaluation.md lists them"
         raise InputError(f"there is no metric {name!r}; {advice}")
     return _REGISTER[name]
 

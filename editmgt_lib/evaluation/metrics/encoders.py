@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ...offload import no_autocast
+from ...precision import no_autocast
 from . import preprocessing
 from .samples import Pixels
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ...offload import no_autocast
+from ...precision import no_autocast
 from .base import NotApplicable
 from .pixels import RANGE, Pixels
 

@@ -71,7 +71,8 @@ def _names(first: RunFolder, second: RunFolder) -> list[str]:
 
 
 def _require_same_data(first: RunFolder, second: RunFolder) -> None:
-    first.items(), second.items()  # says if one is not prepared
+    for run in (first, second):
+        run.items()  # raises if it is not prepared
     stated = [
         {name: run.root.manifest["prepare"].get(name) for name in _SAME_DATA}
         for run in (first, second)

@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import InputError
 from ..datasets.registry import find
 from ..judging import between_runs
-from ..naming import meanings_of
+from ..naming import Meaning, meanings_of
 from ..runs import RunFolder
 from .figures import Counting, Figures, Results, defects, detectable, difference, histogram
 
@@ -67,20 +67,9 @@ def document(
         "excluded": list(exclude),
         "tasks": {t: sum(i.task == t for i in first.items) for t in first.tasks},
         "metrics": {name: asdict(metric) for name, metric in metrics.items()},
-        "rows": [
-            {
-                "name": r.name,
-                "baseline": r in baselines,
-                "figures": {n: f.to_dict() for n, f in figures[r.name].items()},
-            }
-            for r in everyone
-        ],
+        "rows": [_row(r.name, r in baselines, figures[r.name]) for r in everyone],
         "against": {
-            b.name: {
-                n: difference(first, b, m, counting, by_task=False) for n, m in metrics.items()
-            }
-            for b in baselines
-            if len(mains) == 1
+            b.name: _differences(first, b, metrics, counting) for b in baselines if len(mains) == 1
         },
         "between": between(mains, figures),
         "detectable": {
@@ -91,6 +80,20 @@ def document(
             n: histogram(first.column(m, counting.failures)) for n, m in metrics.items()
         },
         "facts": facts(first.run, own=len(mains) == 1),
+    }
+
+
+def _row(name: str, baseline: bool, figures: Mapping[str, Figures]) -> dict[str, Any]:
+    values = {metric: found.to_dict() for metric, found in figures.items()}
+    return {"name": name, "baseline": baseline, "figures": values}
+
+
+def _differences(
+    first: Results, second: Results, metrics: Mapping[str, Meaning], counting: Counting
+) -> dict[str, Any]:
+    return {
+        name: difference(first, second, metric, counting, by_task=False)
+        for name, metric in metrics.items()
     }
 
 

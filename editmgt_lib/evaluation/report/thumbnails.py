@@ -12,6 +12,7 @@ from ...errors import InputError
 from ...pages.thumbnails import outline_uri, picture_uri
 from ...pictures.images import read_image
 from ..items import Item
+from ..manifest import version_of
 from ..metrics.samples import as_mask, read_pixels
 from ..runs import RunFolder
 
@@ -41,7 +42,7 @@ def thumbnails(paths: Mapping[str, Path], size: int) -> dict[str, str]:
 
     size: of the longer side.
     """
-    made = {role: _thumbnail(role, path, size) for role, path in paths.items()}
+    made = {role: _thumbnail(role, path, size, version_of(path)) for role, path in paths.items()}
     return {role: uri for role, uri in made.items() if uri}
 
 
@@ -55,7 +56,7 @@ def links(paths: Mapping[str, Path], folder: Path) -> dict[str, str]:
 
 
 @lru_cache(512)  # items in a row often share their source
-def _thumbnail(role: str, path: Path, size: int) -> str | None:
+def _thumbnail(role: str, path: Path, size: int, _: tuple[int, int]) -> str | None:
     try:
         if role == "map":
             return picture_uri(_colored(path), size)
