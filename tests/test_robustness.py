@@ -25,6 +25,7 @@ samplings = st.builds(
     strength=st.sampled_from([0.01, 1.0, 1.1, 100.0]),
     strength_scope=st.sampled_from(["text+image", "image"]),
     temperature=st.sampled_from([0.0, 3.0, (2.0, 0.0), (0.0, 1000.0)]),
+    token_temperature=st.sampled_from([0.01, 1.0, 100.0]),
     schedule=st.sampled_from(["cosine", "linear"]),
     threshold=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
     hold_rule=st.sampled_from(["proposal", "restore"]),

@@ -93,6 +93,8 @@ def _sample(batch=1, options=None, start=None, seeds=None, found=None, **rest):
         ("temperature", -1.0),
         ("temperature", (1.0,)),
         ("temperature", (2.0, float("nan"))),
+        ("token_temperature", 0.0),
+        ("token_temperature", True),
         ("schedule", "sqrt"),
         ("threshold", 1.5),
         ("threshold", None),
@@ -222,6 +224,23 @@ def test_draw_follows_the_distribution(draw):
     assert counts[~possible].sum() == 0
     expected = probs[possible].double() * trials
     assert ((counts[possible] - expected) ** 2 / expected).sum() < 16.3  # p = 0.001, 3 degrees
+
+
+@pytest.mark.parametrize(
+    ("token_temperature", "share"), [(1.0, 4 / 5), (0.5, 16 / 17), (2.0, 2 / 3)]
+)
+def test_token_temperature_makes_likely_tokens_likelier(token_temperature, share):
+    """Of two codes, four to one: sixteen to one at 0.5, two to one at 2."""
+    logits = torch.full((CODES,), -torch.inf)
+    logits[:2] = torch.tensor([4.0, 1.0]).log()
+
+    def predict(ids, step, rows):
+        return logits.expand(*rows.shape, CODES), None
+
+    options = SamplingOptions(steps=1, seed=1, token_temperature=token_temperature)
+    drawn = _sample(1, options, torch.full((1, 100, 100), MASK), predict=predict).ids
+    # Within four standard deviations of 10,000 draws.
+    assert (drawn == 0).float().mean() == pytest.approx(share, abs=0.02)
 
 
 def test_inverse_draw_never_meets_impossible_tokens():

@@ -303,3 +303,17 @@ def test_ids_that_cannot_be_decoded(ids, message):
 def test_tiles_are_whole_rows(tile):
     with pytest.raises(InputError, match="tile is"):
         make().decode_tiled(random_ids(1, 2, 2), tile=tile)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64])
+def test_twin_codes_are_told_apart_in_any_number_of_rows(rows):
+    """Codes 1e-3 apart: rounding of the published sum alone picks either, from batch to batch."""
+    generator = torch.Generator().manual_seed(0)
+    codes = 10 * torch.randn(32, 16, generator=generator)
+    codes = torch.cat([codes, codes + 1e-3 * torch.randn(32, 16, generator=generator)])
+    vectors = codes + 1e-4 * torch.randn(64, 16, generator=generator)
+    assert nearest_codes(vectors, codes, rows).tolist() == list(range(64))
+
+
+def test_one_code_is_the_nearest():
+    assert nearest_codes(torch.randn(3, 4), torch.zeros(1, 4)).tolist() == [0, 0, 0]

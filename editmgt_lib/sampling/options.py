@@ -27,6 +27,8 @@ class SamplingOptions:
     temperature: Gumbel weight of the ranking at the first and last step, 0..1000; one number t
         stands for (t, 0.01) (published code). Published: (2, 0).
     schedule: fraction of tokens masked after a step, "cosine" (published) or "linear".
+    token_temperature: divides the logits that tokens are drawn from, 0.01..100. Published: 1; less
+        spares a small network its rare misses, one wrong token in a thousand being one a picture.
     threshold: lambda, 0..1; tokens of lower relevance are held. Published: 0, off; best in the
         paper's ablation: 0.05 to 0.1.
     hold_rule: "proposal" (published code: a held token that is still masked takes the source
@@ -48,6 +50,7 @@ class SamplingOptions:
     strength: float = 1.1
     strength_scope: str = "text+image"
     temperature: float | tuple[float, float] = (2.0, 0.0)
+    token_temperature: float = 1.0
     schedule: str = "cosine"
     threshold: float = 0.0
     hold_rule: str = "proposal"
@@ -62,6 +65,7 @@ class SamplingOptions:
         require_number("steps", self.steps, 1, 1000, whole=True)
         require_number("guidance", self.guidance, 0, 100)
         require_number("strength", self.strength, 0.01, 100)
+        require_number("token_temperature", self.token_temperature, 0.01, 100)
         require_number("threshold", self.threshold, 0, 1)
         require_choice("strength_scope", self.strength_scope, STRENGTH_SCOPES)
         require_choice("schedule", self.schedule, SCHEDULES)

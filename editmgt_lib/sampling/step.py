@@ -86,7 +86,10 @@ def reveal_step(
     """
     flat = ids.flatten(1)
     pending = flat == mask_id
-    probs = logits.float().softmax(-1)
+    sharpened = logits.float()
+    if options.token_temperature != 1:
+        sharpened = sharpened / options.token_temperature
+    probs = sharpened.softmax(-1)
     drawn = draw_tokens(probs, at(noise.tokens, rows))
     proposal = torch.where(pending, flat.scatter(1, rows, drawn), flat)
     ranked = pending
