@@ -257,11 +257,11 @@ def lora(info: dict[str, Any]) -> Graph:
     g.note(
         "What a LoRA teaches",
         """
-The toy model knows the word *pink*, but was never taught to paint it. **EditMGT Load LoRA** adds
-that from a small file; set its **strength** to 0 to see the model without.
+No instruction ever asked the toy model for *pink*: it paints another color. **EditMGT Load LoRA**
+teaches it the word with a small file; set its **strength** to 0 to see the model without.
 
-It was trained on fifty drawn pairs; `docs/training.md` of the pack shows how, step by step. Yours
-goes into `models/loras`.
+It learned from a hundred drawn pairs, half of which show pink; `docs/training.md` of the pack shows
+how, step by step. Yours goes into `models/loras`.
 """,
         (320, 200),
     )
