@@ -204,6 +204,14 @@ def test_drawn_pairs_can_be_written_as_a_folder(tmp_path):
         assert (one.source.read_bytes(), one.target.read_bytes()) == (other.source, other.target)
 
 
+def test_drawn_pairs_of_several_tasks_lie_in_one_folder(tmp_path):
+    write_pairs(tmp_path, 2, ("spare", "edit"), 64)
+    drawn = [read(open_reader(f"toyworld:2{task}", size=64)) for task in (":spare", "")]
+    rows = read(open_reader(str(tmp_path), size=64))
+    assert [row.prompt for row in rows] == [row.prompt for part in drawn for row in part]
+    assert rows[3].source.read_bytes() == drawn[1][1].source
+
+
 def test_fingerprints_do_not_depend_on_the_place_but_on_the_content(folder, tmp_path):
     first = ListReader(write_list(folder, [PAIR])).fingerprint
     assert ListReader(write_list(tmp_path / "other", [PAIR])).fingerprint == first

@@ -259,7 +259,7 @@ def test_the_shipped_checkpoint_hears_its_conditions(shipped):
 
 @pytest.fixture(scope="module")
 def validated(shipped):
-    options = ValidationOptions(samples=4, ratios=(0.5, 1.0), seeds=(0,), batch=4)
+    options = ValidationOptions(samples=16, ratios=(0.5, 1.0), seeds=(0,), batch=4)
     return validate(shipped, shipped.source, options).summary(options)
 
 
@@ -270,6 +270,5 @@ def test_the_shipped_checkpoint_reads_instruction_and_reference(shipped, validat
     assert effects["text"] > 0.1 and effects["reference"] > 0.1
 
 
-@pytest.mark.xfail(strict=True, reason="it draws another variant of a textured cell: about 0.3")
 def test_the_shipped_checkpoint_copies_what_is_kept(validated):
     assert validated["copied"] > 0.99

@@ -70,11 +70,18 @@ class ToyWorldReader:
         return content.getvalue()
 
 
-def write_pairs(folder: str | Path, count: int, task: str = "edit", size: int = 256) -> None:
-    """Write drawn pairs as a person would have them: pictures, and a list beside them."""
-    reader, folder, lines = ToyWorldReader(str(count), size, task), Path(folder), []
+def write_pairs(
+    folder: str | Path, count: int, tasks: str | Sequence[str] = "edit", size: int = 256
+) -> None:
+    """Write drawn pairs as a person would have them: pictures, and a list beside them.
+
+    count: pairs of each of `tasks`; see `ToyWorldSource`.
+    """
+    named = [tasks] if isinstance(tasks, str) else tasks
+    readers = [ToyWorldReader(str(count), size, task) for task in named]
+    folder, lines = Path(folder), []
     folder.mkdir(parents=True, exist_ok=True)
-    rows = (row for part in reader.parts for row in reader.rows(part))
+    rows = (row for reader in readers for part in reader.parts for row in reader.rows(part))
     for number, row in enumerate(rows):
         names = {"input": f"{number:03}-in.png", "output": f"{number:03}-out.png"}
         for name, content in zip(names.values(), (row.source, row.target), strict=True):
