@@ -14,10 +14,10 @@ from PIL import Image, ImageDraw, ImageFont
 import editmgt_lib
 
 EDITS = {
-    "remove the red balloon": 0.2,
+    "remove the red balloon": 0.1,
     "make the house purple": 0.1,
-    "replace the yellow house with a blue boat": 0.2,
-    "add a blue car in the center": 0.2,
+    "replace the tree with a yellow car": 0.1,
+    "add a blue car in the center": 0.1,
     "move the red balloon to the top left": 0.05,
     "make the background snow": 0.0,
     "turn this into a blueprint": 0.0,
