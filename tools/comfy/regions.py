@@ -22,7 +22,7 @@ from .parts import (
     toy_picture,
 )
 
-SIDE, HALF = 256, 128  # of ToyWorld's pictures
+SIDE, HALF, EDGE = 256, 128, 16  # of ToyWorld's pictures; of what is stretched beyond them
 
 
 def own_picture(info: dict[str, Any]) -> Graph:
@@ -168,7 +168,13 @@ def outpaint(info: dict[str, Any]) -> Graph:
     picture = toy_picture(g, 2, "background")
     wide = g.add("ImagePadForOutpaint", image=picture["IMAGE"], right=HALF, feathering=0)
     g.column()
-    show(g, wide["IMAGE"], "Padded")
+    edge = g.add("ImageCrop", image=picture["IMAGE"], width=EDGE, height=SIDE, x=SIDE - EDGE, y=0)
+    drawn = g.add("ImageScale", image=edge["IMAGE"], upscale_method="bilinear", width=HALF,
+                  height=SIDE, crop="disabled")  # fmt: skip
+    filled = g.add("ImageCompositeMasked", destination=wide["IMAGE"], source=drawn["IMAGE"],
+                   x=SIDE, y=0, resize_source=False)["IMAGE"]  # fmt: skip
+    g.column()
+    show(g, filled, "Padded")
     show_mask(g, wide["MASK"], "The new area")
     g.group("2  What belongs there", TEXT)
     words = g.add("EditMGT_EncodeInstruction", model=load["MODEL"],
@@ -178,22 +184,21 @@ def outpaint(info: dict[str, Any]) -> Graph:
         """
 Core's **Pad Image for Outpainting** adds grey space and a mask of it; the mask is the sampler's
 **region**, so the old part stays identical, bit for bit. **fit** is *native*, which keeps the wider
-shape.
+shape. Keep *feathering* at 0.
 
-**strength is 0.1** here. To the model the grey is part of the original picture: at 1 it stays close
-to that grey, near 0 it goes by its surroundings and the text. Keep *feathering* at 0.
+To the model the new space is part of the original picture, and it would stay close to grey. So the
+last 16 pixels before the edge are stretched over it first: **Image Crop**, **Upscale Image** and
+**ImageCompositeMasked**.
 
-Tried with the toy model only, which warns that it does not know pictures with grey space; choose
-**strength** anew for another checkpoint.
+Tried with the toy model only.
 """,
         (320, 260),
     )
     g.group("3  Edit in the new area", EDIT)
-    tokens = g.add("EditMGT_EncodeTokens", tall=SMALL, model=load["MODEL"], image=wide["IMAGE"],
+    tokens = g.add("EditMGT_EncodeTokens", tall=SMALL, model=load["MODEL"], image=filled,
                    fit="native", mask=wide["MASK"])  # fmt: skip
     g.column()
-    edited = sample(g, load["MODEL"], tokens["TOKENS"], words["INSTRUCTION"], region=wide["MASK"],
-                    strength=0.1)  # fmt: skip
+    edited = sample(g, load["MODEL"], tokens["TOKENS"], words["INSTRUCTION"], region=wide["MASK"])
     g.group("4  Result", RESULT)
     decoded = g.add("EditMGT_Decode", model=load["MODEL"], tokens=edited["TOKENS"])
     save(g, decoded["IMAGE"], "outpainted", tall=200)
