@@ -86,10 +86,11 @@ def reveal_step(
     """
     flat = ids.flatten(1)
     pending = flat == mask_id
-    sharpened = logits.float()
+    probs = logits.float().softmax(-1)
     if options.token_temperature != 1:
-        sharpened = sharpened / options.token_temperature
-    probs = sharpened.softmax(-1)
+        # As dividing the logits, but in place: they are the largest tensor of a run.
+        probs.div_(probs.amax(-1, keepdim=True)).pow_(1 / options.token_temperature)
+        probs.div_(probs.sum(-1, keepdim=True))
     drawn = draw_tokens(probs, at(noise.tokens, rows))
     proposal = torch.where(pending, flat.scatter(1, rows, drawn), flat)
     ranked = pending
