@@ -918,7 +918,8 @@ def test_toyworld_gives_the_figures_of_direct_edits(tmp_path):
         for (item, metric), score in part.scores().items():
             key = tasks[item], (point, metric.removeprefix("toyworld/"))
             found.setdefault(key, []).append(score.value)
-    near = {"success": 0.004, "outside": 3e-4, "auc": 1e-3}  # a cell at the threshold may flip
+    # A cell at the threshold may flip; files have 8 bits, and few pixels may lie outside.
+    near = {"success": 0.004, "outside": 0.5 / 255, "auc": 1e-3}
     direct = min(samples, 10)
     expected = direct_figures(model, direct, names, threshold, steps)
     for (category, key), value in expected.items():
