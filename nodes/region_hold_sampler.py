@@ -124,7 +124,7 @@ def _numbers() -> list:
             "checkpoint's own. More is finer and slower; 16 is enough for simple edits.",
         ),
         io.Float.Input(
-            "guidance", default=PUBLISHED.guidance, min=0.0, max=100.0, step=0.25, round=0.01,
+            "guidance", default=PUBLISHED.guidance, min=0.0, max=100.0, step=0.05, round=0.01,
             optional=True,
             tooltip="How closely to follow the instruction: 6 for the published checkpoint, 1.25 "
             "for toyworld; 0 takes the checkpoint's own. 1 or less turns guidance off and is twice "

@@ -11,7 +11,7 @@ from .graph import Graph, Link, Node
 SOURCE, TEXT, EDIT, RESULT, OTHER = "#3f789e", "#a1309b", "#8a6d3b", "#3f7d4e", "#555a66"
 """Colours of groups by what they hold."""
 
-PREVIEW, SMALL = 230, 190
+PREVIEW, SMALL, LORA_REPORT = 230, 190, 90
 """Extra height of a node that shows a picture, large or as small as ToyWorld's."""
 
 

@@ -8,6 +8,7 @@ from .graph import Graph, Link, Node
 from .parts import (
     EDIT,
     HOLD,
+    LORA_REPORT,
     OTHER,
     OWN_PICTURE,
     PREVIEW,
@@ -248,7 +249,8 @@ def lora(info: dict[str, Any]) -> Graph:
     g = Graph("16_lora", info)
     g.group("1  Model, LoRA and picture", SOURCE)
     load = g.add("EditMGT_Load")
-    taught = g.add("EditMGT_LoadLora", model=load["MODEL"], lora=TOY_LORA.stem)["MODEL"]
+    taught = g.add("EditMGT_LoadLora", tall=LORA_REPORT, model=load["MODEL"],
+                   lora=TOY_LORA.stem)["MODEL"]  # fmt: skip
     picture = toy_picture(g, 0, "color")
     g.column()
     tokens = g.add("EditMGT_EncodeTokens", tall=PREVIEW, model=taught, image=picture["IMAGE"])
