@@ -40,6 +40,11 @@ def first_line(error: object) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def counted(number: int, noun: str) -> str:
+    """Format "1 line", "2,000 lines", for messages."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of torch or the system means that a device or the host is full."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

@@ -267,9 +267,9 @@ class EditMGT:
             tokens, instruction, options, localization=localization, region=region,
             combine=combine, callback=callback, batched=batched,
         )  # fmt: skip
-        decoded = self.decode(edited, feather=feather)
+        made = self.decode(edited, feather=feather)
         notes = (*tokens.notes, *instruction.notes, *unchanged_notes(edited))
-        return EditResult(decoded.image, decoded.changed, edited, localization, notes)
+        return EditResult(made.image, made.changed, edited, localization, notes)
 
     def blank_tokens(self, batch: int = 1, size: tuple[int, int] | None = None) -> Tokens:
         """All-masked tokens for `generate`; size: height and width in pixels."""

@@ -14,6 +14,7 @@ from ..editmgt_lib.text.instruction import Instruction
 from ..editmgt_lib.text.words import split_phrases
 from .batches import at_rest
 from .compat import CATEGORY, expert, known
+from .errors import verdict
 from .memory import on_device
 from .networks import Model
 from .parsing import block_range
@@ -75,11 +76,7 @@ class ConsolidateAttention(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, layers: str | None = "") -> bool | str:
         """Check the range of blocks."""
-        try:
-            block_range(layers or "")
-        except InputError as error:
-            return str(error)
-        return True
+        return verdict(block_range, layers)
 
     @classmethod
     def execute(

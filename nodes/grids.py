@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..editmgt_lib.errors import InputError
+from ..editmgt_lib.errors import InputError, counted
 from ..editmgt_lib.pictures.lettering import font_for, wrapped
-from .parsing import counted
 
 PAPER, INK, EDGE = 1.0, (34, 38, 46), 0.85
 LETTERS = (14, 40)  # pixels: the smallest and the largest type

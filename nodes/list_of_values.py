@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..editmgt_lib.errors import InputError
 from .compat import CATEGORY, known
-from .errors import blocked
+from .errors import blocked, verdict
 from .parsing import number, value_list, whole_number
 
 
@@ -47,12 +47,7 @@ class ListOfValues(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, values: str | None = None) -> bool | str:
         """Values of one kind, at least one."""
-        try:
-            if values is not None:  # it is not linked
-                value_list(values)
-        except InputError as error:
-            return str(error)
-        return True
+        return verdict(value_list, values)
 
     @classmethod
     def execute(cls, values: str, name: str = "threshold") -> io.NodeOutput:

@@ -7,6 +7,7 @@ from ..editmgt_lib.checkpoints.names import TOY_NAME
 from ..editmgt_lib.errors import EditMGTError
 from . import paths
 from .compat import CATEGORY, known
+from .errors import verdict
 from .memory import FORMATS
 from .networks import PARTS, load
 from .progress import Progress
@@ -65,11 +66,7 @@ class Load(io.ComfyNode):
         """Check the files before the run is queued."""
         if checkpoint is None or checkpoint.endswith(paths.DOWNLOAD):
             return True
-        try:
-            paths.locate(checkpoint)
-        except EditMGTError as error:
-            return str(error)
-        return True
+        return verdict(paths.locate, checkpoint)
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint: str, dtype: str = "auto") -> str:

@@ -9,6 +9,7 @@ from ..editmgt_lib.errors import InputError
 from ..editmgt_lib.pictures.formats import READABLE
 from ..editmgt_lib.pictures.images import read_image
 from .compat import CATEGORY, known
+from .errors import verdict
 
 HERE = "."  # ComfyUI's input folder itself
 
@@ -46,12 +47,7 @@ class LoadFolder(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, folder: str | None = None) -> bool | str:
         """Check that there are pictures before the run is queued."""
-        try:
-            if folder is not None:  # it is not linked
-                pictures(folder, 0, 0)
-        except InputError as error:
-            return str(error)
-        return True
+        return verdict(pictures, folder)
 
     @classmethod
     def fingerprint_inputs(cls, folder: str, skip: int = 0, most: int = 0) -> str:
@@ -100,7 +96,7 @@ def _inputs() -> list:
     ]
 
 
-def pictures(folder: str, skip: int, most: int) -> list[Path]:
+def pictures(folder: str, skip: int = 0, most: int = 0) -> list[Path]:
     """Files with a picture's ending in a folder of ComfyUI's input folder, in order.
 
     Raises InputError if the folder is not one of them or there are none.

@@ -3,7 +3,7 @@
 import math
 import re
 
-from ..editmgt_lib.errors import InputError
+from ..editmgt_lib.errors import InputError, counted
 from ..editmgt_lib.text.words import split_phrases
 
 AUTO = "auto"  # leaves it to the checkpoint
@@ -39,11 +39,6 @@ def line_per_mask(text: str, masks: int) -> list[str]:
             "one line per mask"
         )
     return lines
-
-
-def counted(number: int, noun: str) -> str:
-    """Format "1 line", "2 lines"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def value_list(text: str) -> list[str]:

@@ -3,10 +3,10 @@
 import torch
 from comfy_api.latest import io
 
-from ..editmgt_lib.errors import InputError
 from ..editmgt_lib.toyworld import language, world
 from ..editmgt_lib.toyworld.drawing import check_size
 from .compat import CATEGORY, known
+from .errors import verdict
 
 SEED = 0  # of the endless held-out set: pictures the toy model was not trained on
 
@@ -61,11 +61,7 @@ class ToyPicture(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, size: int | None = None) -> bool | str:
         """The canvas steps by 16, other clients need not."""
-        try:
-            check_size(256 if size is None else size)
-        except InputError as error:
-            return str(error)
-        return True
+        return verdict(check_size, size)
 
     @classmethod
     def execute(

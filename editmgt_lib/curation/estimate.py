@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from ..errors import counted
 from .assembly import Curation
 from .config import CurationConfig
 from .decide import by_stage
@@ -33,11 +34,11 @@ def plan_lines(config: CurationConfig, plan: Sequence[Stage], curation: Curation
         listed = list(list_source(source))
         rows += len(listed)
         licences = Counter(one.cells.get("licence") or source.licence for one in listed)
-        yield f"source {source.name}: {_count(len(listed), 'row')}; {_terms(source, licences)}"
+        yield f"source {source.name}: {counted(len(listed), 'row')}; {_terms(source, licences)}"
         sample += [source.row(one) for one in _spread(listed)]
     shards = -(-rows // config.engine.shard_rows)
     done, _ = _written(curation, LISTING)
-    yield f"{_count(rows, 'row')} in {_count(shards, 'shard')}, {done:,} listed already"
+    yield f"{counted(rows, 'row')} in {counted(shards, 'shard')}, {done:,} listed already"
     for stage, rules in by_stage(config.rules()).items():
         yield f"keep after {stage}: {'; '.join(map(str, rules))}"
     for stage in plan:
@@ -46,7 +47,7 @@ def plan_lines(config: CurationConfig, plan: Sequence[Stage], curation: Curation
         if stage.name == "images":
             text = _measured(stage, _spread(sample), left, config)
         else:
-            text = f"at most {_count(left, 'row')}, only those kept so far"
+            text = f"at most {counted(left, 'row')}, only those kept so far"
             text += f", {duration(left * spent / done)} at the rate so far" if done else ""
         if isinstance(stage, Expecting):
             text += f"; {stage.expect(left)[0]}"
@@ -91,7 +92,7 @@ def _measured(stage: Stage, sample: Sequence[Row], left: int, config: CurationCo
     seconds = time.monotonic() - start
     size = sum(len(line_bytes({"values": dict(one.values)})) for one in found) / len(found)
     return (
-        f"{_count(left, 'row')} at {len(found) / seconds:.1f} a second ({len(found)} measured), "
+        f"{counted(left, 'row')} at {len(found) / seconds:.1f} a second ({len(found)} measured), "
         f"{duration(left * seconds / len(found))}, {left * size / 1e6:.1f} MB written"
     )
 
@@ -101,8 +102,4 @@ def duration(seconds: float) -> str:
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
-    return _count(round(seconds), "second")
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+    return counted(round(seconds), "second")

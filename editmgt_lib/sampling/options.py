@@ -26,9 +26,9 @@ class SamplingOptions:
     strength_scope: "text+image" (published code: text rows too) or "image" (paper).
     temperature: Gumbel weight of the ranking at the first and last step, 0..1000; one number t
         stands for (t, 0.01) (published code). Published: (2, 0).
-    schedule: fraction of tokens masked after a step, "cosine" (published) or "linear".
     token_temperature: divides the logits that tokens are drawn from, 0.01..100. Published: 1; less
-        spares a small network its rare misses, one wrong token in a thousand being one a picture.
+        spares a small network its rare misses, where one wrong token spoils a picture.
+    schedule: fraction of tokens masked after a step, "cosine" (published) or "linear".
     threshold: lambda, 0..1; tokens of lower relevance are held. Published: 0, off; best in the
         paper's ablation: 0.05 to 0.1.
     hold_rule: "proposal" (published code: a held token that is still masked takes the source

@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, counted
 from .atlas import Look, atlas
 from .drawing import BOX, GRID, SLOT_OFFSETS, cells_of, check_size
 from .world import BACKGROUNDS, COLORS, SLOT_NAMES, EditPair, Scene, Thing
@@ -190,7 +190,7 @@ def _ground_faults(sight: _Sight, bad: np.ndarray, target: Scene) -> Iterator[Fa
 
 def _fault(kind: str, region: str, expected: Look, shown: Look | None, cells: int) -> Fault:
     """Describe a fault: what is shown instead (None: the right thing), or how many cells differ."""
-    wrong = f"{cells} wrong cell{'s' if cells > 1 else ''}" if shown is None else f"found {shown}"
+    wrong = counted(cells, "wrong cell") if shown is None else f"found {shown}"
     return Fault(kind, region, f"{expected} expected, {wrong}")
 
 
