@@ -98,7 +98,7 @@ inpaint with another model.
                   words="green boat")  # fmt: skip
     g.column()
     show(g, found["IMAGE"], "Heat map over the picture")
-    mask = g.add("ThresholdMask", "Map to mask", mask=found["MASK"], value=0.2)
+    mask = g.add("ThresholdMask", "Map to mask", mask=found["MASK"], value=0.3)
     show_mask(g, mask["MASK"], "The region")
     g.group("3  Edit there", EDIT)
     words = g.add("EditMGT_EncodeInstruction", "What to change", model=start.model,
